@@ -1,0 +1,122 @@
+"""The 13 organs of FLARE 2022: ids, names, colours, tolerances, and how other data sets number them.
+
+One table, so that an organ has the same id and the same colour everywhere. The order is the official one of the
+challenge (the authors' own data set files swap the two kidneys; `left_right_problems` notices such swaps).
+References: FLARE 2022 evaluation script (ids, tolerances); the data sets' own label lists (mappings).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Organ(NamedTuple):
+    """One organ: FLARE id, name, abbreviation in figures, colour, and the surface tolerance of its NSD in mm."""
+
+    id: int
+    name: str
+    abbreviation: str
+    color: str
+    tolerance_mm: float
+
+
+ORGANS: tuple[Organ, ...] = (
+    Organ(1, "liver", "Liv", "#b5651d", 5.0),
+    Organ(2, "right kidney", "RK", "#56b4e9", 3.0),
+    Organ(3, "spleen", "Spl", "#009e73", 3.0),
+    Organ(4, "pancreas", "Pan", "#f0e442", 5.0),
+    Organ(5, "aorta", "Aor", "#e8383d", 2.0),
+    Organ(6, "inferior vena cava", "IVC", "#3b5bff", 2.0),
+    Organ(7, "right adrenal gland", "RAG", "#ffffff", 2.0),
+    Organ(8, "left adrenal gland", "LAG", "#ff9ef0", 2.0),
+    Organ(9, "gallbladder", "Gall", "#9cff57", 2.0),
+    Organ(10, "esophagus", "Eso", "#00e5e5", 3.0),
+    Organ(11, "stomach", "Sto", "#c264d9", 5.0),
+    Organ(12, "duodenum", "Duo", "#ff9500", 7.0),
+    Organ(13, "left kidney", "LK", "#0f7fa8", 3.0),
+)
+N_ORGANS = len(ORGANS)
+N_CLASSES = N_ORGANS + 1  # the background is class 0
+
+# What each data set calls the FLARE organs 1..13, in FLARE's order. Several ids are one organ there given in parts;
+# an id that stands for two FLARE organs (both kidneys in one label) cannot be mapped and is left out.
+_IDS_IN: dict[str, tuple[int | None, ...]] = {
+    "flare22": tuple(range(1, 14)),
+    "amos22": (6, 2, 1, 10, 8, 9, 11, 12, 4, 5, 7, 13, 3),
+    "btcv": (6, 2, 1, 11, 8, 9, 12, 13, 4, 5, 7, None, 3),
+    "word": (1, 4, 2, 8, None, None, None, None, 6, 7, 5, 9, 3),
+    "totalsegmentator": (5, 2, 1, 7, 52, 63, 8, 9, 4, 15, 6, 19, 3),
+    "abdomenct-1k": (1, None, 3, 4, None, None, None, None, None, None, None, None, None),
+}
+DATA_SETS: tuple[str, ...] = tuple(_IDS_IN)
+
+
+def organ(key: int | str) -> Organ:
+    """Return the organ with this id (1..13), name or abbreviation (any case); ValueError for anything else."""
+    for candidate in ORGANS:
+        if key == candidate.id:
+            return candidate
+        if isinstance(key, str) and key.lower() in (candidate.name.lower(), candidate.abbreviation.lower()):
+            return candidate
+    known = ", ".join(f"{o.id} {o.abbreviation}" for o in ORGANS)
+    raise ValueError(f"an organ must be an id, name or abbreviation of FLARE 2022 ({known}), got {key!r}")
+
+
+def ids_in(data_set: str) -> dict[int, int]:
+    """Return {id in `data_set`: FLARE id} for the organs it labels one by one; ValueError for an unknown set."""
+    if data_set not in _IDS_IN:
+        raise ValueError(f"data_set must be one of {', '.join(DATA_SETS)}, got {data_set!r}")
+    return {theirs: ours for ours, theirs in enumerate(_IDS_IN[data_set], start=1) if theirs is not None}
+
+
+def to_flare(label_map: np.ndarray, data_set: str) -> np.ndarray:
+    """Renumber another data set's label map (integers, any shape) to FLARE's ids, as uint8 of the same shape.
+
+    Structures that FLARE does not have become background (0). An organ that the data set does not label, or labels
+    only together with another (WORD's adrenals, AbdomenCT-1K's kidneys), stays empty. Raises TypeError for labels
+    that are not integers and ValueError for negative ones.
+    """
+    label_map = np.asarray(label_map)
+    if not np.issubdtype(label_map.dtype, np.integer):
+        raise TypeError(f"a label map must hold integers, got {label_map.dtype}")
+    if label_map.size and label_map.min() < 0:
+        raise ValueError(f"labels must be 0 or more, got {label_map.min()}")
+    mapping = ids_in(data_set)
+    table = np.zeros(max(max(mapping), int(label_map.max(initial=0))) + 1, dtype=np.uint8)
+    for theirs, ours in mapping.items():
+        table[theirs] = ours
+    return table[label_map]
+
+
+# (an organ, an organ that must lie further to the patient's left)
+_RIGHT_TO_LEFT = (
+    ("liver", "spleen"),
+    ("right kidney", "left kidney"),
+    ("right adrenal gland", "left adrenal gland"),
+)
+
+
+def left_right_problems(label_map_zyx: np.ndarray) -> list[str]:
+    """Say which paired organs lie on the wrong sides of a canonically oriented (RAS+) label map; empty when none do.
+
+    In RAS+ the x index grows from the patient's left to the right, so the liver's centroid must have a larger x
+    than the spleen's, the right kidney's than the left's, the right adrenal's than the left's. Pairs of which one
+    is missing are not judged.
+    """
+    label_map_zyx = np.asarray(label_map_zyx)
+    if label_map_zyx.ndim != 3:
+        raise ValueError(f"label_map_zyx must have 3 axes, got shape {label_map_zyx.shape}")
+    problems = []
+    for right, left in _RIGHT_TO_LEFT:
+        x_right, x_left = (_mean_x(label_map_zyx == organ(name).id) for name in (right, left))
+        if x_right is not None and x_left is not None and x_right <= x_left:
+            problems.append(
+                f"the {right} must lie to the patient's right of the {left}, got x = {x_right:.1f} and {x_left:.1f}"
+            )
+    return problems
+
+
+def _mean_x(mask_zyx: np.ndarray) -> float | None:
+    """Return the mean x index of a mask's voxels, None for an empty mask."""
+    counts = mask_zyx.sum(axis=(0, 1))
+    return float(np.average(np.arange(counts.size), weights=counts)) if counts.any() else None

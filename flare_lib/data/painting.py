@@ -1,0 +1,304 @@
+"""A CT painted over a map of structures: one person's grey values, drawn at random within what is physiological.
+
+    structures -> tissues -> textures -> contents of hollow organs -> lesions -> scanner -> HU
+
+Every step is a function of the structure map and a generator. HU ranges are textbook values for unenhanced tissue plus
+an enhancement that depends on the contrast phase of the person: one phase, one dose, for all tissues together.
+Networks trained on such pictures alone work on real CT when the ranges are wide enough (domain randomisation,
+Tobin et al. 2017; SynthSeg, Billot et al. 2023).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from flare_lib.data.structures import UNLABELLED, Structures, smooth_field
+
+PHASES = ("none", "arterial", "portal", "late")
+_PHASE_PROBABILITIES = (0.15, 0.2, 0.5, 0.15)
+
+# name prefix: (HU unenhanced, its spread between persons, enhancement arterial / portal / late, texture SD)
+_TISSUES: dict[str, tuple[float, float, tuple[float, float, float], float]] = {
+    "air": (-1000, 3, (0, 0, 0), 2),
+    "unlabelled": (-100, 8, (2, 3, 3), 8),
+    "fat": (-105, 8, (0, 0, 0), 7),
+    "skin": (20, 25, (5, 8, 8), 10),
+    "muscle": (50, 8, (5, 12, 12), 9),
+    "soft_tissue": (40, 8, (15, 25, 25), 9),
+    "autochthon": (45, 12, (5, 12, 12), 12),
+    "iliopsoas": (52, 8, (5, 12, 12), 8),
+    "gluteus": (42, 12, (5, 12, 12), 12),
+    "liver": (56, 8, (14, 55, 45), 5),
+    "spleen": (47, 6, (65, 70, 50), 5),
+    "pancreas": (40, 8, (60, 52, 35), 12),
+    "kidney": (33, 5, (105, 135, 120), 14),
+    "adrenal_gland": (25, 10, (40, 42, 28), 6),
+    "gallbladder": (10, 8, (1, 2, 4), 4),
+    "esophagus": (40, 8, (18, 28, 25), 12),
+    "stomach": (40, 8, (25, 40, 35), 10),
+    "duodenum": (38, 8, (30, 45, 35), 14),
+    "small_bowel": (38, 8, (35, 50, 38), 14),
+    "colon": (40, 8, (22, 38, 32), 12),
+    "bowel_fluid": (18, 15, (0, 0, 0), 6),
+    "bowel_gas": (-960, 20, (0, 0, 0), 10),
+    "urinary_bladder": (6, 6, (0, 2, 120), 4),
+    "prostate": (42, 6, (20, 35, 35), 10),
+    "uterus": (45, 6, (35, 60, 50), 12),
+    "thyroid_gland": (100, 20, (80, 70, 60), 8),
+    "aorta": (42, 5, (250, 105, 75), 5),
+    "heart": (42, 5, (190, 95, 70), 8),
+    "atrial_appendage": (42, 5, (190, 95, 70), 8),
+    "pulmonary_vein": (42, 5, (220, 100, 70), 8),
+    "inferior_vena_cava": (42, 5, (40, 85, 75), 8),
+    "superior_vena_cava": (42, 5, (150, 90, 75), 20),
+    "portal_vein": (42, 5, (60, 115, 80), 5),
+    "iliac_artery": (42, 5, (250, 105, 75), 5),
+    "iliac_vena": (42, 5, (8, 60, 75), 8),
+    "brachiocephalic": (42, 5, (150, 95, 75), 12),
+    "common_carotid": (42, 5, (250, 105, 75), 6),
+    "subclavian": (42, 5, (250, 105, 75), 6),
+    "lung": (-850, 30, (0, 5, 5), 30),
+    "trachea": (-980, 10, (0, 0, 0), 8),
+    "brain": (34, 3, (2, 4, 4), 4),
+    "spinal_cord": (30, 8, (3, 5, 5), 6),
+    "costal_cartilages": (90, 20, (3, 5, 5), 20),
+    "disc": (75, 15, (0, 0, 0), 8),
+    "bone_marrow": (190, 50, (0, 5, 5), 35),
+    "table": (-700, 150, (0, 0, 0), 30),
+}
+# everything else TotalSegmentator names is bone: vertebrae, ribs, sacrum, hips, femurs, skull, ...
+_BONE = (220.0, 60.0, (0.0, 5.0, 5.0), 45.0)
+_HOLLOW = ("stomach", "colon", "small_bowel", "duodenum", "esophagus")
+
+
+def draw_tissues(names: dict[int, str], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw one person: mean HU and texture SD of every id, two float32 tables of 256.
+
+    The phase is drawn once and mixed with a neighbouring one; the dose scales all enhancement; each tissue deviates a little.
+    """
+    enhancement_weights = np.zeros(len(PHASES))
+    phase = rng.choice(len(PHASES), p=_PHASE_PROBABILITIES)
+    neighbour = int(np.clip(phase + rng.integers(-1, 2), 0, len(PHASES) - 1)) if phase else 0
+    share = rng.uniform(0, 0.5)
+    enhancement_weights[phase] += 1 - share
+    enhancement_weights[neighbour] += share
+    dose = rng.uniform(0.55, 1.3)
+    fatty_liver = -rng.uniform(10, 60) if rng.random() < 0.2 else 0.0
+    mean = np.zeros(256, dtype=np.float32)
+    texture = np.zeros(256, dtype=np.float32)
+    by_prefix: dict[str, tuple[float, float]] = {}  # left and right parts of a tissue look alike
+    for i, name in sorted(names.items()):
+        prefix = max((p for p in _TISSUES if name.startswith(p)), key=len, default="bone")
+        if prefix not in by_prefix:
+            base, spread, enhancement, sd = _TISSUES.get(prefix, _BONE)
+            gain = float(enhancement_weights[1:] @ np.asarray(enhancement)) * dose * rng.uniform(0.8, 1.2)
+            by_prefix[prefix] = (base + rng.normal(0, spread) + gain, sd * rng.uniform(0.5, 1.5))
+        mean[i], texture[i] = by_prefix[prefix]
+        if prefix == "liver":
+            mean[i] += fatty_liver
+        elif prefix == "kidney":
+            mean[i] += rng.normal(0, 4)
+    return mean, texture
+
+
+def paint(
+    structures: Structures,
+    rng: np.random.Generator,
+    *,
+    noise_hu: tuple[float, float] = (3.0, 25.0),
+    blur_mm: tuple[float, float] = (0.3, 1.6),
+    padding_probability: float = 0.15,
+) -> np.ndarray:
+    """Paint a CT over a structure map.
+
+    Returns int16 HU on the same grid (ZYX). All randomness comes from `rng`: the same generator state gives the same CT.
+    `noise_hu`: range of the noise SD; `blur_mm`: range of the in-plane SD of the scanner's point spread (the slice
+    thickness adds to it along z); `padding_probability`: how often the round field of view is filled with -1024
+    or -3024 beyond its rim.
+    """
+    ids = structures.array_zyx
+    mean, texture = draw_tissues(structures.names, rng)
+    shape, spacing = ids.shape, structures.spacing_zyx_mm
+    fine = smooth_field(rng, shape, spacing, max(rng.uniform(5, 14), 1.2 * max(spacing)))
+    broad = smooth_field(rng, shape, spacing, rng.uniform(20, 45))
+    hu = mean[ids] + texture[ids] * (0.7 * fine + 0.7 * broad)
+    edge = _edge(ids)
+    _paint_bone(hu, structures, edge, rng)
+    _paint_between_organs(hu, structures, fine, broad, rng)
+    _paint_kidneys(hu, structures, fine, rng)
+    _paint_heart(hu, structures, broad, rng)
+    _paint_lungs(hu, structures, fine, rng)
+    for organ in _HOLLOW:
+        _paint_contents(hu, structures, organ, edge, fine, broad, rng)
+    for organ in ("liver", "spleen", "kidney", "pancreas"):
+        _paint_lesions(hu, structures, organ, rng)
+    _paint_outside(hu, structures, rng)
+    return _scan(hu, spacing, rng, noise_hu, blur_mm, padding_probability)
+
+
+def _edge(ids: np.ndarray) -> np.ndarray:
+    """Mark the voxels that have another structure among their four in-plane neighbours (walls, cortical bone)."""
+    edge = np.zeros(ids.shape, dtype=bool)
+    for axis in (1, 2):
+        differs = np.diff(ids, axis=axis) != 0
+        first = tuple(slice(None, -1) if a == axis else slice(None) for a in range(3))
+        second = tuple(slice(1, None) if a == axis else slice(None) for a in range(3))
+        edge[first] |= differs
+        edge[second] |= differs
+    return edge
+
+
+def _paint_bone(hu: np.ndarray, structures: Structures, edge: np.ndarray, rng: np.random.Generator) -> None:
+    """Give bones a cortex brighter than their marrow."""
+    table = np.zeros(256, dtype=bool)
+    for i, name in structures.names.items():
+        table[i] = not name.startswith(tuple(_TISSUES))
+    bone = table[structures.array_zyx]
+    hu[bone & edge] += rng.uniform(80, 450)
+
+
+def _paint_between_organs(
+    hu: np.ndarray, structures: Structures, fine: np.ndarray, broad: np.ndarray, rng: np.random.Generator
+) -> None:
+    """Strew vessels, lymph nodes and stray muscle through the fat between the organs: nobody has labelled them."""
+    between = structures.mask(UNLABELLED)
+    tissue = between & (0.75 * fine + 0.65 * broad > rng.uniform(-0.4, 1.6))
+    hu[tissue] = rng.uniform(25, 60) + 12 * fine[tissue]
+    vessels = between & (fine > rng.uniform(1.6, 2.4))
+    hu[vessels] = rng.uniform(40, 200)
+    fibres = structures.mask("fat") & (fine > rng.uniform(1.8, 3.0))
+    hu[fibres] += rng.uniform(20, 90)
+
+
+def _paint_kidneys(hu: np.ndarray, structures: Structures, fine: np.ndarray, rng: np.random.Generator) -> None:
+    """Tell cortex from medulla, and sometimes show the collecting system."""
+    kidneys = structures.mask("kidney")
+    medulla = kidneys & (fine > rng.uniform(0.0, 1.0))
+    hu[medulla] += rng.choice([-1, 1], p=[0.75, 0.25]) * rng.uniform(0, 60)
+    if rng.random() < 0.3:
+        calyces = kidneys & (fine > rng.uniform(1.4, 2.2))
+        hu[calyces] = rng.uniform(0, 20) if rng.random() < 0.6 else rng.uniform(200, 500)
+
+
+def _paint_heart(hu: np.ndarray, structures: Structures, broad: np.ndarray, rng: np.random.Generator) -> None:
+    """Tell heart muscle from the blood in its chambers."""
+    heart = structures.mask("heart") & (broad > rng.uniform(-0.3, 0.6))
+    blood = float(hu[heart].mean()) if heart.any() else 0.0
+    hu[heart] -= max(0.0, blood - rng.uniform(60, 110)) * rng.uniform(0.5, 1.0)
+
+
+def _paint_lungs(hu: np.ndarray, structures: Structures, fine: np.ndarray, rng: np.random.Generator) -> None:
+    """Put vessels into the lungs, and sometimes fluid or collapsed lung behind."""
+    lungs = structures.mask("lung")
+    vessels = lungs & (fine > rng.uniform(1.3, 2.0))
+    hu[vessels] = rng.uniform(-500, 60)
+    if lungs.any() and rng.random() < 0.3:
+        rows = np.arange(hu.shape[1], dtype=np.float32)[None, :, None] * structures.spacing_zyx_mm[1]
+        back = float(rows[0, np.flatnonzero(lungs.any(axis=(0, 2)))[0], 0])
+        dependent = lungs & (rows - back + 12 * fine < rng.uniform(5, 45))
+        hu[dependent] = rng.uniform(-300, 60) + 15 * fine[dependent]
+
+
+def _paint_contents(
+    hu: np.ndarray,
+    structures: Structures,
+    organ: str,
+    edge: np.ndarray,
+    fine: np.ndarray,
+    broad: np.ndarray,
+    rng: np.random.Generator,
+) -> None:
+    """Fill a hollow organ: wall, then fluid, food or stool, then gas, which rises to the front of a supine patient."""
+    organ_mask = structures.mask(organ)
+    if not organ_mask.any():
+        return
+    inside = organ_mask & ~edge
+    if organ in ("duodenum", "esophagus", "small_bowel") or rng.random() < 0.1:
+        inside &= broad > rng.uniform(-1.5, 1.2)  # collapsed in places: wall lies on wall
+    rows = np.arange(hu.shape[1], dtype=np.float32)[None, :, None] * structures.spacing_zyx_mm[1]
+    kind = rng.random()
+    if kind < 0.55:
+        fill = rng.uniform(-5, 35) + 5 * fine
+    elif kind < 0.85:
+        fill = rng.uniform(10, 70) + rng.uniform(10, 50) * fine  # food, stool
+    else:
+        fill = rng.uniform(80, 500) + 20 * fine  # positive oral contrast
+    hu[inside] = fill[inside]
+    if organ == "colon":
+        bubbles = inside & (fine > rng.uniform(0.3, 2.5))
+        hu[bubbles] = rng.uniform(-900, -100)
+    gas_share = {"stomach": 0.45, "colon": 0.8, "small_bowel": 0.25, "duodenum": 0.2, "esophagus": 0.3}[organ]
+    where = np.nonzero(inside)
+    if where[0].size and rng.random() < 0.85:
+        height = rows[0, where[1], 0] + rng.uniform(2, 60) * broad[where]
+        level = np.quantile(height, 1 - rng.uniform(0, gas_share))
+        top = tuple(axis[height > level] for axis in where)
+        hu[top] = rng.uniform(-1000, -850)
+
+
+def _paint_lesions(hu: np.ndarray, structures: Structures, organ: str, rng: np.random.Generator) -> None:
+    """Put cysts and tumours (blurred-edged ellipsoids, 3-25 mm in radius) into an organ of some persons."""
+    where = np.argwhere(structures.mask(organ)) if rng.random() < 0.4 else np.empty((0, 3), int)
+    if not len(where):
+        return
+    spacing = np.asarray(structures.spacing_zyx_mm)
+    belongs = np.zeros(256, dtype=bool)
+    belongs[structures.ids(organ)] = True
+    for _ in range(rng.integers(1, 6)):
+        center = where[rng.integers(len(where))]
+        radius_mm = rng.uniform(3, 25, 1) * rng.uniform(0.7, 1.3, 3)
+        reach = np.ceil(radius_mm / spacing).astype(int)
+        box = tuple(slice(max(0, c - r), c + r + 1) for c, r in zip(center, reach, strict=True))
+        grid = np.meshgrid(*(np.arange(b.start, min(b.stop, n)) for b, n in zip(box, hu.shape, strict=True)), indexing="ij")
+        distance = sum(((g - c) * s / r) ** 2 for g, c, s, r in zip(grid, center, spacing, radius_mm, strict=True))
+        lesion = (distance < 1) & belongs[structures.array_zyx[box]]
+        if rng.random() < 0.4:
+            hu[box][lesion] = rng.uniform(-5, 25)  # cyst
+        else:
+            hu[box][lesion] += rng.uniform(-70, 50)
+
+
+def _paint_outside(hu: np.ndarray, structures: Structures, rng: np.random.Generator) -> None:
+    """Lay most persons on a table: a thin, slightly curved sheet below the back."""
+    air = structures.mask("air")
+    body_rows = np.flatnonzero(~air.all(axis=(0, 2)))
+    if rng.random() < 0.35 or not body_rows.size:
+        return
+    _, dy, dx = structures.spacing_zyx_mm
+    across_mm = (np.arange(hu.shape[2]) - hu.shape[2] / 2) * dx
+    below_mm = rng.uniform(2, 25) - rng.uniform(0, 8e-4) * across_mm**2
+    top = (body_rows[0] * dy - below_mm)[None, None, :]
+    depth = top - (np.arange(hu.shape[1]) * dy)[None, :, None]
+    sheet = (depth >= 0) & (depth < max(dy, rng.uniform(2, 8))) & (np.abs(across_mm) < rng.uniform(180, 260))
+    hu[air & sheet] = rng.uniform(-850, 100)
+
+
+def _scan(
+    hu: np.ndarray,
+    spacing_zyx_mm: Sequence[float],
+    rng: np.random.Generator,
+    noise_hu: tuple[float, float],
+    blur_mm: tuple[float, float],
+    padding_probability: float,
+) -> np.ndarray:
+    """Look at the painted body as a scanner does: blur, slice thickness, grainy noise, a little shading, a round field."""
+    in_plane_mm = rng.uniform(*blur_mm)
+    along_mm = np.hypot(in_plane_mm, rng.uniform(0, 2.2))
+    sigma = np.array([along_mm, in_plane_mm, in_plane_mm]) / spacing_zyx_mm
+    hu = ndimage.gaussian_filter(hu, sigma, truncate=3.0)
+    noise = rng.standard_normal(hu.shape, dtype=np.float32)
+    grain = rng.uniform(0.2, 0.8)
+    if rng.random() < 0.5:
+        noise = ndimage.gaussian_filter(noise, (0, grain, grain), truncate=3.0)
+        noise /= noise.std() + 1e-6
+    hu += rng.uniform(*noise_hu) * noise
+    hu += rng.uniform(0, 8) * smooth_field(rng, hu.shape, spacing_zyx_mm, 120.0)
+    np.clip(hu, -1024, 3071, out=hu)
+    if rng.random() < padding_probability:
+        _, ny, nx = hu.shape
+        y = (np.arange(ny) + 0.5) / ny * 2 - 1
+        x = (np.arange(nx) + 0.5) / nx * 2 - 1
+        rim = rng.uniform(0.95, 1.15)
+        hu[:, y[:, None] ** 2 + x[None, :] ** 2 > rim**2] = rng.choice([-1024, -3024])
+    return np.rint(hu).astype(np.int16)

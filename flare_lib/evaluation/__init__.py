@@ -1,0 +1,1 @@
+"""How good: the FLARE 2022 metrics."""

@@ -1,0 +1,1 @@
+"""From CT to labels: sliding window, slice interpolation, post-processing, coarse to fine."""

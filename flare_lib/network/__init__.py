@@ -1,0 +1,1 @@
+"""What learns: the UNet with its supervised heads, its losses, its weights on disk."""

@@ -1,0 +1,1 @@
+"""How it learns: patches, the loop, checkpoints, presets."""
