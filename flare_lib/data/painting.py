@@ -172,10 +172,11 @@ def _paint_between_organs(
 
 
 def _paint_kidneys(hu: np.ndarray, structures: Structures, fine: np.ndarray, rng: np.random.Generator) -> None:
-    """Tell cortex from medulla, and sometimes show the collecting system."""
+    """Tell medulla from cortex, which takes up contrast first, and sometimes show the collecting system."""
     kidneys = structures.mask("kidney")
     medulla = kidneys & (fine > rng.uniform(0.0, 1.0))
-    hu[medulla] += rng.choice([-1, 1], p=[0.75, 0.25]) * rng.uniform(0, 60)
+    enhancement = max(0.0, float(hu[kidneys].mean()) - 30) if kidneys.any() else 0.0
+    hu[medulla] += rng.uniform(-0.6, 0.2) * enhancement
     if rng.random() < 0.3:
         calyces = kidneys & (fine > rng.uniform(1.4, 2.2))
         hu[calyces] = rng.uniform(0, 20) if rng.random() < 0.6 else rng.uniform(200, 500)
@@ -250,7 +251,9 @@ def _paint_lesions(hu: np.ndarray, structures: Structures, organ: str, rng: np.r
         radius_mm = rng.uniform(3, 25, 1) * rng.uniform(0.7, 1.3, 3)
         reach = np.ceil(radius_mm / spacing).astype(int)
         box = tuple(slice(max(0, c - r), c + r + 1) for c, r in zip(center, reach, strict=True))
-        grid = np.meshgrid(*(np.arange(b.start, min(b.stop, n)) for b, n in zip(box, hu.shape, strict=True)), indexing="ij")
+        grid = np.meshgrid(
+            *(np.arange(b.start, min(b.stop, n)) for b, n in zip(box, hu.shape, strict=True)), indexing="ij"
+        )
         distance = sum(((g - c) * s / r) ** 2 for g, c, s, r in zip(grid, center, spacing, radius_mm, strict=True))
         lesion = (distance < 1) & belongs[structures.array_zyx[box]]
         if rng.random() < 0.4:

@@ -194,9 +194,15 @@ def _look_up(ids, shift_mm, matrix, center_mm, spacing_mm, old_spacing_mm, fill)
                 dz = (z + 0.5 - nz / 2) * spacing_mm[0] + shift_mm[0, z, y, x]
                 dy = (y + 0.5 - ny / 2) * spacing_mm[1] + shift_mm[1, z, y, x]
                 dx = (x + 0.5 - nx / 2) * spacing_mm[2] + shift_mm[2, z, y, x]
-                i = math.floor((matrix[0, 0] * dz + matrix[0, 1] * dy + matrix[0, 2] * dx + center_mm[0]) / old_spacing_mm[0])
-                j = math.floor((matrix[1, 0] * dz + matrix[1, 1] * dy + matrix[1, 2] * dx + center_mm[1]) / old_spacing_mm[1])
-                k = math.floor((matrix[2, 0] * dz + matrix[2, 1] * dy + matrix[2, 2] * dx + center_mm[2]) / old_spacing_mm[2])
+                i = math.floor(
+                    (matrix[0, 0] * dz + matrix[0, 1] * dy + matrix[0, 2] * dx + center_mm[0]) / old_spacing_mm[0]
+                )
+                j = math.floor(
+                    (matrix[1, 0] * dz + matrix[1, 1] * dy + matrix[1, 2] * dx + center_mm[1]) / old_spacing_mm[1]
+                )
+                k = math.floor(
+                    (matrix[2, 0] * dz + matrix[2, 1] * dy + matrix[2, 2] * dx + center_mm[2]) / old_spacing_mm[2]
+                )
                 inside = 0 <= i < ids.shape[0] and 0 <= j < ids.shape[1] and 0 <= k < ids.shape[2]
                 out[z, y, x] = ids[i, j, k] if inside else fill
     return out

@@ -1,0 +1,112 @@
+"""What is done to a CT before a net sees it: foreground, HU window, spacing, normalisation (paper 2.1).
+
+The order is clip, resample, normalise: clipped first, padding of -3024 HU cannot bleed into its neighbours; normalised
+last, mean and SD are those of the voxels that the net sees.
+"""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from flare_lib.ct.resample import Window, resample_volume
+from flare_lib.ct.roi import Box, bounding_box
+from flare_lib.ct.volume import Triple, Volume, check_spacing
+
+WINDOW_HU: Window = (-325.0, 325.0)
+FOREGROUND_HU = -325.0
+
+
+def find_foreground(array_zyx: np.ndarray, threshold_hu: float = FOREGROUND_HU) -> Box:
+    """Return the box around all voxels of at least `threshold_hu`; the whole volume when there are none (paper 2.1)."""
+    return bounding_box(array_zyx >= threshold_hu) or Box((0, 0, 0), array_zyx.shape)
+
+
+def clip_hu(array: np.ndarray, window_hu: Window = WINDOW_HU) -> np.ndarray:
+    """Return a copy with every value inside [low, high] HU; integers stay integers when both ends are whole numbers.
+
+    Any shape, float32 otherwise. Raises ValueError unless low < high.
+    """
+    low, high = _checked_window(window_hu)
+    if np.issubdtype(array.dtype, np.integer) and float(low).is_integer() and float(high).is_integer():
+        return np.clip(array, int(low), int(high))
+    return np.clip(array.astype(np.float32, copy=False), np.float32(low), np.float32(high))
+
+
+def mean_and_sd(array: np.ndarray) -> tuple[float, float]:
+    """Return mean and (population) standard deviation of an array of any shape, summed in float64 plane by plane.
+
+    Raises ValueError for an empty array.
+    """
+    if not array.size:
+        raise ValueError(f"mean and SD must be taken of a voxel at least, got shape {array.shape}")
+    mean = float(array.mean(dtype=np.float64))
+    squares = sum(float(np.square(plane - np.float64(mean)).sum()) for plane in np.atleast_1d(array))
+    return mean, math.sqrt(squares / array.size)
+
+
+def normalize(array: np.ndarray, mean_hu: float, sd_hu: float) -> np.ndarray:
+    """Return (array - mean) / SD as a new float32 array of any shape; ValueError unless the SD is above 0."""
+    if not sd_hu > 0:
+        raise ValueError(f"sd_hu must be above 0, got {sd_hu}")
+    normalized = array.astype(np.float32)
+    normalized -= np.float32(mean_hu)
+    normalized /= np.float32(sd_hu)
+    return normalized
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The recipe from a CT to a net's input, stored with the net's weights (paper 2.1, 4.5).
+
+    `spacing_zyx_mm` the net's spacing; `window_hu` (low, high); `mean_hu` and `sd_hu` of the training set for *global*
+    normalisation, both None for *individual*: each CT's own. Raises ValueError for values that cannot be.
+    """
+
+    spacing_zyx_mm: Triple
+    window_hu: Window = WINDOW_HU
+    mean_hu: float | None = None
+    sd_hu: float | None = None
+
+    def __post_init__(self) -> None:
+        check_spacing(self.spacing_zyx_mm)
+        object.__setattr__(self, "spacing_zyx_mm", tuple(float(s) for s in self.spacing_zyx_mm))
+        object.__setattr__(self, "window_hu", _checked_window(self.window_hu))
+        if (self.mean_hu is None) != (self.sd_hu is None):
+            raise ValueError(f"mean_hu and sd_hu must both be given or both be None, got {self.mean_hu}, {self.sd_hu}")
+        if self.mean_hu is not None and not (math.isfinite(self.mean_hu) and 0 < self.sd_hu < math.inf):
+            raise ValueError(f"mean_hu must be finite and sd_hu above 0, got {self.mean_hu} and {self.sd_hu}")
+
+    def apply(self, volume: Volume) -> Volume:
+        """Return a CT in HU clipped, resampled and normalised: float32, at the spacing really reached.
+
+        A CT that is constant within the window has no contrast to normalise by: individually normalised, it is 0
+        everywhere. Memory is that of the result and one copy of it, whatever the size of the CT.
+        """
+        resampled = resample_volume(volume, self.spacing_zyx_mm, window_hu=self.window_hu)
+        mean_hu, sd_hu = (self.mean_hu, self.sd_hu) if self.mean_hu is not None else mean_and_sd(resampled.array_zyx)
+        return resampled.with_array(normalize(resampled.array_zyx, mean_hu, sd_hu or 1.0))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe as JSON has it: lists, numbers and None."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, recipe: dict[str, Any]) -> "Preprocessing":
+        """Return the recipe that `to_dict` wrote; ValueError when a key is missing or unknown."""
+        names = {field.name for field in fields(cls)}
+        if set(recipe) != names:
+            raise ValueError(f"a preprocessing must have the keys {sorted(names)}, got {sorted(recipe)}")
+        return cls(**recipe)
+
+
+def _checked_window(window_hu: Window) -> Window:
+    """Return a window as two floats; ValueError unless low < high, both finite."""
+    if len(window_hu) != 2 or not -math.inf < window_hu[0] < window_hu[1] < math.inf:
+        raise ValueError(f"window_hu must be two numbers, low < high, got {tuple(window_hu)}")
+    return float(window_hu[0]), float(window_hu[1])
+
+
+COARSE = Preprocessing((3.0, 2.0, 2.0))
+FINE = Preprocessing((2.0, 1.5, 1.5), mean_hu=105.02439, sd_hu=81.73703)

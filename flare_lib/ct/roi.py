@@ -1,0 +1,130 @@
+"""A box in a volume: found around a mask, widened by a margin in mm, cropped to and pasted back.
+
+`crop` and `paste` are inverses: crop(paste(a, box, shape), box) is a, and paste restores every voxel inside the box.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from flare_lib.ct.volume import Shape, Triple, Volume, check_spacing
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box of voxels, half-open: start_zyx <= index < stop_zyx.
+
+    Raises ValueError unless both are 3 integers with 0 <= start < stop: a box holds a voxel at least.
+    """
+
+    start_zyx: Shape
+    stop_zyx: Shape
+
+    def __post_init__(self) -> None:
+        # numpy integers and lists become plain integers in tuples, so that boxes compare and print alike
+        object.__setattr__(self, "start_zyx", _integers(self.start_zyx))
+        object.__setattr__(self, "stop_zyx", _integers(self.stop_zyx))
+        if not all(0 <= a < b for a, b in zip(self.start_zyx, self.stop_zyx, strict=True)):
+            raise ValueError(f"a box must have 0 <= start < stop, got {self.start_zyx} and {self.stop_zyx}")
+
+    @property
+    def shape_zyx(self) -> Shape:
+        """The number of voxels along z, y, x."""
+        return tuple(b - a for a, b in zip(self.start_zyx, self.stop_zyx, strict=True))
+
+    @property
+    def slices(self) -> tuple[slice, slice, slice]:
+        """The index of the box: array_zyx[box.slices]."""
+        return tuple(slice(a, b) for a, b in zip(self.start_zyx, self.stop_zyx, strict=True))
+
+    def widen(self, margin_mm: float, spacing_zyx_mm: Triple, shape_zyx: Shape) -> "Box":
+        """Return the box with at least `margin_mm` more on every side, clipped to a volume of `shape_zyx`.
+
+        The margin is rounded outwards to whole voxels per axis. Raises ValueError for a negative margin, a spacing
+        that is not positive, or a box that does not lie in the volume.
+        """
+        check_spacing(spacing_zyx_mm)
+        _check_inside(self, shape_zyx)
+        if not (math.isfinite(margin_mm) and margin_mm >= 0):
+            raise ValueError(f"margin_mm must be 0 or more, got {margin_mm}")
+        # 20 mm at 0.8 mm are 25 voxels, whatever the last bits of the division say
+        margins = [math.ceil(margin_mm / s - 1e-6) for s in spacing_zyx_mm]
+        return Box(
+            tuple(max(a - m, 0) for a, m in zip(self.start_zyx, margins, strict=True)),
+            tuple(min(b + m, n) for b, m, n in zip(self.stop_zyx, margins, shape_zyx, strict=True)),
+        )
+
+    def rescale(self, from_shape_zyx: Shape, to_shape_zyx: Shape) -> "Box":
+        """Return the same region on another grid of the same extent, rounded outwards to whole voxels.
+
+        Raises ValueError when the box does not lie in `from_shape_zyx` or a shape is not positive.
+        """
+        _check_inside(self, from_shape_zyx)
+        if min(to_shape_zyx) < 1:
+            raise ValueError(f"to_shape_zyx must be 3 positive integers, got {to_shape_zyx}")
+        return Box(
+            tuple(a * m // n for a, n, m in zip(self.start_zyx, from_shape_zyx, to_shape_zyx, strict=True)),
+            tuple(-(-b * m // n) for b, n, m in zip(self.stop_zyx, from_shape_zyx, to_shape_zyx, strict=True)),
+        )
+
+    def shift(self, offset_zyx: Shape) -> "Box":
+        """Return the box moved by whole voxels, as when the volume it lies in is itself a crop that starts there."""
+        return Box(
+            tuple(a + o for a, o in zip(self.start_zyx, offset_zyx, strict=True)),
+            tuple(b + o for b, o in zip(self.stop_zyx, offset_zyx, strict=True)),
+        )
+
+
+def bounding_box(mask_zyx: np.ndarray) -> Box | None:
+    """Return the smallest box around the non-zero voxels of a mask (Z, Y, X); None when there are none."""
+    if mask_zyx.ndim != 3:
+        raise ValueError(f"mask_zyx must have 3 axes, got shape {mask_zyx.shape}")
+    occupied_zx = mask_zyx.any(axis=1)
+    if not occupied_zx.any():
+        return None
+    profiles = (occupied_zx.any(axis=1), mask_zyx.any(axis=(0, 2)), occupied_zx.any(axis=0))
+    ends = [np.flatnonzero(profile)[[0, -1]] for profile in profiles]
+    return Box(tuple(first for first, _ in ends), tuple(last + 1 for _, last in ends))
+
+
+def crop(array_zyx: np.ndarray, box: Box) -> np.ndarray:
+    """Return the part of an array (Z, Y, X) inside the box, as a view; ValueError when the box reaches outside."""
+    _check_inside(box, array_zyx.shape)
+    return array_zyx[box.slices]
+
+
+def crop_volume(volume: Volume, box: Box) -> Volume:
+    """Return the part of a volume inside the box, a view of its array, every voxel at its old place in the world.
+
+    It has no file grid: saved, it makes a file of its own.
+    """
+    affine = volume.affine.copy()
+    affine[:3, 3] = (volume.affine @ (*box.start_zyx[::-1], 1.0))[:3]
+    return Volume(crop(volume.array_zyx, box), volume.spacing_zyx_mm, affine)
+
+
+def paste(array_zyx: np.ndarray, box: Box, shape_zyx: Shape, fill: float = 0) -> np.ndarray:
+    """Return a new array of `shape_zyx` that is `array_zyx` inside the box and `fill` outside, in the same dtype.
+
+    Raises ValueError when the array does not have the box's shape or the box reaches outside.
+    """
+    if array_zyx.shape != box.shape_zyx:
+        raise ValueError(f"array_zyx must have the box's shape {box.shape_zyx}, got {array_zyx.shape}")
+    _check_inside(box, shape_zyx)
+    pasted = np.full(shape_zyx, fill, dtype=array_zyx.dtype)
+    pasted[box.slices] = array_zyx
+    return pasted
+
+
+def _integers(triple: Shape) -> Shape:
+    """Return a triple as plain integers; ValueError when it is anything else."""
+    if len(triple) != 3 or any(int(i) != i for i in triple):
+        raise ValueError(f"a box must start and stop at 3 integers, got {tuple(triple)}")
+    return tuple(int(i) for i in triple)
+
+
+def _check_inside(box: Box, shape_zyx: Shape) -> None:
+    """Raise ValueError unless the box lies in a volume of this shape."""
+    if len(shape_zyx) != 3 or any(b > n for b, n in zip(box.stop_zyx, shape_zyx, strict=True)):
+        raise ValueError(f"a box must lie in the volume of shape {tuple(shape_zyx)}, got {box}")

@@ -1,0 +1,40 @@
+"""The state of a training run on disk: written in one piece or not at all, and taken up again exactly."""
+
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+def save_checkpoint(
+    path: str | Path, *, net: nn.Module, optimizer: torch.optim.Optimizer, step: int, recipe: dict
+) -> None:
+    """Write net, optimiser, number of steps done and recipe to `path`; an earlier file survives a failure."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    try:
+        torch.save(
+            {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "recipe": recipe}, temporary
+        )
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: str | Path, *, net: nn.Module, optimizer: torch.optim.Optimizer, recipe: dict) -> int:
+    """Fill net and optimiser from `path` and return the number of steps done.
+
+    Raises ValueError when the file does not read as a checkpoint or was made by another recipe.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a different type for every way in which a file can be damaged
+        raise ValueError(f"{path} must be a complete checkpoint, got {type(error).__name__}") from error
+    if state["recipe"] != recipe:
+        differ = sorted(k for k in recipe if state["recipe"].get(k) != recipe[k])
+        raise ValueError(f"{path} must come from the same recipe, got other values of {', '.join(differ)}")
+    net.load_state_dict(state["net"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["step"])

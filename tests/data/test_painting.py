@@ -1,0 +1,113 @@
+"""Painting: grey values within what is physiological, reproducible, and organs where their labels say."""
+
+import numpy as np
+import pytest
+
+from flare_lib.data.painting import draw_tissues, paint
+from flare_lib.data.structures import Structures
+
+NAMES = {
+    0: "air",
+    1: "liver",
+    2: "fat",
+    3: "vertebrae_L2",
+    4: "stomach",
+    5: "lung_lower_lobe_left",
+    6: "kidney_left",
+    7: "kidney_right",
+    8: "unlabelled",
+    9: "aorta",
+}
+QUIET = {"noise_hu": (0.0, 0.0), "blur_mm": (0.0, 0.0), "padding_probability": 0.0}
+
+
+def body():
+    """Blocks of tissue, 20 mm and more a side, in fat, in air."""
+    array = np.zeros((14, 30, 50), np.uint8)
+    array[:, 3:27, 4:46] = 2
+    array[2:12, 6:16, 6:18] = 1
+    array[2:12, 6:16, 20:28] = 4
+    array[2:12, 18:26, 20:28] = 3
+    array[2:12, 6:16, 30:38] = 5
+    array[2:12, 18:25, 6:14] = 7
+    array[2:12, 18:25, 34:42] = 6
+    array[2:12, 18:25, 15:19] = 9
+    return Structures(array, NAMES, (3.0, 2.5, 2.0))
+
+
+def test_the_same_generator_paints_the_same_ct_and_another_one_another():
+    one, same, other = (paint(body(), np.random.default_rng(seed)) for seed in (5, 5, 6))
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).mean() > 0.5
+
+
+def test_a_painted_ct_is_int16_on_the_grid_of_its_structures_and_in_the_range_of_a_scanner():
+    cts = [paint(body(), np.random.default_rng(seed), padding_probability=1.0) for seed in range(8)]
+    for ct in cts:
+        assert ct.dtype == np.int16
+        assert ct.shape == (14, 30, 50)
+        assert set(np.unique(ct[ct < -1024])) <= {-3024}
+        assert ct.max() <= 3071
+    assert any((ct == -3024).any() for ct in cts)
+
+
+@pytest.mark.parametrize(
+    ("structure", "lowest_hu", "highest_hu"),
+    [(1, -40, 200), (2, -150, -40), (3, 60, 900), (5, -1000, 100), (6, -50, 350), (9, 10, 500)],
+)
+def test_the_median_of_a_tissue_is_physiological_in_every_person(structure, lowest_hu, highest_hu):
+    structures = body()
+    medians = [
+        np.median(paint(structures, np.random.default_rng(seed), **QUIET)[structures.array_zyx == structure])
+        for seed in range(30)
+    ]
+    assert lowest_hu <= min(medians)
+    assert max(medians) <= highest_hu
+
+
+def test_most_lungs_are_aerated():
+    structures = body()
+    lung = structures.array_zyx == 5
+    medians = [np.median(paint(structures, np.random.default_rng(seed), **QUIET)[lung]) for seed in range(30)]
+    assert -950 < np.median(medians) < -700
+
+
+def test_persons_differ_and_contrast_makes_the_aorta_brighter_than_muscle_in_most():
+    aortas = [draw_tissues(NAMES, np.random.default_rng(seed))[0][9] for seed in range(200)]
+    assert np.std(aortas) > 40
+    assert 0.7 < np.mean(np.array(aortas) > 80) < 1.0
+
+
+def test_both_kidneys_belong_to_one_person():
+    for seed in range(20):
+        mean, texture = draw_tissues(NAMES, np.random.default_rng(seed))
+        assert abs(mean[6] - mean[7]) < 30
+        assert texture[6] == texture[7]
+
+
+def test_gas_lies_in_front_of_fluid_in_a_supine_stomach():
+    structures = body()
+    rows = np.broadcast_to(np.arange(30)[None, :, None], (14, 30, 50))
+    fronts = []
+    for seed in range(40):
+        ct = paint(structures, np.random.default_rng(seed), **QUIET)
+        stomach = structures.mask("stomach")
+        gas = stomach & (ct < -700)
+        if 30 < gas.sum() < 0.5 * stomach.sum():
+            fronts.append(rows[gas].mean() - rows[stomach & ~gas].mean())
+    assert len(fronts) > 5
+    assert np.mean(fronts) > 1  # RAS+: y grows to the front
+
+
+def test_the_structures_are_left_as_they_were():
+    structures = body()
+    before = structures.array_zyx.copy()
+    paint(structures, np.random.default_rng(0))
+    np.testing.assert_array_equal(structures.array_zyx, before)
+
+
+def test_noise_has_the_sd_asked_for():
+    fat = Structures(np.full((12, 40, 48), 2, np.uint8), NAMES, (3.0, 2.0, 2.0))
+    loud = paint(fat, np.random.default_rng(1), noise_hu=(30.0, 30.0), blur_mm=(0.0, 0.0), padding_probability=0.0)
+    quiet = paint(fat, np.random.default_rng(1), noise_hu=(0.0, 0.0), blur_mm=(0.0, 0.0), padding_probability=0.0)
+    assert abs((loud.astype(float) - quiet).std() - 30) < 2

@@ -1,0 +1,149 @@
+"""The whole way with oracle networks: when the nets say the truth, the geometry must give the truth back."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from flare_lib.ct.labels import N_CLASSES, ORGANS
+from flare_lib.ct.resample import resample_trilinear, resampled_shape
+from flare_lib.ct.volume import Volume
+from flare_lib.evaluation.metrics import dice_scores
+from flare_lib.inference.coarse_to_fine import segment
+
+
+class Oracle:
+    """A stage whose image is the truth itself, one channel a class, and whose net passes it on."""
+
+    def __init__(self, spacing_zyx_mm, patch_size):
+        self.spacing_zyx_mm, self.patch_size = spacing_zyx_mm, patch_size
+
+    def prepare(self, ct):
+        truth = labels_of(ct)
+        shape = resampled_shape(truth.shape, ct.spacing_zyx_mm, self.spacing_zyx_mm)
+        one_hot = (truth == c for c in range(N_CLASSES))
+        return torch.from_numpy(np.stack([resample_trilinear(mask.astype(np.float32), shape) for mask in one_hot]))
+
+    def predict_patch(self, patch):
+        return patch
+
+
+class Blind(Oracle):
+    """A stage that sees background everywhere."""
+
+    def predict_patch(self, patch):
+        scores = torch.zeros_like(patch)
+        scores[:, 0] = 1
+        return scores
+
+
+def labels_of(ct):
+    """The CTs of these tests carry their labels in their grey values: HU = 10 x label in the body, -1000 outside."""
+    return np.where(ct.array_zyx < 0, 0, ct.array_zyx // 10).astype(np.uint8)
+
+
+def abdomen(shape_zyx, spacing_zyx_mm, seed=0):
+    """Thirteen smooth organs in a body, the great vessels along z, sizes in mm so that every grid shows the same."""
+    rng = np.random.default_rng(seed)
+    z, y, x = (
+        ((np.arange(n) + 0.5) * s - n * s / 2).reshape([-1 if a == axis else 1 for a in range(3)])
+        for axis, (n, s) in enumerate(zip(shape_zyx, spacing_zyx_mm, strict=True))
+    )
+    hu = np.full(shape_zyx, -1000, np.int16)
+    hu[np.broadcast_to((y / 95) ** 2 + (x / 130) ** 2 < 1, shape_zyx)] = 0
+    half = np.array(shape_zyx) * spacing_zyx_mm / 2
+    # organs on a coarse grid of seats, far enough apart never to touch
+    seats = [(sz, sy, sx) for sz in (-0.45, 0.45) for sy in (-32, 32) for sx in (-78, -26, 26, 78)]
+    for organ, (sz, sy, sx) in zip(ORGANS, seats, strict=False):
+        cz, cy, cx = (sz * half[0] + rng.uniform(-3, 3), sy + rng.uniform(-3, 3), sx + rng.uniform(-3, 3))
+        rz, ry, rx = (min(0.4 * half[0], 26), rng.uniform(17, 24), rng.uniform(14, 20))
+        hu[((z - cz) / rz) ** 2 + ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 < 1] = 10 * organ.id
+    return Volume.from_array(hu, spacing_zyx_mm)
+
+
+COARSE, FINE = Oracle((6.0, 5.0, 4.5), (16, 24, 28)), Oracle((2.5, 2.2, 2.0), (40, 32, 36))
+
+
+@settings(max_examples=8)
+@given(
+    st.tuples(st.floats(1.8, 5.0), st.floats(1.4, 2.6), st.floats(1.3, 2.4)),
+    st.tuples(st.floats(110, 190), st.floats(195, 240), st.floats(265, 300)),
+    st.integers(0, 100),
+)
+def test_oracle_networks_give_the_reference_back(spacing_zyx_mm, size_mm, seed):
+    shape = tuple(round(size / s) for size, s in zip(size_mm, spacing_zyx_mm, strict=True))
+    ct = abdomen(shape, spacing_zyx_mm, seed)
+    result = segment(ct, COARSE, FINE)
+    assert result.notes == ()
+    assert result.label_map_zyx.shape == ct.shape_zyx
+    assert dice_scores(result.label_map_zyx, labels_of(ct)).min() >= 0.97
+
+
+def test_the_region_of_interest_holds_every_organ_and_the_margin():
+    ct = abdomen((60, 110, 150), (3.0, 2.0, 1.9))
+    result = segment(ct, COARSE, FINE, margin_mm=10.0)
+    where = np.argwhere(labels_of(ct) > 0)
+    spacing = np.array(ct.spacing_zyx_mm)
+    room_before = (where.min(axis=0) - result.roi.start_zyx) * spacing
+    room_after = (np.array(result.roi.stop_zyx) - 1 - where.max(axis=0)) * spacing
+    clipped = np.array(result.roi.start_zyx) == 0
+    assert np.all((room_before >= 10 - 6.0) | clipped)  # the coarse stage may miss the outer part of a coarse voxel
+    assert np.all(room_after >= 10 - 6.0)
+    assert result.roi.shape_zyx < ct.shape_zyx
+
+
+def test_a_coarse_stage_that_finds_nothing_hands_over_the_whole_foreground_and_says_so():
+    ct = abdomen((50, 100, 140), (3.1, 2.1, 2.0))
+    result = segment(ct, Blind(COARSE.spacing_zyx_mm, COARSE.patch_size), FINE)
+    assert "found no organ" in result.notes[0]
+    assert dice_scores(result.label_map_zyx, labels_of(ct)).min() >= 0.97
+    assert not result.coarse.array_zyx.any()
+
+
+def test_two_stages_that_find_nothing_give_an_empty_label_map():
+    ct = abdomen((50, 100, 140), (3.1, 2.1, 2.0))
+    blind = Blind(COARSE.spacing_zyx_mm, COARSE.patch_size)
+    assert not segment(ct, blind, blind).label_map_zyx.any()
+
+
+def test_a_ct_smaller_than_both_patches():
+    ct = abdomen((21, 99, 137), (5.0, 2.0, 1.9))
+    result = segment(ct, Oracle((9.0, 8.0, 7.0), (40, 48, 56)), Oracle((2.5, 2.2, 2.0), (96, 128, 160)))
+    assert dice_scores(result.label_map_zyx, labels_of(ct)).min() >= 0.97
+
+
+def test_what_lies_far_from_the_great_vessels_is_removed():
+    ct = abdomen((60, 110, 150), (3.0, 2.0, 1.9))
+    stray = labels_of(ct)
+    center = np.array(ndimage.center_of_mass(stray == 5)) * ct.spacing_zyx_mm
+    assert segment(ct, COARSE, FINE, max_distance_mm=1000.0).label_map_zyx.any()
+    near = segment(ct, COARSE, FINE, max_distance_mm=60.0).label_map_zyx
+    kept = [o for o in ORGANS if (near == o.id).any()]
+    assert 0 < len(kept) < len(ORGANS)
+    assert np.linalg.norm(np.array(ndimage.center_of_mass(near == kept[0].id)) * ct.spacing_zyx_mm - center) < 200
+
+
+def test_every_step_is_timed_and_progress_counts_to_the_end():
+    calls = []
+    ct = abdomen((50, 100, 140), (3.1, 2.1, 2.0))
+    result = segment(ct, COARSE, FINE, progress=lambda *call: calls.append(call))
+    assert list(result.seconds)[0] == "foreground"
+    assert all(seconds >= 0 for seconds in result.seconds.values())
+    for stage in ("coarse", "fine"):
+        done = [(d, total) for name, d, total in calls if name == stage]
+        assert done[-1][0] == done[-1][1]
+        assert [d for d, _ in done] == sorted(d for d, _ in done)
+
+
+def test_the_coarse_labels_lie_on_their_own_grid_of_the_same_extent():
+    ct = abdomen((50, 100, 140), (3.1, 2.1, 2.0))
+    coarse = segment(ct, COARSE, FINE).coarse
+    assert coarse.spacing_zyx_mm == pytest.approx((6.0, 5.0, 4.5), rel=0.1)
+    for organ in ORGANS:
+        truth_mm = np.array(ndimage.center_of_mass(labels_of(ct) == organ.id)) @ np.diag(ct.spacing_zyx_mm)
+        seen_mm = (np.array(ndimage.center_of_mass(coarse.array_zyx == organ.id)) + 0.5) * coarse.spacing_zyx_mm
+        offset = (coarse.affine[:3, 3] - coarse.spacing_zyx_mm[::-1] @ np.eye(3) / 2)[::-1]
+        world = truth_mm + ct.affine[:3, 3][::-1]
+        np.testing.assert_allclose(seen_mm + offset, world, atol=3.0)

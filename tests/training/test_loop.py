@@ -1,0 +1,98 @@
+"""The loop: it learns, logs, stops and goes on as if it had never stopped."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from flare_lib.data.structures import Structures
+from flare_lib.network.unet import UNet
+from flare_lib.training.loop import learning_rate_factor, train
+from flare_lib.training.patches import PaintedPatches
+from flare_lib.training.presets import preset
+
+NAMES = {0: "air", 1: "liver", 2: "fat"}
+
+
+def patches(recipe):
+    array = np.zeros((20, 24, 28), np.uint8)
+    array[:, 2:22, 2:26] = 2
+    array[4:17, 6:18, 13:23] = 1
+    return PaintedPatches({"label_maps": [Structures(array, NAMES, (5.0, 5.0, 5.0))]}, recipe)
+
+
+def recipe(**changes):
+    small = {
+        "patch_size": (8, 16, 12),
+        "features_per_stage": (4, 6, 8),
+        "strides": ((2, 2, 2), (1, 2, 2)),
+        "n_heads": 2,
+        "n_steps": 6,
+        "sources": {"label_maps": 1.0},
+    }
+    return preset("first-coarse", **(small | changes))
+
+
+def new_net(recipe, seed=0):
+    torch.manual_seed(seed)
+    return UNet(
+        n_classes=14, features_per_stage=recipe.features_per_stage, strides=recipe.strides, n_heads=recipe.n_heads
+    )
+
+
+def run(recipe, folder, **settings):
+    return train(new_net(recipe), patches(recipe), recipe, folder=folder, n_workers=0, mixed_precision=False, **settings)
+
+
+def test_the_learning_rate_warms_up_and_then_falls_to_zero_by_the_papers_power():
+    r = recipe(n_steps=1000, warm_up_steps=10)
+    assert learning_rate_factor(0, r) == pytest.approx(0.1)
+    assert learning_rate_factor(500, r) == pytest.approx(0.5**0.9)
+    assert learning_rate_factor(999, r) == pytest.approx(0.001**0.9)
+
+
+def test_the_loss_falls(tmp_path):
+    losses = []
+    r = recipe(n_steps=30, warm_up_steps=1, learning_rate=1e-2)
+    run(r, tmp_path, on_step=lambda step, loss: losses.append(loss))
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+
+
+def test_a_run_stopped_and_taken_up_again_gives_bit_equal_weights(tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(step, loss):
+        if step == 3:
+            raise Stop
+
+    whole = run(recipe(), tmp_path / "whole", checkpoint_every=2)
+    with pytest.raises(Stop):
+        run(recipe(), tmp_path / "stopped", checkpoint_every=2, on_step=stop)
+    resumed = run(recipe(), tmp_path / "stopped", checkpoint_every=2)
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(weight, resumed.state_dict()[name]), name
+
+
+def test_the_log_has_a_line_a_step(tmp_path):
+    run(recipe(), tmp_path)
+    entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries] == list(range(6))
+    assert all(entry["loss"] > 0 and entry["s"] >= entry["wait_s"] >= 0 for entry in entries)
+
+
+def test_a_checkpoint_of_another_recipe_is_refused_and_left_alone(tmp_path):
+    run(recipe(), tmp_path)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    with pytest.raises(ValueError, match="same recipe, got other values of learning_rate"):
+        run(recipe(learning_rate=0.5), tmp_path)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_truncated_checkpoint_is_refused(tmp_path):
+    run(recipe(), tmp_path)
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="must be a complete checkpoint"):
+        run(recipe(), tmp_path)

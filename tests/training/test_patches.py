@@ -1,0 +1,84 @@
+"""Patches: reproducible from seed and number alone, normalised, and cut as scans are cut."""
+
+import numpy as np
+import pytest
+import torch
+
+from flare_lib.ct.labels import organ
+from flare_lib.data.structures import Structures
+from flare_lib.training.patches import PaintedPatches, loader, make_patch
+from flare_lib.training.presets import preset
+
+NAMES = {0: "air", 1: "liver", 2: "fat", 3: "adrenal_gland_left"}
+
+
+def person():
+    array = np.zeros((40, 48, 56), np.uint8)
+    array[:, 4:44, 4:52] = 2
+    array[8:34, 12:36, 26:46] = 1
+    array[20:24, 20:24, 12:15] = 3
+    return Structures(array, NAMES, (5.0, 4.5, 4.0))
+
+
+def recipe(**changes):
+    small = {"patch_size": (12, 16, 20), "sources": {"label_maps": 1.0}, "n_steps": 5}
+    return preset("first-coarse", **(small | changes))
+
+
+def test_a_batch_depends_on_seed_and_number_alone():
+    first = PaintedPatches({"label_maps": [person()]}, recipe())
+    later = PaintedPatches({"label_maps": [person()]}, recipe(), start=3)
+    other = PaintedPatches({"label_maps": [person()]}, recipe(seed=1))
+    assert torch.equal(first.batch(3)["image"], next(iter(later))["image"])
+    assert not torch.equal(first.batch(3)["image"], first.batch(4)["image"])
+    assert not torch.equal(first.batch(3)["image"], other.batch(3)["image"])
+
+
+def test_a_batch_made_in_the_background_is_the_same():
+    patches = PaintedPatches({"label_maps": [person()]}, recipe())
+    in_place = next(iter(loader(patches, n_workers=0)))
+    in_background = next(iter(loader(patches, n_workers=1)))
+    assert torch.equal(in_place["image"], in_background["image"])
+    assert torch.equal(in_place["target"], in_background["target"])
+
+
+def test_images_carry_a_channel_and_targets_are_labels_of_flare():
+    batch = PaintedPatches({"label_maps": [person()]}, recipe()).batch(0)
+    assert batch["image"].shape == (2, 1, 12, 16, 20)
+    assert batch["image"].dtype == torch.float32
+    assert batch["target"].shape == (2, 12, 16, 20)
+    assert set(batch["target"].unique().tolist()) <= {0, organ("liver").id, organ("left adrenal gland").id}
+
+
+def test_individual_normalisation_leaves_mean_0_and_sd_1_on_average():
+    patches = [make_patch(person(), recipe(cut=0.0), np.random.default_rng(k))[0] for k in range(60)]
+    assert abs(np.mean([p.mean() for p in patches])) < 0.1
+    assert abs(np.mean([p.std() for p in patches]) - 1) < 0.1
+
+
+def test_global_normalisation_uses_the_recipes_mean_and_sd():
+    patch, _ = make_patch(person(), recipe(mean_hu=-25.0, sd_hu=50.0), np.random.default_rng(0))
+    assert patch.min() == pytest.approx((-325 + 25) / 50)
+    assert patch.max() <= (325 + 25) / 50
+
+
+def test_every_patch_centred_on_an_organ_shows_one_and_small_organs_as_often_as_large():
+    centred = recipe(organ_centred=1.0, cut=0.0)
+    labels = [make_patch(person(), centred, np.random.default_rng(k))[1] for k in range(40)]
+    assert all(label.any() for label in labels)
+    adrenal = organ("left adrenal gland").id
+    assert np.mean([(label == adrenal).any() for label in labels]) > 0.4
+
+
+def test_beyond_the_ends_of_a_scan_there_is_air_and_no_label():
+    cut = recipe(cut=2.0, mean_hu=0.0, sd_hu=1.0)  # 2.0: both ends of every patch
+    image, labels = make_patch(person(), cut, np.random.default_rng(2))
+    beyond = (image == -325).all(axis=(1, 2))
+    assert beyond[-1] or beyond[0]
+    assert not labels[beyond].any()
+    assert (~beyond).sum() >= 12 // 3
+
+
+def test_a_kind_of_person_that_nobody_brought_is_refused():
+    with pytest.raises(ValueError, match="got none of \\['phantoms'\\]"):
+        PaintedPatches({"label_maps": [person()]}, recipe(sources={"label_maps": 0.5, "phantoms": 0.5}))
