@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from flare_lib.ct.resample import Window, resample_volume
+from flare_lib.ct.resample import Window, check_window, resample_volume
 from flare_lib.ct.roi import Box, bounding_box
 from flare_lib.ct.volume import Triple, Volume, check_spacing
 
 WINDOW_HU: Window = (-325.0, 325.0)
 FOREGROUND_HU = -325.0
+_PIECE = 1 << 20  # voxels turned to float64 at a time
 
 
 def find_foreground(array_zyx: np.ndarray, threshold_hu: float = FOREGROUND_HU) -> Box:
@@ -28,22 +29,24 @@ def clip_hu(array: np.ndarray, window_hu: Window = WINDOW_HU) -> np.ndarray:
 
     Any shape, float32 otherwise. Raises ValueError unless low < high.
     """
-    low, high = _checked_window(window_hu)
+    check_window(window_hu)
+    low, high = window_hu
     if np.issubdtype(array.dtype, np.integer) and float(low).is_integer() and float(high).is_integer():
         return np.clip(array, int(low), int(high))
     return np.clip(array.astype(np.float32, copy=False), np.float32(low), np.float32(high))
 
 
 def mean_and_sd(array: np.ndarray) -> tuple[float, float]:
-    """Return mean and (population) standard deviation of an array of any shape, summed in float64 plane by plane.
+    """Return mean and (population) standard deviation of an array of any shape, summed in float64 piece by piece.
 
     Raises ValueError for an empty array.
     """
     if not array.size:
         raise ValueError(f"mean and SD must be taken of a voxel at least, got shape {array.shape}")
     mean = float(array.mean(dtype=np.float64))
-    squares = sum(float(np.square(plane - np.float64(mean)).sum()) for plane in np.atleast_1d(array))
-    return mean, math.sqrt(squares / array.size)
+    flat = array.reshape(-1)
+    pieces = (flat[start : start + _PIECE] for start in range(0, flat.size, _PIECE))
+    return mean, math.sqrt(sum(float(np.square(piece - np.float64(mean)).sum()) for piece in pieces) / flat.size)
 
 
 def normalize(array: np.ndarray, mean_hu: float, sd_hu: float) -> np.ndarray:
@@ -71,8 +74,10 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         check_spacing(self.spacing_zyx_mm)
+        check_window(self.window_hu)
+        # the lists that JSON has become tuples again
         object.__setattr__(self, "spacing_zyx_mm", tuple(float(s) for s in self.spacing_zyx_mm))
-        object.__setattr__(self, "window_hu", _checked_window(self.window_hu))
+        object.__setattr__(self, "window_hu", tuple(float(end) for end in self.window_hu))
         if (self.mean_hu is None) != (self.sd_hu is None):
             raise ValueError(f"mean_hu and sd_hu must both be given or both be None, got {self.mean_hu}, {self.sd_hu}")
         if self.mean_hu is not None and not (math.isfinite(self.mean_hu) and 0 < self.sd_hu < math.inf):
@@ -99,13 +104,6 @@ class Preprocessing:
         if set(recipe) != names:
             raise ValueError(f"a preprocessing must have the keys {sorted(names)}, got {sorted(recipe)}")
         return cls(**recipe)
-
-
-def _checked_window(window_hu: Window) -> Window:
-    """Return a window as two floats; ValueError unless low < high, both finite."""
-    if len(window_hu) != 2 or not -math.inf < window_hu[0] < window_hu[1] < math.inf:
-        raise ValueError(f"window_hu must be two numbers, low < high, got {tuple(window_hu)}")
-    return float(window_hu[0]), float(window_hu[1])
 
 
 COARSE = Preprocessing((3.0, 2.0, 2.0))

@@ -8,7 +8,7 @@ Where the new voxels lie is a convention, per axis of n voxels resampled to m:
   is held. Millimetres stay true, and a box rescaled by m/n is the same region.
 * `align_corners=True` (the paper's engine): the *centres* of the first and last voxel stay where they are. New voxel i
   is read at the old index i (n - 1)/(m - 1), the spacing becomes spacing (n - 1)/(m - 1), and the extent changes.
-  The difference between the two is up to half a spacing at the borders and nothing in the middle.
+  The two differ by half the difference of the spacings at the borders and by nothing in the middle.
 
 `resample_volume` writes the affine that belongs to the convention, so that a structure keeps its place in the world
 under either. Going down, trilinear interpolation reads the 8 neighbours only and does not smooth first, as the paper.
@@ -23,6 +23,12 @@ import numpy as np
 from flare_lib.ct.volume import Shape, Triple, Volume, check_spacing
 
 Window = tuple[float, float]
+
+
+def check_window(window_hu: Window) -> None:
+    """Raise ValueError unless a window is two finite numbers, low < high."""
+    if len(window_hu) != 2 or not -math.inf < window_hu[0] < window_hu[1] < math.inf:
+        raise ValueError(f"window_hu must be two numbers, low < high, got {tuple(window_hu)}")
 
 
 def resampled_shape(shape_zyx: Shape, spacing_zyx_mm: Triple, target_spacing_zyx_mm: Triple) -> Shape:
@@ -40,9 +46,11 @@ def resample_trilinear(
 
     Memory is the output's alone: values are read, and clipped to `window_hu` when one is given, as they are needed.
     Clipping comes first, so that padding of -3024 HU beside tissue does not bleed into it.
-    Raises ValueError for a shape that is not 3 positive integers.
+    Raises ValueError for a shape that is not 3 positive integers or a window that is not low < high.
     """
     _check_shapes(array_zyx, shape_zyx)
+    if window_hu is not None:
+        check_window(window_hu)
     if array_zyx.dtype not in (np.int16, np.float32):
         array_zyx = array_zyx.astype(np.float32)
     resampled = np.empty(shape_zyx, dtype=np.float32)
@@ -120,33 +128,24 @@ def _positions(n: int, m: int, align_corners: bool) -> tuple[np.ndarray, np.ndar
 
 
 @numba.njit(parallel=True, cache=True)
-def _interpolate(array, z_table, y_table, x_table, low, high, out):  # pragma: no cover  (compiled)
-    """Fill `out` (Z, Y, X float32) from the 8 neighbours of each voxel, each clipped to [low, high] first.
+def _interpolate(array, z_table, y_table, x_table, low, high, out):
+    """Fill `out` (Z, Y, X float32) row by row from the values of `array`, each clipped to [low, high] first.
 
-    a + t (b - a), not (1 - t) a + t b: a constant stays exactly that constant.
+    a + t (b - a), not (1 - t) a + t b: what is constant stays exactly that constant.
     """
-    z_low, z_high, z_weight = z_table
-    y_low, y_high, y_weight = y_table
-    x_low, x_high, x_weight = x_table
+    z_lower, z_upper, z_weight = z_table
+    y_lower, y_upper, y_weight = y_table
+    x_lower, x_upper, x_weight = x_table
     for z in numba.prange(out.shape[0]):
+        row = np.empty(array.shape[2], np.float32)  # the old row that would lie at the new (z, y)
+        below, above = array[z_lower[z]], array[z_upper[z]]
         for y in range(out.shape[1]):
-            # the two neighbours along x of each of the 4 rows around the new row, reduced as they are read
+            y0, y1, ty = y_lower[y], y_upper[y], y_weight[y]
+            for x in range(row.size):
+                a, b = min(max(below[y0, x], low), high), min(max(below[y1, x], low), high)
+                c, d = min(max(above[y0, x], low), high), min(max(above[y1, x], low), high)
+                front = a + ty * (b - a)
+                row[x] = front + z_weight[z] * (c + ty * (d - c) - front)
             for x in range(out.shape[2]):
-                near = _between(
-                    array, z_low[z], y_low[y], y_high[y], y_weight[y], x_low[x], x_high[x], x_weight[x], low, high
-                )
-                far = _between(
-                    array, z_high[z], y_low[y], y_high[y], y_weight[y], x_low[x], x_high[x], x_weight[x], low, high
-                )
-                out[z, y, x] = near + z_weight[z] * (far - near)
-
-
-@numba.njit(cache=True, inline="always")
-def _between(array, z, y_low, y_high, y_weight, x_low, x_high, x_weight, low, high):  # pragma: no cover  (compiled)
-    """Return the bilinear value in slice z."""
-    a = min(max(np.float32(array[z, y_low, x_low]), low), high)
-    b = min(max(np.float32(array[z, y_low, x_high]), low), high)
-    c = min(max(np.float32(array[z, y_high, x_low]), low), high)
-    d = min(max(np.float32(array[z, y_high, x_high]), low), high)
-    near = a + x_weight * (b - a)
-    return near + y_weight * (c + x_weight * (d - c) - near)
+                left = row[x_lower[x]]
+                out[z, y, x] = left + x_weight[x] * (row[x_upper[x]] - left)

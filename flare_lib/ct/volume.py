@@ -6,6 +6,7 @@ grid, and labels are saved back on exactly that grid. Oblique grids stay as they
 References: NIfTI-1 and NIfTI-2 headers (nifti.nimh.nih.gov); nibabel, "Image orientation".
 """
 
+import logging
 import math
 import os
 import secrets
@@ -165,15 +166,10 @@ def save_label_map(path: str | os.PathLike, label_map_zyx: np.ndarray, like: Vol
     `label_map_zyx` integers 0..255 of like's shape. The file gets that file's shape, affine, orientation and NIfTI
     version, and appears complete or not at all. Raises ValueError for other labels, shapes or an unwritable path.
     """
-    label_map_zyx = np.asarray(label_map_zyx)
-    if label_map_zyx.dtype.kind not in "bui" or (
-        label_map_zyx.dtype != np.uint8 and not 0 <= label_map_zyx.min() <= label_map_zyx.max() <= 255
-    ):
-        raise ValueError(
-            "labels must be integers from 0 to 255, "
-            f"got {label_map_zyx.dtype} from {label_map_zyx.min()} to {label_map_zyx.max()}"
-        )
-    _save(path, like.with_array(label_map_zyx.astype(np.uint8, copy=False)))
+    labels = like.with_array(np.asarray(label_map_zyx)).array_zyx
+    if labels.dtype != np.uint8 and not (labels.dtype.kind in "bui" and labels.min() >= 0 and labels.max() <= 255):
+        raise ValueError(f"labels must be integers from 0 to 255, got {labels.dtype}, {labels.min()} to {labels.max()}")
+    _save(path, like.with_array(labels.astype(np.uint8, copy=False)))
 
 
 def save_ct(path: str | os.PathLike, volume: Volume) -> None:
@@ -231,7 +227,7 @@ def _read_header(block: bytes, path: Path) -> nib.Nifti1Header:
         raise ValueError(f"the spacing in {path} must be 3 positive numbers (x, y, z), got {tuple(spacing)}")
     if header["sform_code"] <= 0 and header["qform_code"] <= 0:
         raise ValueError(f"{path} must say how it lies in the patient (sform or qform), got neither: left is unknown")
-    header.check_fix()
+    header.check_fix(logger=logging.Logger("quiet", logging.CRITICAL + 1))  # errors are raised all the same
     return header
 
 
@@ -282,29 +278,41 @@ def _place(array_xyz: np.ndarray, grid: FileGrid, path: Path) -> Volume:
 
 def _load_dicom(folder: Path) -> Volume:
     """Load the one DICOM series in a folder; its grid is the series' own, turned from LPS to RAS."""
-    import SimpleITK as sitk  # noqa: PLC0415  a quarter of a second that NIfTI users need not wait
+    import SimpleITK as sitk  # here, because who loads NIfTI need not wait for it
 
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if len(series) != 1:
-        raise ValueError(f"{folder} must hold exactly one DICOM series, got {len(series)}: {', '.join(series) or '-'}")
-    names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+    warns = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what it would warn of is refused below
     try:
+        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+        if len(series) != 1:
+            found = ", ".join(series) or "none"
+            raise ValueError(f"{folder} must hold exactly one DICOM series, got {len(series)}: {found}")
+        names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
         image = sitk.ReadImage(names)
-        last = sitk.ImageFileReader()
-        last.SetFileName(names[-1])
-        last.ReadImageInformation()
+        positions = []
+        for name in names:
+            reader = sitk.ImageFileReader()
+            reader.SetFileName(name)
+            reader.ReadImageInformation()
+            positions.append(reader.GetOrigin())
     except RuntimeError as error:
-        raise ValueError(f"{folder} must hold readable DICOM, got: {str(error).strip().splitlines()[-1]}") from error
-    shape = _three_axes(image.GetSize(), folder)
+        raise ValueError(f"{folder} must hold readable DICOM, got: {' '.join(str(error).split())}") from error
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(warns)
+    raw = sitk.GetArrayFromImage(image).T
+    shape = _three_axes(raw.shape, folder)
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()
-    # SimpleITK stacks the slices straight and evenly; where they are not, the last one lies elsewhere.
-    gap_mm = np.linalg.norm((affine @ (0, 0, shape[2] - 1, 1))[:3] - last.GetOrigin()) if len(names) > 1 else 0.0
-    if gap_mm > 0.5 or image.HasMetaDataKey("ITK_non_uniform_sampling_deviation"):
-        raise ValueError(f"the slices in {folder} must be evenly spaced and straight, got one {gap_mm:.1f} mm off")
+    if len(names) > 1:  # SimpleITK stacks the slices straight and evenly, wherever they say they lie
+        stacked = affine[:3, 3] + np.arange(len(names))[:, None] * affine[:3, 2]
+        off_mm = np.linalg.norm(stacked - positions, axis=1).max()
+        if off_mm > image.GetSpacing()[2] / 4:
+            raise ValueError(
+                f"the slices in {folder} must be evenly spaced and straight above one another (none missing, no tilted "
+                f"gantry), got one {off_mm:.1f} mm off its place"
+            )
     grid = FileGrid(shape, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
-    raw = sitk.GetArrayViewFromImage(image).T
     return _place(_scaled(raw, 1.0, 0.0, np.int16, folder), grid, folder)
 
 

@@ -3,26 +3,28 @@
 The 14 scores of every voxel of a whole-body CT are 14 x 900 x 512 x 512 floats, 13 GB, and are needed for one thing: to
 know which is the largest. So they never exist here: a few slices are interpolated (trilinear), reduced to labels and
 forgotten. Unlike slabs that are resized each alone, every output slice reads the two input slices that it needs, so
-the result is that of the whole volume; and where all eight corners of a cell agree on the winner nothing needs to be
-interpolated, since a trilinear value is a convex combination of its corners.
+the result is that of the whole volume. Where all eight corners of a cell agree on the winner nothing is interpolated:
+a trilinear value is a convex combination of the corners, so who wins at all of them wins everywhere between.
 
 Paper 2.5 and Fig. 4. The sampling points are those of `torch.nn.functional.interpolate`, to the last bit.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
-from torch.nn.functional import interpolate
+
+from flare_lib.inference.slice_taps import linear_taps
+from flare_lib.inference.slice_tensors import paint_with_torch
 
 try:
     from flare_lib.inference.slice_kernels import paint_with_numba
 except ImportError:  # numba does not exist for every platform: torch does the same work more slowly
     paint_with_numba = None
 
-METHODS = ("auto", "torch", "torch_pruned", "numba_dense", "numba_pruned")
+# the share of voxels between disagreeing corners above which it is faster to interpolate everywhere
+DENSE_ABOVE = {"auto": 0.15, "torch": -1.0, "torch_pruned": 1.0, "numba_dense": -1.0, "numba_pruned": 1.0}
 CPU_MEMORY_BYTES = 64 * 2**20
 GPU_MEMORY_BYTES = 512 * 2**20
 
@@ -34,11 +36,8 @@ class Slab(Protocol):
     scores: torch.Tensor
 
 
-Scores = np.ndarray | torch.Tensor | Iterable[Slab]
-
-
 def resize_argmax(
-    scores: Scores,
+    scores: np.ndarray | torch.Tensor | Iterable[Slab],
     shape_zyx: Sequence[int],
     *,
     in_shape_zyx: Sequence[int] | None = None,
@@ -51,13 +50,97 @@ def resize_argmax(
     `scores`: probabilities or logits (C, z, y, x), 1 to 255 classes, float32, float16 or bfloat16; a numpy array or a
     torch tensor on any device, contiguous or not; or a stream of slabs, together covering z in order without gaps, as
     `sliding_window` yields them, with `in_shape_zyx` (z, y, x) of the whole. `shape_zyx`: the new grid, finer or
-    coarser. `align_corners`: False when both grids have the same extent (voxel borders meet), True when their outermost
-    voxel centres meet. `memory_bytes`: how much may be used beside input and output (default 64 MiB on a CPU, 512 MiB
-    on a GPU; a few slices at least). `method`: "torch" (every voxel), "torch_pruned" (only the voxels whose
-    surroundings disagree), "numba_dense" and "numba_pruned" (the same two, compiled for the CPU), "auto" (the fastest).
+    coarser. `align_corners`: False when both grids have the same extent (voxel borders meet), True when the centres of
+    their outermost voxels meet. `memory_bytes`: how much may be used beside input and output (default 64 MiB on a CPU,
+    512 MiB on a GPU; one slice at least). `method`: "torch" (interpolate everywhere), "torch_pruned" (only where corners
+    disagree), "numba_dense" and "numba_pruned" (the same two, compiled for the CPU) or "auto" (the fastest).
 
     Returns uint8 (Z, Y, X): the argmax of the float32 trilinear interpolation of the whole volume, ties to the lower
-    class. Raises ValueError when a shape is empty or does not fit, when a score is NaN or infinite, or when numba was
-    asked for and cannot be imported; TypeError for other dtypes.
+    class; other than that only where two classes tie within rounding. Raises ValueError when a shape is empty or does
+    not fit, when a score is NaN or infinite, and when numba is asked for and missing; TypeError for other dtypes.
     """
-    raise NotImplementedError
+    shape_zyx = _checked_shape("shape_zyx", shape_zyx)
+    if method not in DENSE_ABOVE:
+        raise ValueError(f"method must be one of {tuple(DENSE_ABOVE)}, got {method!r}")
+    if method.startswith("numba") and paint_with_numba is None:
+        raise ValueError(f"method {method!r} needs numba, which could not be imported")
+    if isinstance(scores, np.ndarray | torch.Tensor):
+        scores = _as_tensor(scores)
+        whole = tuple(scores.shape[1:])
+        if in_shape_zyx is not None and tuple(in_shape_zyx) != whole:
+            raise ValueError(f"in_shape_zyx must be that of the scores, {whole}, got {tuple(in_shape_zyx)}")
+        in_shape_zyx, windows = whole, iter([(0, scores)])
+    elif in_shape_zyx is None:
+        raise ValueError("in_shape_zyx must be given with a stream of slabs, got None")
+    else:
+        in_shape_zyx = _checked_shape("in_shape_zyx", in_shape_zyx)
+        windows = _windows(scores, in_shape_zyx)
+
+    z, y, x = (linear_taps(n, m, align_corners=align_corners) for n, m in zip(in_shape_zyx, shape_zyx, strict=True))
+    labels = np.empty(shape_zyx, dtype=np.uint8)
+    for start_z, window in windows:
+        stop_z = start_z + window.shape[1]
+        first, stop = z.readers(start_z, stop_z, to_the_end=stop_z == in_shape_zyx[0])
+        taps_zyx = (z.part(first, stop, start_z), y, x)
+        on_cpu = window.device.type == "cpu"
+        budget = memory_bytes or (CPU_MEMORY_BYTES if on_cpu else GPU_MEMORY_BYTES)
+        with_numba = method.startswith("numba") or (method == "auto" and on_cpu and paint_with_numba is not None)
+        paint = paint_with_numba if with_numba else paint_with_torch
+        if not paint(window, taps_zyx, labels[first:stop], budget, DENSE_ABOVE[method]):
+            raise ValueError(f"scores must be finite, got NaN or infinity in slices {start_z} to {stop_z - 1}")
+        del window  # before the stream is asked for the next one
+    return labels
+
+
+def _checked_shape(name: str, shape_zyx: Sequence[int]) -> tuple[int, ...]:
+    shape = tuple(int(n) for n in shape_zyx)
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(f"{name} must be 3 positive numbers, got {tuple(shape_zyx)}")
+    return shape
+
+
+def _as_tensor(scores: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """Check scores (C, z, y, x) and look at them as a tensor, without a copy wherever torch can."""
+    if isinstance(scores, np.ndarray):
+        if scores.dtype not in (np.float32, np.float16):
+            raise TypeError(f"scores must be float32, float16 or bfloat16, got {scores.dtype}")
+        if min(scores.strides, default=0) < 0:
+            scores = np.ascontiguousarray(scores)
+        scores = torch.from_numpy(np.asarray(_Writable(scores)))
+    if scores.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise TypeError(f"scores must be float32, float16 or bfloat16, got {scores.dtype}")
+    if scores.ndim != 4 or 0 in scores.shape:
+        raise ValueError(f"scores must be (C, z, y, x) and not empty, got shape {tuple(scores.shape)}")
+    if scores.shape[0] > 255:
+        raise ValueError(f"scores must have at most 255 classes, got {scores.shape[0]}")
+    return scores.detach()
+
+
+class _Writable:
+    """A read-only array under a writable face: torch warns of the former, though nothing here writes."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array  # keeps the memory alive
+        self.__array_interface__ = array.__array_interface__ | {"data": (array.ctypes.data, False)}
+
+
+def _windows(slabs: Iterable[Slab], in_shape_zyx: tuple[int, ...]) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield (first slice, scores) of every slab, and of the two slices that meet where two slabs do."""
+    next_z, last_slice = 0, None
+    for slab in slabs:
+        scores = _as_tensor(slab.scores)
+        if slab.start_z != next_z or tuple(scores.shape[2:]) != in_shape_zyx[1:]:
+            raise ValueError(
+                f"the next slab must start at slice {next_z} with slices of {in_shape_zyx[1:]}, "
+                f"got slice {slab.start_z} and {tuple(scores.shape[2:])}"
+            )
+        if last_slice is not None:
+            if len(last_slice) != len(scores):
+                raise ValueError(f"every slab must have {len(last_slice)} classes, got {len(scores)}")
+            yield next_z - 1, torch.cat([last_slice, scores[:, :1]], dim=1)
+        yield next_z, scores
+        next_z += scores.shape[1]
+        last_slice = scores[:, -1:].clone()
+        del slab, scores  # one slab at a time: this one must not outlive the making of the next
+    if next_z != in_shape_zyx[0]:
+        raise ValueError(f"the slabs must cover {in_shape_zyx[0]} slices, got {next_z}")

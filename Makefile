@@ -1,0 +1,56 @@
+# Everything runs in .venv, which is set up on first use and again when pyproject.toml or requirements.lock change.
+# Another Python: make run PYTHON=python3.12
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+LIBRARY := $(shell find flare_lib -type f -not -path '*/__pycache__/*')
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: run test lab lint clean help FORCE
+
+run: out/labels.nii.gz ## fetch a real CT, segment it, execute the notebooks; results in out/
+	@$(BIN)/flare notebooks notebooks --out out/notebooks
+	@printf '\nout/sample/ct.nii.gz\n'
+	@cat out/segmentation.txt
+	@printf '\nWhat to open next:\n'
+	@printf '  %-28s%s\n' \
+	  out/overlay.png 'the CT with its organs, in three planes' \
+	  out/notebooks/index.html 'the notebooks, executed: start with 00_start_here' \
+	  out/labels.nii.gz 'the labels, for ITK-SNAP, 3D Slicer or any other viewer' \
+	  'make lab' 'JupyterLab, to read the notebooks and change them'
+
+test: $(INSTALLED) ## run the tests, and every notebook against its committed outputs
+	$(BIN)/pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env --nbval-cell-timeout 300 tests notebooks
+
+lab: $(INSTALLED) ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab notebooks
+
+lint: $(INSTALLED) ## format, lint and check all files that git knows, as before every commit
+	$(BIN)/pre-commit run --all-files
+
+clean: ## remove results and caches (what was fetched and .venv stay)
+	rm -rf out build dist .pytest_cache .ruff_cache .hypothesis
+	find flare_lib tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s%s\n", $$1, $$2 }' Makefile
+
+$(INSTALLED): pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed, got $$($(PYTHON) --version 2>&1); name another: make PYTHON=python3.12"; exit 1; }
+	@echo 'Setting up .venv, once (it takes minutes, most of it PyTorch) ...'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[notebooks,test,dev]'
+	@touch $@
+
+# Asked for on every run, and quick when it is in the cache: the file changes only when its content does.
+out/sample/ct.nii.gz: $(INSTALLED) FORCE
+	@$(BIN)/flare fetch --to out/sample
+
+out/labels.nii.gz: out/sample/ct.nii.gz $(LIBRARY)
+	@echo 'Segmenting out/sample/ct.nii.gz ...'
+	@$(BIN)/flare segment $< -o $@ --reference out/sample/reference.nii.gz --figure out/overlay.png > out/segmentation.txt
+
+FORCE:

@@ -1,0 +1,116 @@
+"""How long and how large the whole way is: one CT, coarse to fine, with the packaged nets or the paper's net's shape.
+
+    python benchmarks/whole_way.py                      # a 512 x 512 x 400 and a 512 x 512 x 900 phantom, packaged nets
+    python benchmarks/whole_way.py --ct a.nii.gz ...    # CTs of your own instead
+    python benchmarks/whole_way.py --paper-grid         # the paper's spacings and patch, a stub in place of its net
+
+Each CT runs in a process of its own. Peak memory is the process's largest resident set, less what it held with the CT
+loaded; "CT" is the CT's array alone. Results go to `benchmarks/results/whole_way.json` and, as a table, to the terminal.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from flare_lib.ct.labels import N_CLASSES
+from flare_lib.ct.preprocess import COARSE, FINE, Preprocessing
+from flare_lib.ct.resample import resample_nearest
+from flare_lib.ct.volume import Volume, load_ct
+from flare_lib.data.phantom import phantom_case
+from flare_lib.inference.coarse_to_fine import load_stages, segment
+
+RESULTS = Path(__file__).parent / "results" / "whole_way.json"
+PAPER_PATCH = (96, 128, 160)
+
+
+@dataclass
+class Stub:
+    """A stage with the paper's grids and no net: bright tissue is liver, so that regions of interest are as large as can be."""
+
+    preprocessing: Preprocessing
+    patch_size: tuple[int, int, int] = PAPER_PATCH
+
+    def prepare(self, ct: Volume) -> torch.Tensor:
+        return torch.from_numpy(self.preprocessing.apply(ct).array_zyx)[None]
+
+    def predict_patch(self, patch: torch.Tensor) -> torch.Tensor:
+        scores = torch.full((1, N_CLASSES, *patch.shape[2:]), 0.01)
+        scores[:, 0] = (patch[:, 0] <= 0).float()
+        scores[:, 1] = (patch[:, 0] > 0).float()
+        return scores
+
+
+def big_phantom(n_slices: int) -> Volume:
+    """A whole-body phantom, 512 x 512 x n_slices at 1.5 x 0.9 x 0.9 mm, enlarged from a coarser one to save time."""
+    ct, _ = phantom_case(0, spacing_zyx_mm=(4.0, 3.0, 3.0), field_of_view="whole_body")
+    return Volume.from_array(resample_nearest(ct.array_zyx, (n_slices, 512, 512)), (1.5, 0.9, 0.9))
+
+
+
+def resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def measure(case: str, paper_grid: bool, queue: multiprocessing.Queue) -> None:
+    """Segment one CT in this process and report time, memory and the steps' times."""
+    ct = big_phantom(int(case)) if case.isdigit() else load_ct(case)
+    stages = (Stub(COARSE), Stub(FINE)) if paper_grid else load_stages(device="cpu")
+    Path("/proc/self/clear_refs").write_text("5")  # from here on the high-water mark is this run's own
+    loaded = resident_mib()
+    began = time.perf_counter()
+    result = segment(ct, *stages)
+    seconds = time.perf_counter() - began
+    high_water = int(next(s for s in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in s).split()[1]) / 1024
+    queue.put(
+        {
+            "case": case if not case.isdigit() else f"phantom 512 x 512 x {case}",
+            "nets": "stub, paper's grids" if paper_grid else "packaged",
+            "shape_zyx": list(ct.shape_zyx),
+            "roi_shape_zyx": list(result.roi.shape_zyx),
+            "seconds": round(seconds, 1),
+            "ct_mib": round(ct.array_zyx.nbytes / 2**20),
+            "extra_mib": round(high_water - loaded),
+            "organs_found": int(np.unique(result.label_map_zyx).size - 1),
+            "steps": {step: round(s, 2) for step, s in result.seconds.items()},
+            "notes": list(result.notes),
+        }
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ct", nargs="+", help="CTs to segment instead of the phantoms")
+    parser.add_argument("--slices", nargs="+", default=["400", "900"], help="heights of the phantoms")
+    parser.add_argument("--paper-grid", action="store_true", help="the paper's spacings and patch, no net")
+    arguments = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    rows = []
+    for case in arguments.ct or arguments.slices:
+        queue = context.Queue()
+        process = context.Process(target=measure, args=(case, arguments.paper_grid, queue))
+        process.start()
+        rows.append(queue.get())
+        process.join()
+        row = rows[-1]
+        print(f"{row['case']:<28} {row['nets']:<20} {row['seconds']:7.1f} s  CT {row['ct_mib']} MiB, extra {row['extra_mib']} MiB")
+        print("    " + ", ".join(f"{step} {s} s" for step, s in row["steps"].items()))
+    earlier = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    replaced = {(row["case"], row["nets"]) for row in rows}
+    rows = [row for row in earlier if (row["case"], row["nets"]) not in replaced] + rows
+    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "torch": torch.__version__}
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
+    print(f"written: {RESULTS}")
+
+
+if __name__ == "__main__":
+    main()

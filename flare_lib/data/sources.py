@@ -1,0 +1,245 @@
+"""Real CTs for a fresh machine: fetched once through pip, checked by hash, kept in the cache, offline afterwards.
+
+The source archive of the TotalSegmentator package (Apache-2.0) carries example CTs for its own tests. pip knows how to
+reach a package index from wherever the user sits (mirrors, proxies, certificates), so pip fetches it.
+Reference: Wasserthal et al. 2023, "TotalSegmentator", doi 10.1148/ryai.230024.
+"""
+
+import filecmp
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from flare_lib.ct.labels import to_flare
+from flare_lib.ct.volume import load_label_map, save_ct, save_label_map
+from flare_lib.data.phantom import phantom_case
+
+
+class SourceUnavailable(OSError):
+    """A data source that cannot be reached, or does not give what it should; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A package's source archive: what pip is asked for, its sha256, and what is taken out of it.
+
+    `members`: {file name in the cache: (path in the archive, sha256)}.
+    """
+
+    package: str
+    version: str
+    sha256: str
+    members: dict[str, tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class SampleCase:
+    """A CT with a label map of FLARE's organs on its grid, and one line on where both come from."""
+
+    ct_path: Path
+    label_map_path: Path
+    about: str
+
+    def copy_to(self, folder: str | os.PathLike) -> "SampleCase":
+        """Copy both to `folder` (made when missing) as ct.nii.gz and reference.nii.gz; a copy that is equal stays."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        copies = folder / "ct.nii.gz", folder / "reference.nii.gz"
+        for source, copy in zip((self.ct_path, self.label_map_path), copies, strict=True):
+            if not copy.is_file() or not filecmp.cmp(source, copy, shallow=False):
+                shutil.copyfile(source, copy)
+        return SampleCase(*copies, self.about)
+
+
+Download = Callable[[Archive, Path], Path]
+
+_TESTS = "totalsegmentator-2.18.0/tests/reference_files"
+TOTALSEGMENTATOR = Archive(
+    package="totalsegmentator",
+    version="2.18.0",
+    sha256="5d4223ef93973bc36d710869d11e7742ead2c154c72f7f9edcaaadd5b6c4bd03",
+    members={
+        "abdomen_ct.nii.gz": (
+            f"{_TESTS}/example_ct.nii.gz",
+            "dbd3ae6d614d1d7ef3a46925c30c70038ed52da6b37fdd6afdc7b9b71387e3e1",
+        ),
+        "abdomen_117_structures.nii.gz": (
+            f"{_TESTS}/example_seg_fast_force_split.nii.gz",
+            "e8097758e56e73099075b6caaebce23ef11bc6fad66a4ec3753b9406846558c7",
+        ),
+        "thorax_ct.nii.gz": (
+            f"{_TESTS}/aorta_report/example_ct.nii.gz",
+            "372d98723e3283a8d4a0ae2f0ef1e581c0ad17b673b30b2e8d3e215180cc2a12",
+        ),
+    },
+)
+ABOUT_SAMPLE = (
+    "the example CT of TotalSegmentator 2.18.0 (Apache-2.0); its labels are the output of that package's 3 mm model, "
+    "so agreement with them is not accuracy"
+)
+
+
+def cache_folder() -> Path:
+    """Return where fetched data is kept: FLARE_LIB_CACHE, else flare-lib in the cache folder of the user's system."""
+    if chosen := os.environ.get("FLARE_LIB_CACHE"):
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "flare-lib"
+
+
+def pip_download(archive: Archive, folder: Path) -> Path:
+    """Let pip fetch a source archive into `folder`, with the user's own pip configuration; return its path.
+
+    pip compares the hash before it runs anything of the package (it runs its build backend, to learn its metadata).
+    Raises SourceUnavailable with pip's own reason.
+    """
+    wish = folder / "wish.txt"
+    wish.write_text(f"{archive.package}=={archive.version} --hash=sha256:{archive.sha256}\n", encoding="utf-8")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--no-input", "--disable-pip-version-check", "--retries", "1"]
+    wanted = ["--no-deps", "--no-binary", archive.package, "--require-hashes", "-r", str(wish), "-d", str(folder)]
+    try:
+        done = subprocess.run([*pip, "download", *wanted], capture_output=True, text=True, timeout=600)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _unavailable(archive, str(error)) from error
+    found = sorted(folder.glob("*.tar.gz"))
+    if done.returncode or not found:
+        lines = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.strip()]
+        reason = lines[-1].strip() if lines else f"pip ended with {done.returncode}"
+        raise _unavailable(archive, f"{reason} (is there a network?)")
+    return found[0]
+
+
+def fetch_sample(
+    cache_dir: str | os.PathLike | None = None,
+    offline: bool = False,
+    *,
+    archive: Archive = TOTALSEGMENTATOR,
+    download: Download = pip_download,
+) -> SampleCase:
+    """Return the real sample: an abdominal CT at 3 mm and a label map of 12 organs (no esophagus).
+
+    Fetched once (38 MB) and then kept in `cache_dir` (default `cache_folder()`), hashes compared on every call. The
+    label map, uint8 on the CT's grid, is made of the archive's 117 structures. `offline`: use the cache or nothing.
+    `archive`, `download`: another source of the same files. Raises SourceUnavailable.
+    """
+    names = ("abdomen_ct.nii.gz", "abdomen_117_structures.nii.gz")
+    ct_path, structures_path = _fetch(archive, names, cache_dir, offline, download)
+    structures = load_label_map(structures_path)
+    organs = to_flare(structures.array_zyx, "totalsegmentator")
+    label_map_path = ct_path.with_name("abdomen_13_organs.nii.gz")
+    if not _holds(label_map_path, organs):
+        save_label_map(label_map_path, organs, structures)
+    return SampleCase(ct_path, label_map_path, ABOUT_SAMPLE)
+
+
+def fetch_thorax(
+    cache_dir: str | os.PathLike | None = None,
+    offline: bool = False,
+    *,
+    archive: Archive = TOTALSEGMENTATOR,
+    download: Download = pip_download,
+) -> Path:
+    """Return the path of a CT angiography of the chest at 1.5 mm, axes LPS, without labels; else as `fetch_sample`."""
+    return _fetch(archive, ("thorax_ct.nii.gz",), cache_dir, offline, download)[0]
+
+
+def sample_or_phantom(
+    cache_dir: str | os.PathLike | None = None,
+    offline: bool = False,
+    *,
+    archive: Archive = TOTALSEGMENTATOR,
+    download: Download = pip_download,
+) -> SampleCase:
+    """Return the real sample or, when it cannot be had, a phantom in its place; `about` says which, and why.
+
+    The phantom (seed 0) is made once and kept beside the cached data. Arguments as in `fetch_sample`. Raises ValueError
+    when the cache cannot be written either.
+    """
+    try:
+        return fetch_sample(cache_dir, offline, archive=archive, download=download)
+    except SourceUnavailable as reason:
+        folder = Path(cache_dir or cache_folder())
+        about = f"a phantom, a synthetic CT, in place of the real one ({reason})"
+    case = SampleCase(folder / "phantom_ct.nii.gz", folder / "phantom_13_organs.nii.gz", about)
+    if not (case.ct_path.is_file() and case.label_map_path.is_file()):
+        folder.mkdir(parents=True, exist_ok=True)
+        ct, labels = phantom_case(0)
+        save_ct(case.ct_path, ct)
+        save_label_map(case.label_map_path, labels.array_zyx, ct)
+    return case
+
+
+def _fetch(
+    archive: Archive, names: Sequence[str], cache_dir: str | os.PathLike | None, offline: bool, download: Download
+) -> list[Path]:
+    """Return the cached paths of some members of an archive, fetching it when one is missing or damaged."""
+    folder = Path(cache_dir or cache_folder()) / f"{archive.package}-{archive.version}"
+    paths = [folder / name for name in names]
+    if all(path.is_file() and _sha256(path) == archive.members[path.name][1] for path in paths):
+        return paths
+    if offline:
+        raise _unavailable(archive, f"it is not in {folder}, and fetching it was not allowed")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            _extract(archive, download(archive, Path(scratch)), paths, Path(scratch))
+    except SourceUnavailable:
+        raise
+    except (OSError, tarfile.TarError) as error:
+        raise _unavailable(archive, str(error)) from error
+    return paths
+
+
+def _extract(archive: Archive, file: Path, paths: Sequence[Path], scratch: Path) -> None:
+    """Take members out of an archive's file to `paths`, each complete and of the right hash or not at all."""
+    _check_sha256(archive, file, archive.sha256)
+    with tarfile.open(file) as tar:
+        for path in paths:
+            member, sha256 = archive.members[path.name]
+            try:
+                content = tar.extractfile(member)
+            except KeyError as error:
+                raise _unavailable(archive, f"{member} must be in it, got none of that name") from error
+            if content is None:
+                raise _unavailable(archive, f"{member} must be a file, got a folder or a device")
+            unfinished = scratch / path.name
+            unfinished.write_bytes(content.read())
+            _check_sha256(archive, unfinished, sha256)
+            path.parent.mkdir(exist_ok=True)
+            os.replace(unfinished, path)
+
+
+def _holds(path: Path, label_map_zyx: np.ndarray) -> bool:
+    """Tell whether a file is a readable label map with exactly these labels."""
+    try:
+        return np.array_equal(load_label_map(path).array_zyx, label_map_zyx)
+    except (OSError, ValueError):
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_sha256(archive: Archive, path: Path, sha256: str) -> None:
+    if (got := _sha256(path)) != sha256:
+        raise _unavailable(archive, f"{path.name} must have sha256 {sha256}, got {got}")
+
+
+def _unavailable(archive: Archive, reason: str) -> SourceUnavailable:
+    return SourceUnavailable(f"{archive.package} {archive.version} must be had through pip, got: {reason}")

@@ -1,0 +1,52 @@
+"""Where linear interpolation along one axis reads: exactly where `torch.nn.functional.interpolate` does."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Taps:
+    """What one axis reads: output i is lower_weight[i] * input[lower[i]] + upper_weight[i] * input[upper[i]].
+
+    `lower` (never decreasing) and `upper` int64: neighbours or, at the border, the same; the weights float32, sum 1.
+    """
+
+    lower: np.ndarray
+    upper: np.ndarray
+    lower_weight: np.ndarray
+    upper_weight: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.lower)
+
+    def part(self, first: int, stop: int, shift: int = 0) -> Self:
+        """Return the taps of outputs first to stop - 1, reading an input that begins at `shift`."""
+        cut = slice(first, stop)
+        lower, upper = self.lower[cut] - shift, self.upper[cut] - shift
+        return type(self)(lower, upper, self.lower_weight[cut], self.upper_weight[cut])
+
+    def readers(self, start: int, stop: int, *, to_the_end: bool) -> tuple[int, int]:
+        """Return (first, stop) of the outputs between input points start and stop - 1, or also beyond the last."""
+        first, beyond = np.searchsorted(self.lower, (start, stop if to_the_end else stop - 1))
+        return int(first), int(beyond)
+
+
+def linear_taps(n_in: int, n_out: int, *, align_corners: bool = False) -> Taps:
+    """Return where linear interpolation from n_in to n_out points reads, as torch does it, to the last bit.
+
+    `align_corners`: see `resize_argmax`. torch computes positions in float32 with a fused multiply-add, that is with one
+    rounding: float64, rounded once, gives the same.
+    """
+    index = np.arange(n_out, dtype=np.float64)
+    if n_in == n_out:
+        position = index
+    elif align_corners:
+        position = index * (np.float32(n_in - 1) / np.float32(max(n_out - 1, 1)))
+    else:
+        position = np.maximum((index + 0.5) * (np.float32(n_in) / np.float32(n_out)) - 0.5, 0)
+    position = position.astype(np.float32)
+    lower = np.minimum(position.astype(np.int64), n_in - 1)
+    upper_weight = np.clip(position - lower.astype(np.float32), np.float32(0), np.float32(1))
+    return Taps(lower, np.minimum(lower + 1, n_in - 1), np.float32(1) - upper_weight, upper_weight)

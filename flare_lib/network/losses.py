@@ -1,0 +1,101 @@
+"""The supervised loss: cross entropy + soft Dice on every head (paper 2.3).
+
+Cross entropy asks every voxel alike, so a small organ hardly counts; Dice asks every organ alike. With p the softmax,
+y the target as 0 and 1, and sums over the voxels of the whole batch (batch Dice),
+
+    dice[c] = (2 sum(p[c] y[c]) + s) / (sum(p[c]) + sum(y[c]) + s),        dice_loss = 1 - mean of dice[c] over c > 0
+
+Background is left out: it is large and easy. The smoothing s decides about an organ that the batch does not hold:
+predicted nowhere its dice is 1, predicted anywhere it falls towards 0.
+
+References: Milletari et al., V-Net, 3DV 2016 (soft Dice); Isensee et al., nnU-Net, 2021 (the sum, the smoothing s, the
+heads' weights).
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+SMOOTHING = 1e-5
+
+
+def dice_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return the soft batch Dice loss over all classes but background, in [0, 1].
+
+    `logits` (B, C, Z, Y, X) of any floating type, computed in float32; `target` (B, Z, Y, X) class numbers 0 to C - 1
+    of any integer type. Raises ValueError or TypeError when these do not fit.
+    """
+    return _losses(logits, target)[1]
+
+
+def dice_cross_entropy_loss(
+    head_logits: Sequence[torch.Tensor], target: torch.Tensor, head_weights: Sequence[float] | None = None
+) -> torch.Tensor:
+    """Return cross entropy + Dice loss, averaged over the heads with `head_weights` (made to sum to 1).
+
+    `head_logits` (B, C, Z, Y, X) of each head, finest first; `target` (B, Z, Y, X) class numbers of any integer type on
+    the finest grid, brought to the others by nearest neighbour. `head_weights` are 1, 1/2, 1/4, ... unless given.
+    Raises ValueError or TypeError when these do not fit.
+    """
+    if not head_logits:
+        raise ValueError("head_logits must hold one head or more, got none")
+    if head_weights is None:
+        head_weights = [0.5**k for k in range(len(head_logits))]
+    if len(head_weights) != len(head_logits) or min(head_weights) < 0 or not sum(head_weights) > 0:
+        raise ValueError(
+            f"head_weights must be {len(head_logits)} numbers of 0 or more and not all 0, got {list(head_weights)}"
+        )
+    losses = [
+        weight / sum(head_weights) * sum(_losses(logits, shrink_target(target, logits.shape[2:])))
+        for logits, weight in zip(head_logits, head_weights, strict=True)
+        if weight
+    ]
+    return torch.stack(losses).sum()
+
+
+def shrink_target(target: torch.Tensor, shape_zyx: Sequence[int]) -> torch.Tensor:
+    """Return the labels (B, Z, Y, X) on a coarser grid of the same extent: the one nearest to each voxel's centre.
+
+    Where two are equally near, the later one is taken. Same type; the target itself when it has that shape already.
+    """
+    if target.ndim != 4:
+        raise ValueError(f"target must have the shape (B, Z, Y, X), got {tuple(target.shape)}")
+    if target.shape[1:] == torch.Size(shape_zyx):
+        return target
+    # voxel i of n has its centre at (i + 1/2) / n of the extent; in whole numbers, so that nothing is rounded
+    z, y, x = (
+        (2 * torch.arange(n, device=target.device) + 1) * size // (2 * n)
+        for n, size in zip(shape_zyx, target.shape[1:], strict=True)
+    )
+    return target[:, z[:, None, None], y[:, None], x]
+
+
+def _losses(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return cross entropy and Dice loss of one head; both come from one softmax, and no one-hot target is made."""
+    _check(logits, target)
+    n_classes = logits.shape[1]
+    labels = target.long()  # (B, Z, Y, X)
+    log_p = logits.float().log_softmax(dim=1)  # (B, C, Z, Y, X)
+    log_p_target = log_p.gather(1, labels[:, None]).flatten()  # (B Z Y X), of the true class
+    cross_entropy = -log_p_target.mean()
+
+    labels = labels.flatten()
+    # one by one into few bins, so in float64: float32 would lose what is small against the sum so far
+    overlap = torch.zeros(n_classes, dtype=torch.float64, device=logits.device)
+    overlap = overlap.index_add(0, labels, log_p_target.double().exp())  # (C), sum(p y)
+    predicted = log_p.exp().sum(dim=(0, 2, 3, 4))  # (C), sum(p)
+    true = torch.bincount(labels, minlength=n_classes)  # (C), sum(y)
+    dice = (2 * overlap + SMOOTHING) / (predicted + true + SMOOTHING)
+    return cross_entropy, 1 - dice[1:].mean().float()
+
+
+def _check(logits: torch.Tensor, target: torch.Tensor) -> None:
+    if logits.ndim != 5 or logits.shape[1] < 2 or not logits.numel():
+        raise ValueError(f"logits must have the shape (B, 2 classes or more, Z, Y, X), got {tuple(logits.shape)}")
+    if target.shape != (logits.shape[0], *logits.shape[2:]):
+        raise ValueError(f"target must have the shape (B, Z, Y, X) of {tuple(logits.shape)}, got {tuple(target.shape)}")
+    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
+        raise TypeError(f"target must hold class numbers of an integer type, got {target.dtype}")
+    low, high = (int(end) for end in target.aminmax())
+    if low < 0 or high >= logits.shape[1]:
+        raise ValueError(f"target must hold class numbers 0 to {logits.shape[1] - 1}, got {low} to {high}")

@@ -1,0 +1,164 @@
+"""A trained net on disk: NAME.safetensors, the numbers, and NAME.json, the card that says what they are.
+
+The card holds what is needed to use the net (architecture, preprocessing, patch size) and whatever is worth knowing
+about it (recipe, figures). It also holds the SHA-256 of the numbers, so that a damaged file or a mixed-up pair is
+noticed. Nothing is unpickled: weights from strangers cannot run code.
+
+Reference: https://huggingface.co/docs/safetensors
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from flare_lib.ct.preprocess import Preprocessing
+from flare_lib.network.unet import UNet
+
+PACKAGED = ("coarse", "fine")
+
+
+@dataclass(frozen=True)
+class TrainedNet:
+    """A net with what must be done to a CT before the net sees it, and the patch size (z, y, x) it was trained on."""
+
+    net: UNet
+    preprocessing: Preprocessing
+    patch_size: tuple[int, int, int]
+    card: dict[str, Any]
+
+
+def packaged_weights(name: str) -> Path:
+    """Return the path, without a suffix, of the weights that come with the library: "coarse" or "fine"."""
+    if name not in PACKAGED:
+        raise ValueError(f"name must be one of {', '.join(PACKAGED)}, got {name!r}")
+    return Path(str(resources.files("flare_lib"))) / "weights" / name
+
+
+def save_trained(path_stem: str | Path, net: UNet, card: Mapping[str, Any], *, half: bool = True) -> None:
+    """Write `path_stem`.safetensors and `path_stem`.json; an earlier pair survives a failure.
+
+    `card` must hold "preprocessing" (`Preprocessing.to_dict()`) and "patch_size" (z, y, x) and may hold anything else
+    that JSON can; "architecture" and "weights_sha256" are added to it. `half` stores float16: half the size, three
+    significant digits. Raises ValueError for a card or weights that cannot be used again.
+    """
+    _requirements(card, net)
+    tensors = {name: _storable(name, tensor, half) for name, tensor in net.state_dict().items()}
+    weights = save(tensors)
+    full_card = dict(card) | {"architecture": net.architecture, "weights_sha256": hashlib.sha256(weights).hexdigest()}
+    try:
+        text = json.dumps(full_card, indent=2, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the card must hold only what JSON can, got {error}") from error
+
+    weights_path, card_path = _pair(path_stem)
+    weights_path.parent.mkdir(parents=True, exist_ok=True)
+    parts = {weights_path: weights, card_path: (text + "\n").encode()}
+    temporary = {path: path.with_name(path.name + ".part") for path in parts}
+    try:
+        for path, content in parts.items():
+            temporary[path].write_bytes(content)
+        for path in parts:
+            os.replace(temporary[path], path)
+    finally:
+        for part in temporary.values():
+            part.unlink(missing_ok=True)
+
+
+def load_trained(
+    path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> TrainedNet:
+    """Read a pair that `save_trained` wrote: the net in eval mode on `device`, its numbers as `dtype`.
+
+    `path` of either file or without a suffix. Raises FileNotFoundError when one of the two is missing, ValueError when
+    one is damaged, when they do not belong together, or when a tensor is missing, unknown or of another shape.
+    """
+    weights_path, card_path = _pair(path)
+    for file in (card_path, weights_path):
+        if not file.is_file():
+            raise FileNotFoundError(f"weights are a .safetensors file and its .json card, but there is no {file}")
+    try:
+        card = json.loads(card_path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{card_path} must be JSON, got {error}") from error
+    if not isinstance(card, dict):
+        raise ValueError(f"{card_path} must hold a JSON object, got a {type(card).__name__}")
+    missing = [key for key in ("architecture", "weights_sha256") if key not in card]
+    if missing:
+        raise ValueError(f"{card_path} must hold {', '.join(missing)}, got the keys {', '.join(card)}")
+
+    weights = weights_path.read_bytes()
+    sha256 = hashlib.sha256(weights).hexdigest()
+    if sha256 != card["weights_sha256"]:
+        raise ValueError(
+            f"{weights_path} must be whole and belong to its card, with SHA-256 {card['weights_sha256']}, got {sha256}"
+        )
+    try:
+        tensors = load(weights)
+    except SafetensorError as error:
+        raise ValueError(f"{weights_path} must be a safetensors file, got {error}") from error
+    try:
+        with torch.device("meta"):  # no initial weights: they would be drawn for nothing
+            net = UNet(**card["architecture"])
+    except TypeError as error:
+        raise ValueError(f"{card_path} must hold the architecture of a UNet, got {error}") from error
+    net.to_empty(device=device).to(dtype)
+    fill(net, tensors, source=str(weights_path))
+    preprocessing, patch_size = _requirements(card, net)
+    return TrainedNet(net.eval(), preprocessing, patch_size, card)
+
+
+def fill(net: UNet, tensors: Mapping[str, torch.Tensor], *, source: str) -> None:
+    """Copy `tensors` into the net's parameters, strictly: every one of them, no other, of the same shape.
+
+    Raises ValueError that names what is missing, unknown or of another shape; the net is then unchanged.
+    """
+    own = net.state_dict()
+    differ = [
+        f"{name} is {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}"
+        for name in own
+        if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    wrong = {
+        "missing": [name for name in own if name not in tensors],
+        "unknown": [name for name in tensors if name not in own],
+        "of another shape": differ,
+    }
+    if any(wrong.values()):
+        found = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in wrong.items() if names)
+        raise ValueError(f"{source} must hold exactly the net's tensors, got {found}")
+    net.load_state_dict(tensors)
+
+
+def _pair(path: str | Path) -> tuple[Path, Path]:
+    """Return the two files that a path stands for; a dot inside the name is no suffix."""
+    path = Path(path)
+    name = path.name.removesuffix(".safetensors").removesuffix(".json")
+    return path.with_name(name + ".safetensors"), path.with_name(name + ".json")
+
+
+def _storable(name: str, tensor: torch.Tensor, half: bool) -> torch.Tensor:
+    stored = tensor.detach().cpu().contiguous()
+    stored = stored.half() if half else stored
+    if not stored.isfinite().all():
+        raise ValueError(f"weights must be finite{' in float16' if half else ''}, got NaN or infinity in {name}")
+    return stored
+
+
+def _requirements(card: Mapping[str, Any], net: UNet) -> tuple[Preprocessing, tuple[int, int, int]]:
+    """Return the card's preprocessing and patch size, checked against the net."""
+    missing = [key for key in ("preprocessing", "patch_size") if key not in card]
+    if missing:
+        raise ValueError(f"the card must hold {', '.join(missing)}, got the keys {', '.join(card)}")
+    patch_size, multiple = tuple(card["patch_size"]), net.size_multiple_zyx
+    if len(patch_size) != 3 or any(n < 1 or n % m for n, m in zip(patch_size, multiple, strict=True)):
+        raise ValueError(f"patch_size ZYX must be 3 multiples of {multiple}, got {patch_size}")
+    return Preprocessing.from_dict(card["preprocessing"]), patch_size

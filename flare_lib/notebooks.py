@@ -1,0 +1,228 @@
+"""The headless runner: executes the course's notebooks, keeps the results, and shows them on one page.
+
+A notebook is executed by papermill with the interpreter that runs this file, whatever kernels are registered on the
+machine. Its result stays valid as long as the notebook, the library, the parameters and Python are the same.
+References: papermill (parameters), nbconvert (pages).
+"""
+
+import ast
+import hashlib
+import html
+import json
+import platform
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from ipykernel.kernelspec import RESOURCES, get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
+from nbconvert import HTMLExporter
+from papermill.exceptions import PapermillExecutionError
+
+LIBRARY = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class NotebookRun:
+    """One executed notebook.
+
+    `notebook` with its outputs and `page`, the same as HTML. `seconds` of its execution, also when it was `reused` from
+    an earlier run. `error`: what stopped it (cell, source, last line of the traceback), None when it ran to its end.
+    """
+
+    name: str
+    title: str
+    notebook: Path
+    page: Path
+    seconds: float
+    reused: bool = False
+    error: str | None = None
+
+
+class NotebookFailed(RuntimeError):
+    """A notebook that did not run to its end; the message is the failing cell's own error."""
+
+
+class ThisInterpreter(AsyncKernelManager):
+    """Starts kernels with the running interpreter: none needs to be registered, and none elsewhere is picked up."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        """What starts a kernel: this interpreter's own ipykernel, without its remarks on itself."""
+        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict(["--log-level=CRITICAL"]))
+
+
+def find_notebooks(folder: str | Path, only: Sequence[str] = ()) -> list[Path]:
+    """Return a folder's notebooks in the order of their names; with `only`, those whose names begin with one of these.
+
+    Raises FileNotFoundError for a folder without notebooks, ValueError for an entry of `only` that fits none.
+    """
+    found = sorted(Path(folder).glob("*.ipynb"))
+    if not found:
+        raise FileNotFoundError(f"a folder with notebooks is needed, got {folder} without any")
+    for start in only:
+        if not any(path.name.startswith(start) for path in found):
+            raise ValueError(f"a notebook must be one of {', '.join(path.stem for path in found)}; got {start!r}")
+    return [path for path in found if not only or path.name.startswith(tuple(only))]
+
+
+def parse_parameter(text: str) -> tuple[str, Any]:
+    """Split "name=value"; the value is read as a Python literal (3, 0.5, True, None, (1, 2)) or else stays text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise ValueError(f"a parameter must be written name=value, got {text!r}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def share_parameters(notebooks: Iterable[Path], parameters: dict[str, Any]) -> dict[Path, dict[str, Any]]:
+    """Return {notebook: those of the parameters that its parameters cell knows}.
+
+    Raises ValueError, listing the known names, for a parameter that none of the notebooks knows.
+    """
+    known = {path: set(papermill.inspect_notebook(path)) for path in notebooks}
+    if unknown := parameters.keys() - set().union(*known.values()):
+        names = ", ".join(sorted(set().union(*known.values()))) or "none"
+        raise ValueError(f"a parameter must be known to a notebook ({names}), got {', '.join(sorted(unknown))}")
+    return {path: {n: v for n, v in parameters.items() if n in names} for path, names in known.items()}
+
+
+def run_notebooks(
+    notebooks: Iterable[Path],
+    out: str | Path,
+    *,
+    parameters: dict[str, Any] | None = None,
+    progress: bool = False,
+    on_done: Callable[[NotebookRun], None] = lambda run: None,
+) -> list[NotebookRun]:
+    """Execute notebooks one after the other into the folder `out`, with a summary of all in `out/index.html`.
+
+    `progress`: a bar of the cells on stderr. `on_done` is called after each. Stops at the first that fails, with
+    NotebookFailed, after its page and the summary are written. Raises what `share_parameters` raises before any work.
+    """
+    out = Path(out).resolve()
+    shared = share_parameters(notebooks, parameters or {})
+    out.mkdir(parents=True, exist_ok=True)
+    runs = []
+    for path, own in shared.items():
+        run = _reuse(path, out, own) or _execute(path, out, own, progress=progress)
+        runs.append(run)
+        (out / "index.html").write_text(summary_page(runs), encoding="utf-8")
+        if run.error:
+            raise NotebookFailed(run.error)
+        on_done(run)
+    return runs
+
+
+def fingerprint(path: Path, parameters: dict[str, Any]) -> str:
+    """Return a hash of all that a notebook's result depends on: itself, the library, the parameters, Python."""
+    digest = hashlib.sha256(platform.python_version().encode())
+    digest.update(repr(sorted(parameters.items())).encode())
+    library = sorted(p for p in LIBRARY.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    for file in (path, *library):
+        digest.update(file.read_bytes())
+        digest.update(file.name.encode())
+    return digest.hexdigest()
+
+
+def _run(path: Path, out: Path, notebook: nbformat.NotebookNode, seconds: float, **details: Any) -> NotebookRun:
+    title = next(
+        (line.removeprefix("# ").strip() for cell in notebook.cells for line in cell.source.splitlines()[:1]), path.stem
+    )
+    return NotebookRun(path.stem, title, out / path.name, out / f"{path.stem}.html", seconds, **details)
+
+
+def _reuse(path: Path, out: Path, parameters: dict[str, Any]) -> NotebookRun | None:
+    """Return the result of an earlier run when nothing that it depends on has changed."""
+    try:
+        notebook = nbformat.read(out / path.name, as_version=4)
+    except (OSError, nbformat.reader.NotJSONError, nbformat.ValidationError):
+        return None
+    made = notebook.metadata.get("flare_lib", {})
+    if made.get("fingerprint") != fingerprint(path, parameters) or not (out / f"{path.stem}.html").is_file():
+        return None
+    return _run(path, out, notebook, made["seconds"], reused=True)
+
+
+def _execute(path: Path, out: Path, parameters: dict[str, Any], *, progress: bool) -> NotebookRun:
+    """Execute one notebook in its own folder; the result gets its fingerprint only when it ran to its end."""
+    result = out / path.name
+    made = {"fingerprint": fingerprint(path, parameters)}
+    error = None
+    start = time.perf_counter()
+    try:
+        papermill.execute_notebook(
+            path,
+            result,
+            parameters,
+            kernel_name="python3",
+            language="python",
+            kernel_manager_class=ThisInterpreter,
+            cwd=path.parent,
+            progress_bar=progress,
+        )
+    except PapermillExecutionError as failure:
+        error = (
+            f"{path.name} stopped in cell [{failure.exec_count}]:\n{failure.source}\n{failure.ename}: {failure.evalue}"
+        )
+    except DeadKernelError:
+        error = f"{path.name} stopped: its kernel died, perhaps for want of memory"
+    made["seconds"] = round(time.perf_counter() - start, 1)
+    notebook = nbformat.read(result, as_version=4)
+    if error is None:
+        notebook.metadata["flare_lib"] = made
+        nbformat.write(notebook, result)
+    run = _run(path, out, notebook, made["seconds"], error=error)
+    page, _ = HTMLExporter().from_notebook_node(notebook)
+    run.page.write_text(page, encoding="utf-8")
+    return run
+
+
+def last_picture(notebook: Path) -> str | None:
+    """Return the last PNG among a notebook's outputs, in base64; None when it shows none."""
+    pictures = [
+        output["data"]["image/png"]
+        for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    return "".join(pictures[-1]).replace("\n", "") if pictures else None
+
+
+def summary_page(runs: Sequence[NotebookRun]) -> str:
+    """Return one HTML page on all runs: title, time, last picture, the link to each executed notebook, an error."""
+    rows = []
+    for run in runs:
+        picture = last_picture(run.notebook)
+        image = f'<img src="data:image/png;base64,{picture}" alt="the last figure">' if picture else ""
+        state = f"<pre>{html.escape(run.error)}</pre>" if run.error else f"{run.seconds:.0f} s"
+        link = f'<a href="{html.escape(run.page.name)}">{html.escape(run.title)}</a>'
+        rows.append(f"<tr><td>{html.escape(run.name)}<td>{link}<td>{state}<td>{image}</tr>")
+    return _PAGE.format(rows="\n".join(rows))
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<title>flare-lib: the notebooks, executed</title>
+<style>
+body {{ font: 16px/1.5 sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
+td, th {{ text-align: left; vertical-align: top; padding: .5rem 1rem .5rem 0; border-top: 1px solid #ddd; }}
+img {{ max-width: 22rem; max-height: 14rem; }}
+pre {{ color: #a00; white-space: pre-wrap; }}
+</style>
+<h1>The notebooks, executed</h1>
+<table>
+<tr><th>notebook<th>title<th>time<th>last figure</tr>
+{rows}
+</table>
+</html>
+"""

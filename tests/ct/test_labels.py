@@ -1,0 +1,126 @@
+"""The organ table, and how other data sets' numbers become FLARE's."""
+
+import re
+
+import numpy as np
+import pytest
+
+from flare_lib.ct.labels import DATA_SETS, N_CLASSES, N_ORGANS, ORGANS, ids_in, left_right_problems, organ, to_flare
+
+# Written out once more, from the data sets' own lists, organ by organ in FLARE's order; None: not labelled by itself.
+THEIR_IDS = {
+    "flare22": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13],
+    "amos22": [6, 2, 1, 10, 8, 9, 11, 12, 4, 5, 7, 13, 3],
+    "btcv": [6, 2, 1, 11, 8, 9, 12, 13, 4, 5, 7, None, 3],
+    "word": [1, 4, 2, 8, None, None, None, None, 6, 7, 5, 9, 3],
+    "totalsegmentator": [5, 2, 1, 7, 52, 63, 8, 9, 4, 15, 6, 19, 3],
+    "abdomenct-1k": [1, None, 3, 4, None, None, None, None, None, None, None, None, None],
+}
+
+
+def test_there_are_13_organs_numbered_from_1_in_the_order_of_the_challenge():
+    assert [o.id for o in ORGANS] == list(range(1, 14))
+    assert (N_ORGANS, N_CLASSES) == (13, 14)
+    abbreviations = "Liv RK Spl Pan Aor IVC RAG LAG Gall Eso Sto Duo LK"
+    assert [o.abbreviation for o in ORGANS] == abbreviations.split()
+    assert (organ(2).name, organ(13).name) == ("right kidney", "left kidney")
+
+
+def test_tolerances_are_those_of_the_evaluation_script():
+    assert [o.tolerance_mm for o in ORGANS] == [5, 3, 3, 5, 2, 2, 2, 2, 2, 3, 5, 7, 3]
+
+
+def test_names_abbreviations_and_colours_are_unique():
+    for field in ("name", "abbreviation", "color"):
+        assert len({getattr(o, field).lower() for o in ORGANS}) == N_ORGANS
+    assert all(re.fullmatch("#[0-9a-f]{6}", o.color) for o in ORGANS)
+
+
+@pytest.mark.parametrize("key", [6, "IVC", "ivc", "Inferior Vena Cava"])
+def test_an_organ_is_found_by_id_name_or_abbreviation_in_any_case(key):
+    assert organ(key) is ORGANS[5]
+
+
+@pytest.mark.parametrize("key", [0, 14, "bladder", ""])
+def test_an_unknown_organ_is_refused_with_the_list_of_known_ones(key):
+    with pytest.raises(ValueError, match=r"1 Liv, 2 RK.*13 LK.*got " + re.escape(repr(key))):
+        organ(key)
+
+
+@pytest.mark.parametrize("data_set", DATA_SETS)
+def test_every_id_of_every_data_set_becomes_the_organ_it_stands_for(data_set):
+    theirs = THEIR_IDS[data_set]
+    expected = {their_id: our_id for our_id, their_id in enumerate(theirs, start=1) if their_id is not None}
+    assert ids_in(data_set) == expected
+    every_id = np.arange(256, dtype=np.uint8).reshape(2, 8, 16)
+    renumbered = to_flare(every_id, data_set)
+    assert renumbered.dtype == np.uint8
+    assert renumbered.shape == (2, 8, 16)
+    assert {int(i): int(o) for i, o in zip(every_id.flat, renumbered.flat, strict=True) if o} == expected
+
+
+def test_all_data_sets_are_checked_here():
+    assert set(DATA_SETS) == set(THEIR_IDS)
+
+
+def test_a_label_map_with_ids_above_255_is_renumbered_too():
+    np.testing.assert_array_equal(
+        to_flare(np.array([5000, 5, 0, 63], dtype=np.int32), "totalsegmentator"), [0, 1, 0, 6]
+    )
+
+
+def test_an_empty_label_map_stays_empty():
+    assert to_flare(np.zeros((0, 3, 2), dtype=np.int16), "amos22").shape == (0, 3, 2)
+
+
+def test_an_unknown_data_set_is_refused():
+    with pytest.raises(ValueError, match=r"data_set must be one of flare22, .*got 'lits'"):
+        ids_in("lits")
+
+
+def test_labels_must_be_integers_and_not_negative():
+    with pytest.raises(TypeError, match="must hold integers, got float32"):
+        to_flare(np.zeros(3, dtype=np.float32), "flare22")
+    with pytest.raises(ValueError, match="0 or more, got -1"):
+        to_flare(np.array([-1, 2]), "flare22")
+
+
+def _paired_organs() -> np.ndarray:
+    """Return a canonical label map: x grows to the patient's right, so the right-sided organs have the larger x."""
+    label_map = np.zeros((3, 4, 10), dtype=np.uint8)
+    for name, x in (("liver", 8), ("right kidney", 7), ("right adrenal gland", 6)):
+        label_map[1, 2, x] = organ(name).id
+    for name, x in (("spleen", 1), ("left kidney", 2), ("left adrenal gland", 3)):
+        label_map[1, 1, x] = organ(name).id
+    return label_map
+
+
+def test_organs_on_their_own_sides_are_no_problem():
+    assert left_right_problems(_paired_organs()) == []
+
+
+def test_a_mirrored_patient_has_all_three_pairs_on_the_wrong_sides():
+    problems = left_right_problems(_paired_organs()[:, :, ::-1])
+    assert [p.split(" must")[0] for p in problems] == ["the liver", "the right kidney", "the right adrenal gland"]
+    assert problems[0].endswith("got x = 1.0 and 8.0")
+
+
+def test_swapped_kidneys_are_noticed_alone():
+    label_map = _paired_organs()
+    right, left = label_map == organ("RK").id, label_map == organ("LK").id
+    label_map[right], label_map[left] = organ("LK").id, organ("RK").id
+    assert left_right_problems(label_map) == [
+        "the right kidney must lie to the patient's right of the left kidney, got x = 2.0 and 7.0"
+    ]
+
+
+def test_a_pair_with_one_organ_missing_is_not_judged():
+    label_map = _paired_organs()[:, :, ::-1].copy()
+    label_map[np.isin(label_map, [organ("Spl").id, organ("LK").id, organ("RAG").id])] = 0
+    assert left_right_problems(label_map) == []
+    assert left_right_problems(np.zeros((2, 3, 4), dtype=np.uint8)) == []
+
+
+def test_left_and_right_need_three_axes():
+    with pytest.raises(ValueError, match=r"3 axes, got shape \(2, 3\)"):
+        left_right_problems(np.zeros((2, 3), dtype=np.uint8))

@@ -1,0 +1,285 @@
+"""Sources: fetched once, checked by hash, kept, and an error in one line when they cannot be had."""
+
+import hashlib
+import io
+import subprocess
+import sys
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flare_lib.ct.volume import Volume, load_ct, load_label_map, save_ct, save_label_map
+from flare_lib.data import sources
+from flare_lib.data.sources import (
+    Archive,
+    SampleCase,
+    SourceUnavailable,
+    cache_folder,
+    fetch_sample,
+    fetch_thorax,
+    pip_download,
+    sample_or_phantom,
+)
+
+SPACING_ZYX_MM = (3.0, 2.0, 1.5)
+STRUCTURES_ZYX = np.zeros((2, 3, 4), np.uint8)
+STRUCTURES_ZYX[0, 1, :3] = 5, 2, 79  # liver, right kidney, spinal cord
+STRUCTURES_ZYX[1, 2, 3] = 63  # inferior vena cava
+ORGANS_ZYX = np.zeros((2, 3, 4), np.uint8)
+ORGANS_ZYX[0, 1, :2] = 1, 2
+ORGANS_ZYX[1, 2, 3] = 6
+
+
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+class Index:
+    """A package index in a folder: one archive with three small images, and how often it was asked for it."""
+
+    def __init__(self, folder):
+        self.downloads = 0
+        ct = Volume.from_array(np.full((2, 3, 4), -1000, np.int16), SPACING_ZYX_MM)
+        save_ct(folder / "ct.nii.gz", ct)
+        save_label_map(folder / "structures.nii.gz", STRUCTURES_ZYX, ct)
+        files = {
+            "abdomen_ct.nii.gz": "ct.nii.gz",
+            "abdomen_117_structures.nii.gz": "structures.nii.gz",
+            "thorax_ct.nii.gz": "ct.nii.gz",
+        }
+        self.contents = {name: (folder / file).read_bytes() for name, file in files.items()}
+        self.file = folder / "small-1.0.tar.gz"
+        with tarfile.open(self.file, "w:gz") as tar:
+            for name, content in self.contents.items():
+                member = tarfile.TarInfo(f"small-1.0/{name}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+            tar.addfile(self._folder("small-1.0/empty"))
+        members = {name: (f"small-1.0/{name}", sha256(content)) for name, content in self.contents.items()}
+        self.archive = Archive("small", "1.0", sha256(self.file.read_bytes()), members)
+
+    @staticmethod
+    def _folder(name):
+        member = tarfile.TarInfo(name)
+        member.type = tarfile.DIRTYPE
+        return member
+
+    def download(self, archive, folder):
+        self.downloads += 1
+        copy = Path(folder) / self.file.name
+        copy.write_bytes(self.file.read_bytes())
+        return copy
+
+    def moved(self, name, path, content=b""):
+        """The same archive, with a member expected elsewhere, or with other content."""
+        digest = sha256(content or self.contents[name])
+        return replace(self.archive, members=self.archive.members | {name: (path, digest)})
+
+
+@pytest.fixture
+def index(tmp_path):
+    (tmp_path / "index").mkdir()
+    return Index(tmp_path / "index")
+
+
+@pytest.fixture
+def fetch(index, tmp_path):
+    return lambda get=fetch_sample, archive=index.archive, **how: get(
+        tmp_path / "cache", archive=archive, download=index.download, **how
+    )
+
+
+def files_in(folder):
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_sample_is_a_ct_and_the_13_organs_on_its_grid(fetch):
+    case = fetch()
+    ct, labels = load_ct(case.ct_path), load_label_map(case.label_map_path)
+    np.testing.assert_array_equal(ct.array_zyx, -1000)
+    np.testing.assert_array_equal(labels.array_zyx, ORGANS_ZYX)
+    np.testing.assert_array_equal(labels.affine, ct.affine)
+    assert labels.spacing_zyx_mm == SPACING_ZYX_MM
+    assert "not accuracy" in case.about
+
+
+def test_only_the_named_members_are_kept(fetch, tmp_path):
+    fetch()
+    assert files_in(tmp_path / "cache") == [
+        "abdomen_117_structures.nii.gz",
+        "abdomen_13_organs.nii.gz",
+        "abdomen_ct.nii.gz",
+    ]
+
+
+def test_a_second_call_needs_no_download_and_changes_no_file(fetch, index):
+    first = fetch()
+    written = [path.stat().st_mtime_ns for path in (first.ct_path, first.label_map_path)]
+    assert fetch(offline=True) == first
+    assert index.downloads == 1
+    assert [path.stat().st_mtime_ns for path in (first.ct_path, first.label_map_path)] == written
+
+
+@pytest.mark.parametrize("damaged", ["abdomen_ct.nii.gz", "abdomen_117_structures.nii.gz"])
+def test_a_damaged_file_in_the_cache_is_fetched_again(fetch, index, damaged):
+    path = fetch().ct_path.with_name(damaged)
+    path.write_bytes(path.read_bytes()[:-1])
+    fetch()
+    assert index.downloads == 2
+    assert path.read_bytes() == index.contents[damaged]
+
+
+def test_a_damaged_label_map_is_made_again_without_a_download(fetch, index):
+    case = fetch()
+    case.label_map_path.write_bytes(b"not a label map")
+    fetch(offline=True)
+    np.testing.assert_array_equal(load_label_map(case.label_map_path).array_zyx, ORGANS_ZYX)
+
+
+def test_the_thorax_comes_alone(fetch, index, tmp_path):
+    assert fetch(fetch_thorax).read_bytes() == index.contents["thorax_ct.nii.gz"]
+    assert files_in(tmp_path / "cache") == ["thorax_ct.nii.gz"]
+
+
+def test_offline_with_an_empty_cache_is_an_error_that_leaves_nothing(fetch, tmp_path):
+    with pytest.raises(SourceUnavailable, match=r"small 1\.0 must be had through pip, got: it is not in .*small-1\.0"):
+        fetch(offline=True)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_an_archive_of_another_hash_is_refused(fetch, index, tmp_path):
+    with pytest.raises(SourceUnavailable, match="must have sha256 0000, got " + index.archive.sha256):
+        fetch(archive=replace(index.archive, sha256="0000"))
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_member_of_another_hash_is_refused(fetch, index, tmp_path):
+    name = "abdomen_ct.nii.gz"
+    with pytest.raises(SourceUnavailable, match=rf"{name} must have sha256 {sha256(b'other')}, got "):
+        fetch(archive=index.moved(name, f"small-1.0/{name}", b"other"))
+    assert files_in(tmp_path / "cache") == []
+
+
+def test_a_missing_member_and_a_folder_in_its_place_are_refused(fetch, index):
+    with pytest.raises(SourceUnavailable, match=r"small-1\.0/no must be in it"):
+        fetch(archive=index.moved("abdomen_ct.nii.gz", "small-1.0/no"))
+    with pytest.raises(SourceUnavailable, match=r"small-1\.0/empty must be a file"):
+        fetch(archive=index.moved("abdomen_ct.nii.gz", "small-1.0/empty"))
+
+
+def test_a_file_that_is_no_archive_is_refused(fetch, index):
+    index.file.write_bytes(b"<html>log in first</html>")
+    with pytest.raises(SourceUnavailable, match="got: file could not be opened successfully"):
+        fetch(archive=replace(index.archive, sha256=sha256(index.file.read_bytes())))
+
+
+def test_a_cache_that_cannot_be_written_is_an_error_in_one_line(index, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SourceUnavailable, match=r"small 1\.0 must be had through pip, got: ") as raised:
+        fetch_sample(tmp_path / "file", archive=index.archive, download=index.download)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_cache_folder_can_be_chosen(monkeypatch, tmp_path):
+    monkeypatch.setenv("FLARE_LIB_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("platform", "variable", "expected"),
+    [
+        ("linux", "XDG_CACHE_HOME", "chosen/flare-lib"),
+        ("win32", "LOCALAPPDATA", "chosen/flare-lib"),
+        ("linux", None, "home/.cache/flare-lib"),
+        ("darwin", None, "home/Library/Caches/flare-lib"),
+        ("win32", None, "home/AppData/Local/flare-lib"),
+    ],
+)
+def test_the_cache_folder_is_the_users_own(monkeypatch, tmp_path, platform, variable, expected):
+    for name in ("FLARE_LIB_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sources.sys, "platform", platform)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    if variable:
+        monkeypatch.setenv(variable, str(tmp_path / "chosen"))
+    assert cache_folder() == tmp_path / expected
+
+
+def answer(monkeypatch, *, code=0, stderr="", makes=None):
+    """Let pip answer so; returns the list of the commands it was given, with the wish they point to."""
+    asked = []
+
+    def run(command, **_how):
+        asked.append((command, Path(command[command.index("-r") + 1]).read_text()))
+        if makes is not None:
+            makes.write_bytes(b"archive")
+        return subprocess.CompletedProcess(command, code, "", stderr)
+
+    monkeypatch.setattr(sources.subprocess, "run", run)
+    return asked
+
+
+def test_pip_is_asked_for_the_source_with_its_hash(monkeypatch, tmp_path, index):
+    file = tmp_path / "small-1.0.tar.gz"
+    asked = answer(monkeypatch, makes=file)
+    assert pip_download(index.archive, tmp_path) == file
+    [(command, wish)] = asked
+    assert command[:3] == [sys.executable, "-m", "pip"]
+    assert {"download", "--no-deps", "--no-binary", "--require-hashes"} <= set(command)
+    assert wish == f"small==1.0 --hash=sha256:{index.archive.sha256}\n"
+
+
+def test_what_pip_says_last_is_the_reason_given(monkeypatch, tmp_path, index):
+    answer(monkeypatch, code=1, stderr="WARNING: slow\nERROR: No matching distribution found for small==1.0\n\n")
+    with pytest.raises(SourceUnavailable) as raised:
+        pip_download(index.archive, tmp_path)
+    assert str(raised.value) == (
+        "small 1.0 must be had through pip, got: No matching distribution found for small==1.0 (is there a network?)"
+    )
+
+
+def test_a_pip_that_says_nothing_or_never_ends_is_an_error_too(monkeypatch, tmp_path, index):
+    answer(monkeypatch, code=3)
+    with pytest.raises(SourceUnavailable, match="pip ended with 3"):
+        pip_download(index.archive, tmp_path)
+
+    def never_ends(command, timeout, **_how):
+        raise subprocess.TimeoutExpired("pip", timeout)
+
+    monkeypatch.setattr(sources.subprocess, "run", never_ends)
+    with pytest.raises(SourceUnavailable, match="timed out after 600 seconds"):
+        pip_download(index.archive, tmp_path)
+
+
+def test_without_a_network_a_phantom_takes_its_place_and_is_kept(fetch, tmp_path, monkeypatch):
+    made = []
+
+    def phantom_case(seed):
+        made.append(seed)
+        ct = Volume.from_array(np.full((2, 3, 4), -900, np.int16), SPACING_ZYX_MM)
+        return ct, ct.with_array(ORGANS_ZYX)
+
+    monkeypatch.setattr(sources, "phantom_case", phantom_case)
+    for _ in range(2):
+        case = fetch(sample_or_phantom, offline=True)
+        np.testing.assert_array_equal(load_ct(case.ct_path).array_zyx, -900)
+        np.testing.assert_array_equal(load_label_map(case.label_map_path).array_zyx, ORGANS_ZYX)
+        assert "a phantom, a synthetic CT, in place of the real one (small 1.0 must be had through pip" in case.about
+    assert made == [0]
+    assert fetch(sample_or_phantom) == fetch()
+
+
+def test_copies_are_written_only_when_they_differ(fetch, tmp_path):
+    case = fetch()
+    copy = case.copy_to(tmp_path / "new" / "folder")
+    assert copy == SampleCase(tmp_path / "new/folder/ct.nii.gz", tmp_path / "new/folder/reference.nii.gz", case.about)
+    assert copy.ct_path.read_bytes() == case.ct_path.read_bytes()
+    assert copy.label_map_path.read_bytes() == case.label_map_path.read_bytes()
+    written = copy.ct_path.stat().st_mtime_ns
+    copy.label_map_path.write_bytes(b"something else")
+    case.copy_to(tmp_path / "new" / "folder")
+    assert copy.ct_path.stat().st_mtime_ns == written
+    assert copy.label_map_path.read_bytes() == case.label_map_path.read_bytes()

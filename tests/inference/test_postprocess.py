@@ -1,0 +1,320 @@
+"""Clean-up: cases drawn by hand, and the same answers as scipy gives organ by organ."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from flare_lib.ct.labels import organ
+from flare_lib.inference.postprocess import (
+    keep_largest_components,
+    postprocess,
+    reference_point,
+    remove_far_components,
+)
+
+LIVER, RIGHT_KIDNEY, SPLEEN, AORTA, VENA_CAVA = 1, 2, 3, 5, 6
+SPACING = (5.0, 2.0, 1.0)  # mm along z, y, x
+
+
+def empty(shape=(9, 8, 10)):
+    return np.zeros(shape, np.uint8)
+
+
+def person():
+    """Great vessels along z around (y, x) = (4, 10), a kidney beside them and a bladder 40 slices below it."""
+    labels = empty((60, 9, 21))
+    labels[20:50, 3:6, 7:9] = AORTA
+    labels[20:50, 3:6, 12:14] = VENA_CAVA
+    labels[32:38, 3:7, 15:19] = RIGHT_KIDNEY
+    bladder = empty(labels.shape)
+    bladder[0:2, 2:6, 8:13] = 1
+    return labels, bladder.astype(bool)
+
+
+@st.composite
+def label_maps(draw):
+    shape = draw(st.tuples(st.integers(1, 9), st.integers(1, 8), st.integers(1, 7)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    labels = rng.choice([1, 2, 5, 6, 13], size=shape)
+    return np.where(rng.random(shape) < draw(st.floats(0, 0.7)), labels, 0).astype(np.uint8)
+
+
+def largest_with_scipy(mask):
+    """The largest 26-connected component, of equals the first; scipy numbers them by their first voxels."""
+    components, n = ndimage.label(mask, np.ones((3, 3, 3)))
+    return components == 1 + np.argmax(np.bincount(components.ravel(), minlength=n + 1)[1:]) if n else mask
+
+
+# --- the largest component
+
+
+def test_of_every_organ_the_largest_component_stays():
+    labels = empty()
+    labels[1:3, 1:3, 1:4] = LIVER
+    labels[6, 6, 6:8] = LIVER
+    labels[0:2, 5, 5] = SPLEEN
+    labels[5:8, 2, 5] = SPLEEN
+    expected = empty()
+    expected[1:3, 1:3, 1:4] = LIVER
+    expected[5:8, 2, 5] = SPLEEN
+    np.testing.assert_array_equal(keep_largest_components(labels), expected)
+
+
+def test_voxels_that_share_only_a_corner_are_connected():
+    labels = empty()
+    labels[1, 1, 1] = labels[2, 2, 2] = labels[3, 1, 3] = LIVER
+    labels[6, 6, 6:8] = LIVER
+    cleaned = keep_largest_components(labels)
+    assert cleaned[1, 1, 1] == cleaned[2, 2, 2] == cleaned[3, 1, 3] == LIVER
+    assert np.count_nonzero(cleaned) == 3
+
+
+def test_organs_that_touch_are_components_of_their_own():
+    labels = empty()
+    labels[2, 2, 1:4] = LIVER
+    labels[2, 2, 4:6] = SPLEEN
+    labels[2, 2, 6:8] = LIVER  # joined to the rest of the liver by the spleen alone
+    cleaned = keep_largest_components(labels)
+    np.testing.assert_array_equal(cleaned[2, 2], [0, 1, 1, 1, 3, 3, 0, 0, 0, 0])
+
+
+def test_of_equal_components_the_first_one_in_z_then_y_then_x_stays():
+    labels = empty()
+    labels[3, 2, 7] = labels[3, 4, 1] = labels[5, 0, 0] = LIVER
+    labels[6, 1:3, 9] = labels[6, 5:7, 2] = SPLEEN
+    expected = empty()
+    expected[3, 2, 7] = LIVER
+    expected[6, 1:3, 9] = SPLEEN
+    np.testing.assert_array_equal(keep_largest_components(labels), expected)
+
+
+@given(labels=label_maps())
+def test_the_largest_components_are_scipys_organ_by_organ(labels):
+    expected = np.zeros_like(labels)
+    for label in np.unique(labels[labels > 0]):
+        expected[largest_with_scipy(labels == label)] = label
+    np.testing.assert_array_equal(keep_largest_components(labels), expected)
+
+
+@given(labels=label_maps())
+def test_cleaning_twice_changes_nothing_more(labels):
+    once = keep_largest_components(labels)
+    np.testing.assert_array_equal(keep_largest_components(once), once)
+
+
+# --- the reference point
+
+
+def test_the_reference_point_lies_midway_between_aorta_and_vena_cava():
+    labels = empty()
+    labels[2:5, 2, 1] = AORTA  # centroid (3, 2, 1)
+    labels[4:7, 6, 4:7] = VENA_CAVA  # centroid (5, 6, 5); three times the voxels count no more
+    point = reference_point(labels, SPACING)
+    np.testing.assert_allclose(point.point_zyx_mm, [4 * 5.0, 4 * 2.0, 3 * 1.0])
+    assert point.source == "aorta and inferior vena cava"
+
+
+def test_an_island_of_the_aorta_does_not_move_the_reference_point():
+    labels = empty()
+    labels[2:5, 2, 1] = AORTA
+    labels[4:7, 6, 5] = VENA_CAVA
+    before = reference_point(labels, SPACING).point_zyx_mm
+    labels[8, 7, 8:10] = AORTA
+    np.testing.assert_array_equal(reference_point(labels, SPACING).point_zyx_mm, before)
+
+
+@pytest.mark.parametrize("vessel", [AORTA, VENA_CAVA])
+def test_with_one_vessel_alone_the_liver_is_the_reference(vessel):
+    labels = empty()
+    labels[2:5, 2, 1] = vessel
+    labels[1:4, 5, 2:7] = LIVER
+    point = reference_point(labels, SPACING)
+    np.testing.assert_allclose(point.point_zyx_mm, [2 * 5.0, 5 * 2.0, 4 * 1.0])
+    assert point.source == "liver"
+
+
+def test_without_vessels_and_liver_there_is_no_reference_and_nothing_is_removed():
+    labels = empty()
+    labels[0, 0, 0] = SPLEEN
+    labels[8, 7, 9] = AORTA
+    assert reference_point(labels, SPACING) is None
+    np.testing.assert_array_equal(remove_far_components(labels, SPACING, 1.0), labels)
+
+
+# --- the distance rule
+
+
+def test_a_bladder_taken_for_a_kidney_is_removed():
+    labels, bladder = person()
+    expected = labels.copy()
+    labels[bladder] = RIGHT_KIDNEY
+    # the vessels' midpoint is slice 34.5, the bladder's centroid slice 0.5: 170 mm below and a little aside
+    np.testing.assert_array_equal(remove_far_components(labels, SPACING, 170.0), expected)
+    np.testing.assert_array_equal(remove_far_components(labels, SPACING, 171.0), labels)
+
+
+@pytest.mark.parametrize(("axis", "voxels"), [(0, 4), (1, 10), (2, 20)])
+def test_the_distance_counts_in_millimetres_and_may_be_reached_but_not_passed(axis, voxels):
+    labels = np.zeros((30, 29, 31), np.uint8)
+    centre = np.array([5, 4, 6])
+    labels[tuple(centre)] = LIVER
+    island = centre.copy()
+    island[axis] += voxels  # 20 mm on every axis
+    labels[tuple(island)] = SPLEEN
+    np.testing.assert_array_equal(remove_far_components(labels, SPACING, 20.0), labels)
+    assert remove_far_components(labels, SPACING, 19.9)[tuple(island)] == 0
+
+
+def test_a_far_part_stays_when_any_organ_connects_it_with_what_is_near():
+    labels, bladder = person()
+    labels[bladder] = RIGHT_KIDNEY
+    labels[2:20, 4, 8] = SPLEEN  # from the bladder up to the aorta
+    np.testing.assert_array_equal(remove_far_components(labels, SPACING, 100.0), labels)
+
+
+def test_a_far_region_goes_with_all_the_organs_in_it():
+    labels, bladder = person()
+    expected = labels.copy()
+    labels[bladder] = RIGHT_KIDNEY
+    labels[2, 4, 8:10] = SPLEEN  # on top of the bladder
+    np.testing.assert_array_equal(remove_far_components(labels, SPACING, 150.0), expected)
+
+
+@given(labels=label_maps(), max_distance_mm=st.floats(1.0, 25.0))
+def test_the_regions_removed_are_those_that_scipy_finds_far(labels, max_distance_mm):
+    def centroid(mask):
+        return np.array(ndimage.center_of_mass(mask)) * SPACING
+
+    aorta, vena_cava, liver = (largest_with_scipy(labels == k) for k in (AORTA, VENA_CAVA, LIVER))
+    expected = labels.copy()
+    if (aorta.any() and vena_cava.any()) or liver.any():
+        both = aorta.any() and vena_cava.any()
+        reference = (centroid(aorta) + centroid(vena_cava)) / 2 if both else centroid(liver)
+        regions, n = ndimage.label(labels > 0, np.ones((3, 3, 3)))
+        for k in range(1, n + 1):
+            distance = math.dist(centroid(regions == k), reference)
+            if abs(distance - max_distance_mm) < 1e-6:
+                return  # too close to call between two ways of rounding
+            if distance > max_distance_mm:
+                expected[regions == k] = 0
+    np.testing.assert_array_equal(remove_far_components(labels, SPACING, max_distance_mm), expected)
+
+
+# --- the two together
+
+
+def test_both_steps_report_the_millilitres_they_removed_of_each_organ():
+    labels, bladder = person()
+    expected = labels.copy()
+    expected[32:38, 3:7, 15:19] = 0
+    labels[58, 1, 1:4] = AORTA
+    bladder[0:3, 1:7, 7:14] = True  # 126 voxels: larger than the kidney's 96, which therefore goes first
+    labels[bladder] = RIGHT_KIDNEY
+    cleaned, report = postprocess(labels, SPACING, max_distance_mm=150.0)
+    np.testing.assert_array_equal(cleaned, expected)
+    assert report.smaller_components_ml == pytest.approx({"aorta": 0.03, "right kidney": 0.96})
+    assert report.far_components_ml == pytest.approx({"right kidney": 1.26})
+    assert report.reference == "aorta and inferior vena cava"
+
+
+def test_in_the_other_order_a_kidney_smaller_than_the_bladder_is_found_again():
+    labels, bladder = person()
+    expected = labels.copy()
+    bladder[0:3, 1:7, 7:14] = True
+    labels[bladder] = RIGHT_KIDNEY
+    near = remove_far_components(labels, SPACING, 150.0)
+    np.testing.assert_array_equal(keep_largest_components(near), expected)
+
+
+def test_each_step_can_be_left_out():
+    labels, bladder = person()
+    labels[bladder] = SPLEEN
+    labels[30, 0, 0] = RIGHT_KIDNEY
+    largest_alone, report = postprocess(labels, SPACING, max_distance_mm=150.0, remove_far=False)
+    np.testing.assert_array_equal(largest_alone, keep_largest_components(labels))
+    assert (report.smaller_components_ml, report.far_components_ml) == ({"right kidney": 0.01}, {})
+    assert report.reference is None
+    near_alone, report = postprocess(labels, SPACING, max_distance_mm=150.0, keep_largest=False)
+    np.testing.assert_array_equal(near_alone, remove_far_components(labels, SPACING, 150.0))
+    assert (report.smaller_components_ml, report.far_components_ml) == ({}, {"spleen": 0.4})
+    neither, report = postprocess(labels, SPACING, keep_largest=False, remove_far=False)
+    np.testing.assert_array_equal(neither, labels)
+    assert not np.shares_memory(neither, labels)
+
+
+@given(labels=label_maps(), keep_largest=st.booleans(), remove_far=st.booleans())
+def test_what_was_there_is_kept_or_reported(labels, keep_largest, remove_far):
+    options = {"max_distance_mm": 9.0, "keep_largest": keep_largest, "remove_far": remove_far}
+    before = labels.copy()
+    cleaned, report = postprocess(labels, SPACING, **options)
+    np.testing.assert_array_equal(labels, before)
+    assert ((cleaned == labels) | (cleaned == 0)).all()
+    for label in (1, 2, 5, 6, 13):
+        name = organ(label).name
+        removed = report.smaller_components_ml.get(name, 0) + report.far_components_ml.get(name, 0)
+        assert removed == pytest.approx(0.01 * (np.sum(labels == label) - np.sum(cleaned == label)))
+
+
+# --- edges
+
+
+def test_an_empty_label_map_stays_empty():
+    cleaned, report = postprocess(empty(), SPACING)
+    assert cleaned.shape == (9, 8, 10)
+    assert not cleaned.any()
+    assert (report.smaller_components_ml, report.far_components_ml, report.reference) == ({}, {}, None)
+    assert postprocess(np.zeros((0, 4, 5), np.uint8), SPACING)[0].shape == (0, 4, 5)
+
+
+def test_a_single_organ_of_a_single_voxel_stays():
+    labels = empty()
+    labels[8, 7, 9] = LIVER
+    cleaned, report = postprocess(labels, SPACING)
+    np.testing.assert_array_equal(cleaned, labels)
+    assert report.reference == "liver"
+
+
+def test_a_label_map_full_of_one_organ_stays():
+    labels = np.full((3, 4, 5), 13, np.uint8)
+    np.testing.assert_array_equal(postprocess(labels, SPACING)[0], labels)
+
+
+@pytest.mark.parametrize("arrange", [np.asfortranarray, lambda a: a[::-1, :, ::-1], lambda a: a.astype(np.int64)])
+def test_memory_order_views_and_other_integers_make_no_difference(arrange):
+    labels = arrange(np.random.default_rng(4).choice([0, 0, 1, 5, 6], size=(7, 8, 9)).astype(np.uint8))
+    cleaned = postprocess(labels, SPACING, max_distance_mm=6.0)[0]
+    plain = postprocess(np.ascontiguousarray(labels, np.uint8), SPACING, max_distance_mm=6.0)[0]
+    assert cleaned.dtype == np.uint8
+    np.testing.assert_array_equal(cleaned, plain)
+
+
+@pytest.mark.parametrize("clean", [keep_largest_components, lambda a: remove_far_components(a, SPACING)])
+def test_what_is_no_label_map_is_refused(clean):
+    with pytest.raises(TypeError, match="must hold integers, got float32"):
+        clean(np.zeros((3, 4, 5), np.float32))
+    with pytest.raises(TypeError, match="must hold integers, got bool"):
+        clean(np.zeros((3, 4, 5), bool))
+    with pytest.raises(ValueError, match=r"3 axes, got shape \(4, 5\)"):
+        clean(np.zeros((4, 5), np.uint8))
+    with pytest.raises(ValueError, match="labels must be 0 to 13, got 0 to 14"):
+        clean(np.full((3, 4, 5), 14, np.uint8))
+    with pytest.raises(ValueError, match="labels must be 0 to 13, got -1 to 0"):
+        clean(np.full((3, 4, 5), -1, np.int16))
+
+
+@pytest.mark.parametrize("max_distance_mm", [0.0, -170.0, math.nan])
+def test_a_distance_that_is_not_positive_is_refused(max_distance_mm):
+    with pytest.raises(ValueError, match="max_distance_mm must be positive"):
+        remove_far_components(empty(), SPACING, max_distance_mm)
+    with pytest.raises(ValueError, match="max_distance_mm must be positive"):
+        postprocess(empty(), SPACING, max_distance_mm=max_distance_mm)
+
+
+def test_a_spacing_that_is_not_positive_is_refused():
+    for clean in (postprocess, remove_far_components):
+        with pytest.raises(ValueError, match="spacing_zyx_mm must be 3 positive numbers"):
+            clean(empty(), (1.0, 0.0, 2.0))

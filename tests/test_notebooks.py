@@ -1,0 +1,193 @@
+"""The headless runner, on notebooks of a few lines."""
+
+import json
+import sys
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from flare_lib.notebooks import (
+    NotebookFailed,
+    find_notebooks,
+    fingerprint,
+    last_picture,
+    parse_parameter,
+    run_notebooks,
+    share_parameters,
+)
+
+FIGURE = """\
+import matplotlib.pyplot as plt
+plt.figure(figsize=(1, 1)).add_axes((0, 0, 1, 1)).plot([1, 2])
+plt.show()"""
+
+
+@pytest.fixture
+def course(tmp_path):
+    """A folder of notebooks: `course.add(name, title, *cells, parameters=...)`."""
+
+    class Course:
+        folder = tmp_path / "notebooks"
+        out = tmp_path / "out"
+
+        def add(self, name, title, *cells, parameters="n_steps = 2\nrate = 0.5"):
+            cells = [new_markdown_cell(f"# {title}\n\nText."), *map(new_code_cell, (parameters, *cells))]
+            cells[1].metadata["tags"] = ["parameters"]
+            kernel = {"name": "python3", "language": "python", "display_name": "Python 3"}
+            self.folder.mkdir(exist_ok=True)
+            nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), self.folder / f"{name}.ipynb")
+            return self.folder / f"{name}.ipynb"
+
+        def run(self, **how):
+            return run_notebooks(find_notebooks(self.folder), self.out, **how)
+
+        def printed(self, name):
+            cells = nbformat.read(self.out / f"{name}.ipynb", as_version=4).cells
+            return [o.text.strip() for c in cells if c.cell_type == "code" for o in c.outputs if "text" in o]
+
+    return Course()
+
+
+def test_notebooks_come_in_the_order_of_their_names_and_can_be_chosen_by_how_they_begin(course):
+    for name in ("02_c", "00_a", "01_b"):
+        course.add(name, name)
+    assert [p.stem for p in find_notebooks(course.folder)] == ["00_a", "01_b", "02_c"]
+    assert [p.stem for p in find_notebooks(course.folder, ["02", "00_a"])] == ["00_a", "02_c"]
+
+
+def test_a_choice_that_fits_nothing_is_refused_with_what_there_is(course):
+    course.add("00_a", "A")
+    with pytest.raises(ValueError, match="one of 00_a; got '07'"):
+        find_notebooks(course.folder, ["00", "07"])
+
+
+def test_a_folder_without_notebooks_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"a folder with notebooks is needed, got .* without any"):
+        find_notebooks(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("n_steps=3", ("n_steps", 3)),
+        ("rate=1e-3", ("rate", 0.001)),
+        ("full=True", ("full", True)),
+        ("patch=(1, 2, 3)", ("patch", (1, 2, 3))),
+        ("path=a/b=c.nii", ("path", "a/b=c.nii")),
+        ("name=", ("name", "")),
+    ],
+)
+def test_a_parameter_is_a_python_literal_or_text(text, expected):
+    assert parse_parameter(text) == expected
+
+
+@pytest.mark.parametrize("text", ["n_steps", "=3", "n steps=3"])
+def test_a_parameter_without_a_name_or_a_value_is_refused(text):
+    with pytest.raises(ValueError, match="must be written name=value, got "):
+        parse_parameter(text)
+
+
+def test_each_notebook_gets_the_parameters_it_knows(course):
+    a, b = course.add("00_a", "A"), course.add("01_b", "B", parameters="rate = 0.1")
+    assert share_parameters([a, b], {"n_steps": 7, "rate": 1}) == {a: {"n_steps": 7, "rate": 1}, b: {"rate": 1}}
+
+
+def test_an_unknown_parameter_is_refused_with_the_known_ones_before_any_work(course):
+    course.add("00_a", "A")
+    with pytest.raises(ValueError, match=r"known to a notebook \(n_steps, rate\), got n_step"):
+        course.run(parameters={"n_step": 3})
+    assert not course.out.exists()
+
+
+def test_notebooks_run_here_in_their_own_folder_with_this_interpreter(course, monkeypatch):
+    where = "import os, sys; print(sys.executable); print(os.path.basename(os.getcwd()))"
+    course.add("00_a", "First", where)
+    # a kernel of the same name that some other environment has registered
+    foreign = course.folder.parent / "jupyter" / "kernels" / "python3"
+    foreign.mkdir(parents=True)
+    spec = {"argv": ["/nowhere/python", "-f", "{connection_file}"], "display_name": "other", "language": "python"}
+    (foreign / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(foreign.parent.parent))
+    course.run()
+    assert "\n".join(course.printed("00_a")).splitlines() == [sys.executable, "notebooks"]
+
+
+def test_results_are_a_notebook_a_page_and_a_summary_of_all(course):
+    course.add("00_a", "First <one>", FIGURE)
+    course.add("01_b", "Second", "print('no picture')")
+    done = []
+    runs = course.run(on_done=done.append)
+    assert done == runs
+    assert [(run.name, run.title, run.reused, run.error) for run in runs] == [
+        ("00_a", "First <one>", False, None),
+        ("01_b", "Second", False, None),
+    ]
+    summary = (course.out / "index.html").read_text()
+    assert '<a href="00_a.html">First &lt;one&gt;</a>' in summary
+    assert '<a href="01_b.html">Second</a>' in summary
+    assert summary.count("<img ") == 1
+    assert last_picture(course.out / "00_a.ipynb").startswith("iVBORw0KGgo")  # how a PNG begins, in base64
+    assert last_picture(course.out / "01_b.ipynb") is None
+    assert "no picture" in (course.out / "01_b.html").read_text()
+
+
+def test_parameters_reach_the_notebook_and_the_originals_stay_as_they_were(course):
+    path = course.add("00_a", "A", "print(n_steps * rate)")
+    before = path.read_bytes()
+    course.run(parameters={"n_steps": 8})
+    assert course.printed("00_a") == ["4.0"]
+    assert path.read_bytes() == before
+
+
+def test_a_result_is_reused_until_what_it_depends_on_changes(course):
+    course.add("00_a", "A", "print(n_steps)")
+    [first] = course.run()
+    [second] = course.run()
+    assert (first.reused, second.reused, second.seconds) == (False, True, first.seconds)
+    [third] = course.run(parameters={"n_steps": 9})
+    assert (third.reused, course.printed("00_a")) == (False, ["9"])
+
+
+def test_a_fingerprint_changes_with_the_notebook_the_parameters_and_the_library(course, tmp_path, monkeypatch):
+    library = tmp_path / "library"
+    library.mkdir()
+    (library / "module.py").write_text("A = 1")
+    monkeypatch.setattr("flare_lib.notebooks.LIBRARY", library)
+    path = course.add("00_a", "A")
+    prints = [fingerprint(path, {}), fingerprint(path, {"rate": 1}), fingerprint(path, {"rate": "1"})]
+    course.add("00_a", "B")
+    prints.append(fingerprint(path, {}))
+    (library / "module.py").write_text("A = 2")
+    prints.append(fingerprint(path, {}))
+    assert len(set(prints)) == 5
+    assert fingerprint(path, {}) == prints[-1]
+
+
+def test_the_first_failure_stops_the_run_with_the_cells_own_error(course):
+    course.add("00_a", "A", "good = 1", "values = [1, 2]\nvalues[good + 5]")
+    course.add("01_b", "B")
+    done = []
+    with pytest.raises(NotebookFailed) as raised:
+        course.run(on_done=done.append)
+    assert str(raised.value) == (
+        "00_a.ipynb stopped in cell [3]:\nvalues = [1, 2]\nvalues[good + 5]\nIndexError: list index out of range"
+    )
+    assert done == []
+    assert "IndexError: list index out of range" in (course.out / "index.html").read_text()
+    assert "IndexError" in (course.out / "00_a.html").read_text()
+    assert not (course.out / "01_b.ipynb").exists()
+
+
+def test_a_failed_notebook_is_not_taken_for_a_result(course):
+    course.add("00_a", "A", "import os; open('fails', 'x').close(); 1 / 0")
+    for _ in range(2):
+        with pytest.raises(NotebookFailed, match="Error"):
+            course.run()
+        (course.folder / "fails").unlink()
+
+
+def test_a_kernel_that_dies_is_told_apart(course):
+    course.add("00_a", "A", "import os; os._exit(1)")
+    with pytest.raises(NotebookFailed, match=r"00_a\.ipynb stopped: its kernel died, perhaps for want of memory"):
+        course.run()
