@@ -54,7 +54,6 @@ def big_phantom(n_slices: int) -> Volume:
     return Volume.from_array(resample_nearest(ct.array_zyx, (n_slices, 512, 512)), (1.5, 0.9, 0.9))
 
 
-
 def resident_mib() -> float:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
@@ -69,7 +68,9 @@ def measure(case: str, paper_grid: bool, queue: multiprocessing.Queue) -> None:
     began = time.perf_counter()
     result = segment(ct, *stages)
     seconds = time.perf_counter() - began
-    high_water = int(next(s for s in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in s).split()[1]) / 1024
+    high_water = (
+        int(next(s for s in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in s).split()[1]) / 1024
+    )
     queue.put(
         {
             "case": case if not case.isdigit() else f"phantom 512 x 512 x {case}",
@@ -101,7 +102,9 @@ def main() -> None:
         rows.append(queue.get())
         process.join()
         row = rows[-1]
-        print(f"{row['case']:<28} {row['nets']:<20} {row['seconds']:7.1f} s  CT {row['ct_mib']} MiB, extra {row['extra_mib']} MiB")
+        print(
+            f"{row['case']:<28} {row['nets']:<20} {row['seconds']:7.1f} s  CT {row['ct_mib']} MiB, extra {row['extra_mib']} MiB"
+        )
         print("    " + ", ".join(f"{step} {s} s" for step, s in row["steps"].items()))
     earlier = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
     replaced = {(row["case"], row["nets"]) for row in rows}

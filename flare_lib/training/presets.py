@@ -27,7 +27,7 @@ class Recipe:
     sd_hu: float | None = None
     organ_centred: float = 0.0
     cut: float = 0.4
-    sources: dict[str, float] = field(default_factory=lambda: {"label_maps": 0.8, "phantoms": 0.2})
+    sources: dict[str, float] = field(default_factory=lambda: {"label_maps": 1.0})
     features_per_stage: tuple[int, ...] = (16, 32, 64, 96, 128)
     strides: tuple[tuple[int, int, int], ...] = ((2, 2, 2),) * 4
     n_heads: int = 4
@@ -54,7 +54,7 @@ class Recipe:
 PRESETS: dict[str, Recipe] = {
     "first-coarse": Recipe("coarse", (5.0, 5.0, 5.0), (48, 64, 80), n_steps=2500),
     "first-fine": Recipe(
-        "fine", (3.0, 3.0, 3.0), (64, 80, 96), n_steps=3500, learning_rate=1e-3, organ_centred=0.8, cut=0.25
+        "fine", (3.0, 3.0, 3.0), (64, 64, 80), n_steps=1000, learning_rate=1e-3, organ_centred=0.8, cut=0.25
     ),
 }
 

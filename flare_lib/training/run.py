@@ -15,10 +15,9 @@ import numpy as np
 import torch
 
 from flare_lib.data.persons import embody, find_persons, load_person
-from flare_lib.data.phantom import make_phantom
 from flare_lib.data.structures import Structures
 from flare_lib.network.unet import UNet
-from flare_lib.network.weights import load_trained, save_trained
+from flare_lib.network.weights import fill, load_trained, save_trained
 from flare_lib.training.loop import train
 from flare_lib.training.patches import PaintedPatches, make_patch
 from flare_lib.training.presets import Recipe
@@ -37,6 +36,8 @@ def gather_persons(label_maps: str | Path, recipe: Recipe) -> dict[str, list[Str
         loaded = [load_person(path) for path in find_persons(label_maps)]
         persons["label_maps"] = [b for k, p in enumerate(loaded) for b in embody(p, BODIES_PER_PERSON, seed=k)]
     if recipe.sources.get("phantoms"):
+        from flare_lib.data.phantom import make_phantom
+
         persons["phantoms"] = [make_phantom(recipe.seed * 1000 + k) for k in range(N_PHANTOMS)]
     return persons
 
@@ -79,9 +80,13 @@ def run(
     torch.manual_seed(recipe.seed)
     net = UNet(features_per_stage=recipe.features_per_stage, strides=recipe.strides, n_heads=recipe.n_heads)
     if init is not None:
-        net.load_state_dict(load_trained(init).net.state_dict())
-    train(net, PaintedPatches(persons, recipe), recipe, folder=folder, device=device, n_workers=n_workers, on_step=on_step)
+        fill(net, load_trained(init).net.state_dict(), source=init)
+    train(
+        net, PaintedPatches(persons, recipe), recipe, folder=folder, device=device, n_workers=n_workers, on_step=on_step
+    )
     card = {
+        "preprocessing": recipe.preprocessing.to_dict(),
+        "patch_size": list(recipe.patch_size),
         "recipe": recipe.to_dict(),
         "started_from": None if init is None else Path(init).name,
         "trained_until": datetime.now(UTC).strftime("%Y-%m-%d"),

@@ -42,7 +42,9 @@ def new_net(recipe, seed=0):
 
 
 def run(recipe, folder, **settings):
-    return train(new_net(recipe), patches(recipe), recipe, folder=folder, n_workers=0, mixed_precision=False, **settings)
+    return train(
+        new_net(recipe), patches(recipe), recipe, folder=folder, n_workers=0, mixed_precision=False, **settings
+    )
 
 
 def test_the_learning_rate_warms_up_and_then_falls_to_zero_by_the_papers_power():

@@ -1,0 +1,264 @@
+"""A synthetic person, from head to thigh: the shapes. Grey values come from `painting`.
+
+The person is assembled from ellipsoids and tubes in millimetres (x to the patient's right, y to the front, z to the
+head, origin in front of the first lumbar vertebra), each organ with a size and a place of its own. What is drawn later
+lies over what was drawn before. A smooth random deformation then takes the geometry out of the shapes. The
+measures are round figures of adult anatomy; the volumes are within the ranges of healthy adults.
+"""
+
+import cc3d
+import numpy as np
+
+from flare_lib.ct.volume import Shape, Triple, Volume
+from flare_lib.data.painting import paint
+from flare_lib.data.structures import ORGAN_STRUCTURES, UNLABELLED, Structures, deform, organ_labels
+
+# z in mm, lower and upper end
+FIELDS_OF_VIEW: dict[str, tuple[float, float]] = {
+    "abdomen": (-120.0, 140.0),
+    "half_body": (-260.0, 300.0),
+    "whole_body": (-420.0, 560.0),
+}
+_WIDTH_MM, _DEPTH_MM = 440.0, 340.0
+_DRAWING_MM = 2.5
+
+_BACKDROP = ("air", "skin", "fat", "muscle", UNLABELLED)
+_BONES = ("vertebrae", "disc", "sacrum", "hip", "femur", "rib", "sternum", "costal_cartilages", "skull")
+_SOFT = ("lung_lower_lobe_left", "lung_lower_lobe_right", "heart", "brain", "trachea", "spinal_cord", "autochthon")
+_BELLY = ("iliopsoas", "small_bowel", "colon", "urinary_bladder", "portal_vein_and_splenic_vein")
+_VESSELS = ("iliac_artery", "iliac_vena")
+_NAMES = dict(enumerate((*_BACKDROP, *_BONES, *_SOFT, *_BELLY, *_VESSELS, *ORGAN_STRUCTURES)))
+_IDS = {name: i for i, name in _NAMES.items()}
+
+
+class _Drawing:
+    """A grid of structure ids over a stretch of a person, and the two brushes that shapes are made with."""
+
+    def __init__(self, z_range_mm: tuple[float, float], rng: np.random.Generator) -> None:
+        self.low = np.array([z_range_mm[0], -_DEPTH_MM / 2, -_WIDTH_MM / 2])
+        high = np.array([z_range_mm[1], _DEPTH_MM / 2, _WIDTH_MM / 2])
+        self.ids = np.zeros(np.ceil((high - self.low) / _DRAWING_MM).astype(int), np.uint8)
+        self.rng = rng
+
+    def grid(self, box: tuple[slice, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return x, y, z of the voxel centres in a box, in mm, ready to broadcast."""
+        z, y, x = (
+            (np.arange(s.start, s.stop, dtype=np.float32) + 0.5) * _DRAWING_MM + low
+            for s, low in zip(box, self.low, strict=True)
+        )
+        return x, y[:, None], z[:, None, None]
+
+    def box(self, low_xyz: np.ndarray, high_xyz: np.ndarray) -> tuple[slice, ...]:
+        """Return the voxels between two corners in mm, cut at the drawing's edges."""
+        start = np.floor((low_xyz[::-1] - self.low) / _DRAWING_MM).astype(int)
+        stop = np.ceil((high_xyz[::-1] - self.low) / _DRAWING_MM).astype(int)
+        return tuple(
+            slice(max(0, a), max(0, min(b, n))) for a, b, n in zip(start, stop, self.ids.shape, strict=True)
+        )
+
+    def put(self, name: str, box: tuple[slice, ...], mask: np.ndarray, only: tuple[str, ...] = ()) -> None:
+        """Draw a mask, over everything or over the structures named `only`."""
+        part = self.ids[box]
+        if only:
+            mask = mask & np.isin(part, [_IDS[o] for o in only])
+        part[np.broadcast_to(mask, part.shape)] = _IDS[name]
+
+    def ellipsoid(self, name, center, radii, *, tilt=0.0, jitter=4.0, only=()):
+        """Draw an ellipsoid, tilted by `tilt` rad in the coronal plane, its centre and radii varied from person to person."""
+        center = np.array(center, float) + self.rng.uniform(-jitter, jitter, 3)
+        radii = np.array(radii, float) * self.rng.uniform(0.92, 1.08, 3)
+        reach = np.array([max(radii[0], radii[2])] * 3) if tilt else radii
+        reach[1] = radii[1]
+        box = self.box(center - reach, center + reach)
+        x, y, z = (g - c for g, c in zip(self.grid(box), center, strict=True))
+        across, along = np.cos(tilt) * x - np.sin(tilt) * z, np.sin(tilt) * x + np.cos(tilt) * z
+        inside = (across / radii[0]) ** 2 + (y / radii[1]) ** 2 + (along / radii[2]) ** 2 < 1
+        self.put(name, box, inside, only)
+
+    def tube(self, name, points, radii, *, jitter=2.5, only=()):
+        """Draw a tube through points, its radius going from one value to the next."""
+        points = np.array(points, float)
+        points += self.rng.uniform(-jitter, jitter, points.shape)
+        radii = np.broadcast_to(np.asarray(radii, float), len(points)) * self.rng.uniform(0.92, 1.08)
+        for a, b, ra, rb in zip(points, points[1:], radii, radii[1:], strict=False):
+            reach = max(ra, rb)
+            box = self.box(np.minimum(a, b) - reach, np.maximum(a, b) + reach)
+            x, y, z = self.grid(box)
+            way = b - a
+            t = ((x - a[0]) * way[0] + (y - a[1]) * way[1] + (z - a[2]) * way[2]) / max(way @ way, 1e-6)
+            t = np.clip(t, 0, 1)
+            distance = (x - a[0] - t * way[0]) ** 2 + (y - a[1] - t * way[1]) ** 2 + (z - a[2] - t * way[2]) ** 2
+            self.put(name, box, distance < (ra + t * (rb - ra)) ** 2, only)
+
+
+def make_phantom(
+    seed: int,
+    *,
+    shape_zyx: Shape | None = None,
+    spacing_zyx_mm: Triple = (2.5, 2.0, 2.0),
+    field_of_view: str = "abdomen",
+) -> Structures:
+    """Return the structures of one person, canonical (RAS+) ZYX.
+
+    `seed` 0 or more: another seed, another person; `field_of_view` "abdomen" (lung base to iliac crest), "half_body"
+    (thorax and pelvis) or "whole_body" (head to thigh). The grid shows the field at `spacing_zyx_mm`, or, centred in
+    it, `shape_zyx` voxels of that spacing. Raises ValueError for an unknown field.
+    """
+    if field_of_view not in FIELDS_OF_VIEW:
+        raise ValueError(f"field_of_view must be one of {', '.join(FIELDS_OF_VIEW)}, got {field_of_view!r}")
+    field = FIELDS_OF_VIEW[field_of_view]
+    rng = np.random.default_rng([seed, 0xAB])
+    # drawn a little further than shown, so that deforming and turning bring in no edge
+    drawing = _Drawing((field[0] - 30, field[1] + 30), rng)
+    _draw_trunk(drawing)
+    _draw_skeleton(drawing)
+    _draw_bowel(drawing)
+    _draw_organs(drawing)
+    _keep_one_piece(drawing.ids)
+    size_mm = (field[1] - field[0], _DEPTH_MM, _WIDTH_MM)
+    shape = shape_zyx or tuple(round(n / s) for n, s in zip(size_mm, spacing_zyx_mm, strict=True))
+    person = Structures(drawing.ids, _NAMES, (_DRAWING_MM,) * 3)
+    deformed = deform(
+        person,
+        shape,
+        spacing_zyx_mm,
+        rng,
+        max_rotation_rad=0.04,
+        scale_range=(0.95, 1.06),
+        anisotropy=0.04,
+        displacements_mm=((70.0, 6.0), (32.0, 2.5)),
+    )
+    _keep_one_piece(deformed.array_zyx)
+    return deformed
+
+
+def phantom_case(
+    seed: int,
+    *,
+    shape_zyx: Shape | None = None,
+    spacing_zyx_mm: Triple = (2.5, 2.0, 2.0),
+    field_of_view: str = "abdomen",
+) -> tuple[Volume, Volume]:
+    """Return a painted CT (int16 HU) and its labels (uint8, 0 to 13) of one person; arguments as `make_phantom`."""
+    structures = make_phantom(seed, shape_zyx=shape_zyx, spacing_zyx_mm=spacing_zyx_mm, field_of_view=field_of_view)
+    hu = paint(structures, np.random.default_rng([seed, 0xCD]))
+    spacing = structures.spacing_zyx_mm
+    return Volume.from_array(hu, spacing), Volume.from_array(organ_labels(structures), spacing)
+
+
+def _draw_trunk(d: _Drawing) -> None:
+    """Skin, fat and wall of the trunk, what fills it, the lungs above the diaphragm, the heart."""
+    rng = d.rng
+    everywhere = tuple(slice(0, n) for n in d.ids.shape)
+    x, y, z = d.grid(everywhere)
+    # half width and half depth of the muscular trunk along z: thigh, hip, waist, chest, shoulder, neck, head
+    heights = [-450, -200, -60, 90, 230, 330, 375, 420, 600]
+    half_x = np.interp(z, heights, [150, 160, 138, 150, 160, 150, 60, 75, 75]).astype(np.float32)
+    half_y = np.interp(z, heights, [85, 105, 92, 108, 112, 85, 60, 95, 95]).astype(np.float32)
+    fat = rng.uniform(8, 32) * np.interp(z, [300, 380], [1, 0.25])
+    behind = np.where(y < 0, 1.0, 0.75)  # fat lies thicker behind and at the sides
+    radius = ((np.abs(x) / half_x) ** 2.4 + (np.abs(y) / half_y) ** 2.4) ** (1 / 2.4)
+    outward_mm = (radius - 1) * np.minimum(half_x, half_y)
+    d.put("skin", everywhere, outward_mm < fat * behind + 3)
+    d.put("fat", everywhere, outward_mm < fat * behind)
+    d.put("muscle", everywhere, outward_mm < 0)
+    d.put(UNLABELLED, everywhere, (outward_mm < -rng.uniform(9, 14)) & (z < 340) & (z > -260))
+    dome = 92 - 0.0045 * (np.abs(x) - 55) ** 2 - 0.011 * (y - 15) ** 2 + np.where(x > 0, 8, 0)
+    for side, sign in (("right", 1), ("left", -1)):
+        lung = (((x - sign * 72) / 64) ** 2 + ((y + 3) / 92) ** 2 + ((z - 130) / 185) ** 2 < 1) & (z > dome)
+        d.put(f"lung_lower_lobe_{side}", everywhere, lung, (UNLABELLED, "muscle"))
+    d.ellipsoid("heart", (-22, 32, 148), (58, 46, 52), tilt=-0.5)
+    d.tube("trachea", [(0, -10, 330), (0, -25, 235)], 9)
+
+
+def _draw_skeleton(d: _Drawing) -> None:
+    """Spine with discs and canal, ribs, breastbone, pelvis, thighs, skull; back muscles and psoas."""
+    for sign in (1, -1):
+        d.tube("autochthon", [(sign * 30, -90, z) for z in (-140, 0, 150, 320)], [26, 25, 24, 18])
+        d.tube("iliopsoas", [(sign * p, y, z) for p, y, z in ((30, -55, 20), (44, -45, -60), (66, -15, -170))], [8, 22, 20])
+    for k, z in enumerate(np.arange(-150, 350, 34.0)):
+        d.tube("vertebrae", [(0, -55, z - 9), (0, -55, z + 9)], 19 if k < 8 else 16, jitter=1)
+        d.tube("disc", [(0, -55, z + 15), (0, -55, z + 19)], 16, jitter=0.5)
+        for sign in (1, -1):
+            d.tube("vertebrae", [(sign * 14, -68, z), (sign * 12, -92, z - 4), (0, -102, z - 8)], 6, jitter=1)
+            d.tube("vertebrae", [(sign * 14, -78, z), (sign * 38, -84, z)], 4.5, jitter=1)
+        d.tube("vertebrae", [(0, -98, z - 8), (0, -118, z - 16)], 4.5, jitter=1)
+    d.tube("spinal_cord", [(0, -82, z) for z in (-170, 0, 150, 380)], 7, jitter=0.5)
+    for k in range(11):
+        top = 45 + 25.0 * k
+        reach = 2.5 if k > 3 else 1.5 + 0.25 * k  # rad round the chest: the lowest ribs end early
+        angles = np.linspace(0.25, reach, 14)
+        for sign in (1, -1):
+            arc = [
+                (sign * 141 * np.sin(a), -100 * np.cos(a), top - 55 * (1 - np.cos(a)) / 2) for a in angles
+            ]
+            d.tube("rib", arc, 5.0, jitter=0.5)
+            if k > 3:
+                d.tube("costal_cartilages", [arc[-1], (sign * 18, 97, top - 40)], 5.0, jitter=0.5)
+    d.tube("sternum", [(0, 100, 95), (0, 100, 250)], [8, 12])
+    d.ellipsoid("sacrum", (0, -78, -175), (48, 18, 55))
+    for sign in (1, -1):
+        side = {"tilt": sign * 0.25, "jitter": 2.0}
+        d.ellipsoid("hip", (sign * 95, -35, -150), (13, 58, 68), **side)
+        d.ellipsoid("hip", (sign * 78, 5, -235), (24, 40, 36), **side)
+        d.tube("femur", [(sign * 92, 0, -250), (sign * 125, -15, -280), (sign * 118, 0, -470)], [24, 19, 15])
+    d.ellipsoid("skull", (0, 0, 480), (72, 90, 85))
+    d.ellipsoid("brain", (0, 0, 485), (63, 80, 75), jitter=1)
+
+
+def _draw_bowel(d: _Drawing) -> None:
+    """Colon as a frame, loops of small bowel within it, the bladder below."""
+    d.ellipsoid("urinary_bladder", (0, 20, -225), (38, 32, 28))
+    frame = [(92, 15, -115), (96, 5, -50), (88, 20, 0), (60, 62, -12), (0, 74, -40), (-55, 66, -5), (-98, 10, 28)]
+    frame += [(-106, -15, -40), (-98, 0, -110), (-55, 15, -160), (-15, -10, -180), (0, -40, -210), (0, -48, -250)]
+    inside = (UNLABELLED, "small_bowel")
+    for a, b in zip(frame, frame[1:], strict=False):
+        d.tube("colon", [a, b], d.rng.uniform(15, 25, 2), only=inside)
+    at = np.array([-50.0, 30.0, -45.0])
+    low, high = np.array([-75.0, 5.0, -150.0]), np.array([72.0, 68.0, -48.0])
+    for _ in range(45):
+        to = np.clip(at + d.rng.normal(0, 42, 3), low, high)
+        d.tube("small_bowel", [at, to], d.rng.uniform(8, 13), jitter=0, only=(UNLABELLED,))
+        at = to
+
+
+def _draw_organs(d: _Drawing) -> None:
+    """The great vessels and the 13 organs, those that press on others last."""
+    cavity = (UNLABELLED, "colon", "small_bowel", "lung_lower_lobe_right", "lung_lower_lobe_left", "heart")
+    size = d.rng.uniform(0.92, 1.06)
+    for center, radii in (((62, -5, 52), (68, 82, 62)), ((70, 5, 5), (48, 62, 62)), ((5, 42, 62), (72, 42, 34))):
+        d.ellipsoid("liver", center, np.array(radii) * size, only=cavity)
+    d.ellipsoid("spleen", (-98, -42, 52), (26, 43, 47), tilt=-0.35, only=(*cavity, "muscle"))
+    stomach = [(-22, -2, 84), (-58, 14, 84), (-66, 30, 50), (-56, 48, 12), (-22, 54, -8), (14, 44, -4)]
+    d.tube("stomach", stomach, np.array([13, 30, 33, 27, 19, 13]) * d.rng.uniform(0.8, 1.15), only=(*cavity, "liver"))
+    d.tube("portal_vein_and_splenic_vein", [(-72, -30, 36), (8, 0, 2), (26, 10, 26), (46, 12, 46)], [4, 6, 7, 6])
+    for sign, tilt, lift in ((1, 0.2, -14), (-1, -0.2, 0)):
+        side = "right" if sign > 0 else "left"
+        d.ellipsoid(f"kidney_{side}", (sign * 66, -48, lift), (28, 26, 54), tilt=tilt, jitter=3)
+        d.ellipsoid("fat", (sign * 40, -40, lift), (13, 11, 19), tilt=tilt, jitter=1)
+    d.tube("pancreas", [(32, 8, -32), (28, 12, -14), (2, 20, -4), (-34, 2, 12), (-78, -26, 32)], [15, 15, 10, 10, 9])
+    duodenum = [(16, 42, -4), (36, 26, -6), (46, 4, -22), (44, -4, -48), (24, -6, -68), (-8, -4, -66), (-28, 10, -48)]
+    d.tube("duodenum", duodenum, [12, 12, 12, 12, 11, 11, 10], only=tuple(n for n in _NAMES.values() if n != "pancreas"))
+    d.ellipsoid("gallbladder", (48, 50, -18), (14, 15, 30), tilt=0.3)
+    bifurcation, joining = (-8, -26, -92), (16, -24, -96)
+    for sign in (1, -1):
+        d.tube("iliac_artery", [bifurcation, (sign * 34, -22, -140), (sign * 66, 20, -220)], 6)
+        d.tube("iliac_vena", [joining, (sign * 32, -32, -145), (sign * 62, 10, -225)], 7)
+    d.tube("inferior_vena_cava", [joining, (22, -24, -20), (26, -20, 50), (20, -2, 108)], [10, 11, 12, 13])
+    d.tube("aorta", [bifurcation, (-12, -26, 0), (-14, -28, 100), (-24, -30, 235), (-10, 0, 262), (10, 22, 230)], [9, 10, 11, 12, 14, 15])
+    d.tube("esophagus", [(0, -22, 330), (-2, -14, 180), (-8, -10, 120), (-20, -4, 88)], [8, 8, 8, 9])
+    for sign, side in ((1, "right"), (-1, "left")):
+        top = (sign * 40, -34, 58)
+        for inner, back in ((46, -50), (36, -52)):
+            d.tube(f"adrenal_gland_{side}", [top, (sign * inner, back, 40)], [4.5, 3.6], jitter=1)
+
+
+def _keep_one_piece(ids: np.ndarray) -> None:
+    """Leave every organ its largest piece, in place: what others cut off from it becomes unlabelled."""
+    for name in ORGAN_STRUCTURES:
+        mask = ids == _IDS[name]
+        pieces = cc3d.connected_components(mask, connectivity=26)
+        counts = np.bincount(pieces.ravel())
+        if counts.size > 2:
+            counts[0] = 0
+            ids[mask & (pieces != counts.argmax())] = _IDS[UNLABELLED]

@@ -1,0 +1,101 @@
+"""Figures: the right voxel in the right corner, the organs' own colours, files complete or not there."""
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+
+from flare_lib.ct.labels import ORGANS
+from flare_lib.ct.volume import Volume
+from flare_lib.display.figures import (
+    comparison_figure,
+    dice_figure,
+    organ_center,
+    organ_colormap,
+    overlay_figure,
+    plane_slice,
+    save_figure,
+    timing_figure,
+)
+
+
+def ct():
+    return Volume.from_array(np.zeros((6, 8, 10), np.int16) - 100, (5.0, 2.0, 1.5))
+
+
+def labels(**voxels):
+    label_map = np.zeros((6, 8, 10), np.uint8)
+    label_map[4, 1:3, 7:9] = 1
+    label_map[4, 5, 2] = 5
+    return label_map
+
+
+def test_the_patients_right_is_on_the_left_and_front_and_head_are_up():
+    marked = np.zeros((6, 8, 10))
+    marked[5, 7, 9] = 1  # head, front, right
+    for plane, index in (("axial", 5), ("coronal", 7), ("sagittal", 9)):
+        picture = plane_slice(marked, plane, index)
+        assert picture[-1, 0] == 1  # the last row is drawn on top
+        assert picture.sum() == 1
+    with pytest.raises(ValueError, match="plane must be one of axial, coronal, sagittal, got 'oblique'"):
+        plane_slice(marked, "oblique", 0)
+
+
+def test_slices_are_drawn_in_mm():
+    figure = overlay_figure(ct(), labels())
+    extents = [axes.images[0].get_extent() for axes in figure.axes]
+    assert extents == [[0, 15.0, 0, 16.0], [0, 15.0, 0, 30.0], [0, 16.0, 0, 30.0]]
+
+
+def test_the_slices_shown_are_those_with_the_most_organs():
+    assert organ_center(labels())[0] == 4
+    assert organ_center(np.zeros((6, 8, 10), np.uint8)) == (3, 4, 5)
+
+
+def test_the_legend_names_the_organs_that_are_there_in_their_colours():
+    legend = overlay_figure(ct(), labels()).legends[0]
+    shown = {
+        text.get_text(): to_hex(p.get_facecolor()) for text, p in zip(legend.texts, legend.get_patches(), strict=True)
+    }
+    assert shown == {f"{o.abbreviation}  {o.name}": o.color for o in ORGANS if o.id in (1, 5)}
+    assert overlay_figure(ct()).legends == []
+
+
+def test_every_label_is_drawn_in_its_organs_colour_and_the_background_not_at_all():
+    image = overlay_figure(ct(), labels(), opacity=1.0).axes[0].images[1]
+    for organ in ORGANS:
+        assert to_hex(image.cmap(image.norm(organ.id))) == organ.color
+    assert image.cmap(image.norm(0))[3] == 0
+    assert organ_colormap().N == 14
+
+
+def test_a_comparison_has_a_row_a_label_map_on_the_same_slices():
+    figure = comparison_figure(ct(), {"ours": labels(), "theirs": labels() * 0})
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[0] == "ours: axial, z = 4"
+    assert titles[3] == "theirs: axial, z = 4"
+    assert titles[1] == titles[4]
+
+
+def test_a_label_map_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"must have the CT's shape \(6, 8, 10\), got \(1, 8, 10\)"):
+        overlay_figure(ct(), labels()[:1])
+
+
+def test_bars_are_as_long_as_the_steps_took():
+    bars = timing_figure({"load": 0.5, "net": 2.0}).axes[0].patches
+    assert [bar.get_width() for bar in bars] == [0.5, 2.0]
+
+
+def test_dice_bars_carry_the_scores_and_the_organs_colours():
+    scores = np.linspace(0, 0.9, 13)
+    bars = dice_figure({"ours": scores, "theirs": scores / 2}).axes[0].patches
+    np.testing.assert_allclose([bar.get_height() for bar in bars], [*scores, *(scores / 2)])
+    assert [to_hex(bar.get_facecolor()) for bar in bars] == [o.color for o in ORGANS] * 2
+
+
+def test_a_saved_figure_is_a_png_and_nothing_is_left_beside_it(tmp_path):
+    save_figure(timing_figure({"load": 1.0}), tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    with pytest.raises(ValueError, match="the figure's folder must exist"):
+        save_figure(timing_figure({"load": 1.0}), tmp_path / "none" / "a.png")
