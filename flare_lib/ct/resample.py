@@ -95,6 +95,15 @@ def resample_volume(
         array_zyx = resample_nearest(volume.array_zyx, shape_zyx)
     else:
         array_zyx = resample_trilinear(volume.array_zyx, shape_zyx, align_corners=align_corners, window_hu=window_hu)
+    return place_resampled(volume, array_zyx, align_corners=align_corners)
+
+
+def place_resampled(volume: Volume, array_zyx: np.ndarray, *, align_corners: bool = False) -> Volume:
+    """Return `array_zyx` (any shape), resampled from `volume`, in its place in the world: spacing and affine that belong.
+
+    It has no file grid.
+    """
+    shape_zyx = array_zyx.shape
     # step: old voxels from one new voxel to the next; start: the old index at which the first new voxel lies
     step_zyx = np.divide(volume.shape_zyx, shape_zyx)
     start_zyx = step_zyx / 2 - 0.5

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from flare_lib.ct.preprocess import find_foreground
+from flare_lib.ct.resample import place_resampled
 from flare_lib.ct.roi import Box, bounding_box, crop_volume, paste
 from flare_lib.ct.volume import Volume
 from flare_lib.inference.postprocess import postprocess
@@ -116,8 +117,7 @@ def segment(
         ]
     )
     lap("coarse net")
-    coarse_spacing = tuple(s / n for s, n in zip(body.size_mm_zyx, coarse_labels.shape, strict=True))
-    coarse_labels, _ = postprocess(coarse_labels, coarse_spacing, max_distance_mm=max_distance_mm)
+    coarse_labels, _ = postprocess(coarse_labels, place_resampled(body, coarse_labels).spacing_zyx_mm, max_distance_mm=max_distance_mm)
     found = bounding_box(coarse_labels > 0)
     if found is None:
         notes.append("the coarse stage found no organ, so the fine stage looked at the whole foreground")
@@ -135,8 +135,7 @@ def segment(
     roi = roi.shift(foreground.start_zyx)
     label_map = paste(fine_labels, roi, ct.shape_zyx)
     lap("paste")
-    coarse_volume = resampled_like(body, coarse_labels)
-    return Segmentation(label_map, coarse_volume, roi, lap.seconds, tuple(notes))
+    return Segmentation(label_map, place_resampled(body, coarse_labels), roi, lap.seconds, tuple(notes))
 
 
 def _slabs(image: torch.Tensor, stage: Stage, tile_step: float, name: str, progress: Progress | None):

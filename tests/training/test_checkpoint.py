@@ -1,0 +1,38 @@
+"""Checkpoints: complete or not there, and everything comes back."""
+
+import pytest
+import torch
+
+from flare_lib.training.checkpoint import load_checkpoint, save_checkpoint
+
+
+def parts(seed):
+    torch.manual_seed(seed)
+    net = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
+    net(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    return {"net": net, "optimizer": optimizer}
+
+
+def test_net_optimizer_and_step_come_back(tmp_path):
+    before, after = parts(0), parts(1)
+    save_checkpoint(tmp_path / "c.pt", **before, step=5, recipe={"lr": 1})
+    assert load_checkpoint(tmp_path / "c.pt", **after, recipe={"lr": 1}) == 5
+    assert torch.equal(before["net"].weight, after["net"].weight)
+    moments = [p["optimizer"].state_dict()["state"][0]["exp_avg"] for p in (before, after)]
+    assert torch.equal(*moments)
+
+
+def test_a_failed_save_leaves_the_earlier_checkpoint_and_nothing_else(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path / "c.pt", **parts(0), step=5, recipe={})
+
+    def full_disk(state, path):
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path / "c.pt", **parts(1), step=6, recipe={})
+    assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
+    assert load_checkpoint(tmp_path / "c.pt", **parts(2), recipe={}) == 5
