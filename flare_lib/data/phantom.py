@@ -52,9 +52,7 @@ class _Drawing:
         """Return the voxels between two corners in mm, cut at the drawing's edges."""
         start = np.floor((low_xyz[::-1] - self.low) / _DRAWING_MM).astype(int)
         stop = np.ceil((high_xyz[::-1] - self.low) / _DRAWING_MM).astype(int)
-        return tuple(
-            slice(max(0, a), max(0, min(b, n))) for a, b, n in zip(start, stop, self.ids.shape, strict=True)
-        )
+        return tuple(slice(max(0, a), max(0, min(b, n))) for a, b, n in zip(start, stop, self.ids.shape, strict=True))
 
     def put(self, name: str, box: tuple[slice, ...], mask: np.ndarray, only: tuple[str, ...] = ()) -> None:
         """Draw a mask, over everything or over the structures named `only`."""
@@ -175,7 +173,9 @@ def _draw_skeleton(d: _Drawing) -> None:
     """Spine with discs and canal, ribs, breastbone, pelvis, thighs, skull; back muscles and psoas."""
     for sign in (1, -1):
         d.tube("autochthon", [(sign * 30, -90, z) for z in (-140, 0, 150, 320)], [26, 25, 24, 18])
-        d.tube("iliopsoas", [(sign * p, y, z) for p, y, z in ((30, -55, 20), (44, -45, -60), (66, -15, -170))], [8, 22, 20])
+        d.tube(
+            "iliopsoas", [(sign * p, y, z) for p, y, z in ((30, -55, 20), (44, -45, -60), (66, -15, -170))], [8, 22, 20]
+        )
     for k, z in enumerate(np.arange(-150, 350, 34.0)):
         d.tube("vertebrae", [(0, -55, z - 9), (0, -55, z + 9)], 19 if k < 8 else 16, jitter=1)
         d.tube("disc", [(0, -55, z + 15), (0, -55, z + 19)], 16, jitter=0.5)
@@ -189,9 +189,7 @@ def _draw_skeleton(d: _Drawing) -> None:
         reach = 2.5 if k > 3 else 1.5 + 0.25 * k  # rad round the chest: the lowest ribs end early
         angles = np.linspace(0.25, reach, 14)
         for sign in (1, -1):
-            arc = [
-                (sign * 141 * np.sin(a), -100 * np.cos(a), top - 55 * (1 - np.cos(a)) / 2) for a in angles
-            ]
+            arc = [(sign * 141 * np.sin(a), -100 * np.cos(a), top - 55 * (1 - np.cos(a)) / 2) for a in angles]
             d.tube("rib", arc, 5.0, jitter=0.5)
             if k > 3:
                 d.tube("costal_cartilages", [arc[-1], (sign * 18, 97, top - 40)], 5.0, jitter=0.5)
@@ -238,14 +236,20 @@ def _draw_organs(d: _Drawing) -> None:
         d.ellipsoid("fat", (sign * 40, -40, lift), (13, 11, 19), tilt=tilt, jitter=1)
     d.tube("pancreas", [(32, 8, -32), (28, 12, -14), (2, 20, -4), (-34, 2, 12), (-78, -26, 32)], [15, 15, 10, 10, 9])
     duodenum = [(16, 42, -4), (36, 26, -6), (46, 4, -22), (44, -4, -48), (24, -6, -68), (-8, -4, -66), (-28, 10, -48)]
-    d.tube("duodenum", duodenum, [12, 12, 12, 12, 11, 11, 10], only=tuple(n for n in _NAMES.values() if n != "pancreas"))
+    d.tube(
+        "duodenum", duodenum, [12, 12, 12, 12, 11, 11, 10], only=tuple(n for n in _NAMES.values() if n != "pancreas")
+    )
     d.ellipsoid("gallbladder", (48, 50, -18), (14, 15, 30), tilt=0.3)
     bifurcation, joining = (-8, -26, -92), (16, -24, -96)
     for sign in (1, -1):
         d.tube("iliac_artery", [bifurcation, (sign * 34, -22, -140), (sign * 66, 20, -220)], 6)
         d.tube("iliac_vena", [joining, (sign * 32, -32, -145), (sign * 62, 10, -225)], 7)
     d.tube("inferior_vena_cava", [joining, (22, -24, -20), (26, -20, 50), (20, -2, 108)], [10, 11, 12, 13])
-    d.tube("aorta", [bifurcation, (-12, -26, 0), (-14, -28, 100), (-24, -30, 235), (-10, 0, 262), (10, 22, 230)], [9, 10, 11, 12, 14, 15])
+    d.tube(
+        "aorta",
+        [bifurcation, (-12, -26, 0), (-14, -28, 100), (-24, -30, 235), (-10, 0, 262), (10, 22, 230)],
+        [9, 10, 11, 12, 14, 15],
+    )
     d.tube("esophagus", [(0, -22, 330), (-2, -14, 180), (-8, -10, 120), (-20, -4, 88)], [8, 8, 8, 9])
     for sign, side in ((1, "right"), (-1, "left")):
         top = (sign * 40, -34, 58)

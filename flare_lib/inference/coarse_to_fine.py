@@ -117,7 +117,9 @@ def segment(
         ]
     )
     lap("coarse net")
-    coarse_labels, _ = postprocess(coarse_labels, place_resampled(body, coarse_labels).spacing_zyx_mm, max_distance_mm=max_distance_mm)
+    coarse_labels, _ = postprocess(
+        coarse_labels, place_resampled(body, coarse_labels).spacing_zyx_mm, max_distance_mm=max_distance_mm
+    )
     found = bounding_box(coarse_labels > 0)
     if found is None:
         notes.append("the coarse stage found no organ, so the fine stage looked at the whole foreground")
