@@ -1,10 +1,9 @@
-"""Figures of CTs and organs, as matplotlib `Figure` objects.
+"""Figures of CTs, organs and numbers: matplotlib `Figure` objects, the same organ colours everywhere.
 
-Everything is drawn in mm, all panels of a figure at one scale; what is left, right, up and down is said in `slices`.
-Nothing here touches pyplot or its global state, so that figures are the same in a notebook, a script and a test.
+Slices are drawn in mm, as radiologists look at them: the patient's right on the left of the picture, the front up in
+axial slices, the head up in coronal and sagittal ones. Arrays are canonical (RAS+) ZYX.
 """
 
-import io
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -14,38 +13,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.gridspec import GridSpec
-from matplotlib.legend import Legend
-from matplotlib.patches import Patch, Rectangle
-from matplotlib.patheffects import withStroke
+from matplotlib.patches import Patch
 
-from flare_lib.ct.labels import ORGANS
-from flare_lib.ct.roi import Box
-from flare_lib.ct.volume import Shape, Triple, Volume
-from flare_lib.display.slices import (
-    AXIAL,
-    CORONAL,
-    PLANES,
-    SAGITTAL,
-    SOFT_TISSUE_HU,
-    Plane,
-    blend,
-    check_label_map,
-    organ_center,
-    organs_present,
-)
+from flare_lib.ct.labels import N_CLASSES, ORGANS
+from flare_lib.ct.volume import Triple, Volume
 
-_INK, _DIM, _PAPER = "#f2f2f2", "#a8a8a8", "#0b0b0d"
-_HALO = [withStroke(linewidth=2.2, foreground="black", alpha=0.75)]
-
-
-class Picture(Figure):
-    """A figure that a notebook shows as PNG without pyplot having been imported."""
-
-    def _repr_png_(self) -> bytes:
-        png = io.BytesIO()
-        self.savefig(png, format="png")
-        return png.getvalue()
+DISPLAY_WINDOW_HU = (-160.0, 240.0)  # soft tissue: width 400, level 40
+PLANES = ("axial", "coronal", "sagittal")
+_INK, _PAPER = "#e8e8e8", "#111111"
 
 
 def organ_colormap() -> ListedColormap:
@@ -53,105 +28,159 @@ def organ_colormap() -> ListedColormap:
     return ListedColormap(["#00000000", *(organ.color for organ in ORGANS)], name="flare organs")
 
 
+def organ_center(label_map_zyx: np.ndarray) -> tuple[int, int, int]:
+    """Return on each axis the slice that shows the most organs, then the most of them; the middle when there are none."""
+    center = []
+    for axis in range(3):
+        counts = np.stack([np.bincount(s.ravel(), minlength=N_CLASSES) for s in np.moveaxis(label_map_zyx, axis, 0)])
+        organs = (counts[:, 1:] > 0).sum(axis=1)
+        voxels = counts[:, 1:].sum(axis=1)
+        center.append(int(np.lexsort((voxels, organs))[-1]) if voxels.any() else label_map_zyx.shape[axis] // 2)
+    return tuple(center)
+
+
+def plane_slice(array_zyx: np.ndarray, plane: str, index: int) -> np.ndarray:
+    """Return one slice as a picture, first row at the bottom: (Y, X), (Z, X) or (Z, Y), the patient's right on the left.
+
+    In sagittal slices the patient looks to the left.
+    """
+    if plane not in PLANES:
+        raise ValueError(f"plane must be one of {', '.join(PLANES)}, got {plane!r}")
+    axis = PLANES.index(plane)
+    return np.take(array_zyx, index, axis=axis)[:, ::-1]  # x and y grow to the right and the front: both are turned
+
+
 def draw_slice(
     axes: Axes,
-    ct: Volume,
+    ct_zyx: np.ndarray,
     label_map_zyx: np.ndarray | None,
-    plane: Plane,
+    spacing_zyx_mm: Triple,
+    plane: str,
     index: int,
     *,
-    window_hu: tuple[float, float] = SOFT_TISSUE_HU,
+    window_hu: tuple[float, float] = DISPLAY_WINDOW_HU,
     opacity: float = 0.45,
-    outlines: bool = True,
-    marks: bool = True,
 ) -> None:
-    """Draw one slice into `axes`: x and y in mm from the picture's upper left corner.
-
-    `label_map_zyx` (0 to 13, the CT's shape) or None. `outlines` adds a line around every organ, `marks` the letters
-    of the four sides (Right, Left, Anterior, Posterior, Head, Feet) and where the slice lies.
-    """
-    labels = None if label_map_zyx is None else plane.cut(label_map_zyx, index)
-    picture = blend(plane.cut(ct.array_zyx, index), labels, window=window_hu, opacity=opacity)
-    height, width = plane.size_mm(ct.spacing_zyx_mm, ct.shape_zyx)
-    axes.imshow(picture, extent=(0, width, height, 0), interpolation="bicubic")
-    if labels is not None and outlines:
-        _draw_outlines(axes, labels, height, width)
-    axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
+    """Draw one slice of a CT (HU, ZYX) into `axes`, in mm, with labels (0 to 13, same shape, or None) over it."""
+    picture = plane_slice(ct_zyx, plane, index)
+    rows_mm, columns_mm = (s for axis, s in enumerate(spacing_zyx_mm) if axis != PLANES.index(plane))
+    extent = (0, picture.shape[1] * columns_mm, 0, picture.shape[0] * rows_mm)
+    low, high = window_hu
+    axes.imshow(picture, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent, interpolation="nearest")
+    if label_map_zyx is not None:
+        labels = plane_slice(label_map_zyx, plane, index)
+        colors = {"cmap": organ_colormap(), "vmin": -0.5, "vmax": N_CLASSES - 0.5, "interpolation": "nearest"}
+        axes.imshow(labels, alpha=opacity, origin="lower", extent=extent, **colors)
+    left, right = {"axial": ("R", "L"), "coronal": ("R", "L"), "sagittal": ("A", "P")}[plane]
+    for text, x, align in ((left, 0.02, "left"), (right, 0.98, "right")):
+        axes.text(x, 0.5, text, transform=axes.transAxes, ha=align, va="center", color=_INK, fontsize=9)
     axes.set_axis_off()
-    if marks:
-        sides = ((0.0, 0.5, plane.left), (1.0, 0.5, plane.right), (0.5, 1.0, plane.top), (0.5, 0.0, plane.bottom))
-        for x, y, letter in sides:
-            _write(axes, x, y, letter, weight="bold")
-        _write(axes, 0.0, 1.0, f"{plane.name}  {'zyx'[plane.axis]} {plane.position_mm(ct, index):.0f} mm", color=_INK)
+    axes.set_title(f"{plane}, {'zyx'[PLANES.index(plane)]} = {index}", color=_INK, fontsize=9)
 
 
 def overlay_figure(
     ct: Volume,
     label_map_zyx: np.ndarray | None = None,
     *,
-    center_zyx: Shape | None = None,
-    window_hu: tuple[float, float] = SOFT_TISSUE_HU,
+    center_zyx: Sequence[int] | None = None,
+    window_hu: tuple[float, float] = DISPLAY_WINDOW_HU,
     opacity: float = 0.45,
-    outlines: bool = True,
-    roi: Box | None = None,
     title: str | None = None,
-    legend: bool = True,
 ) -> Figure:
-    """Return a CT in three planes, the organs over it, and a legend of those that are there.
+    """Return a CT in three planes with its organs over it and a legend of those that are there.
 
-    `label_map_zyx` (0 to 13, the CT's shape) or None. `center_zyx`: where the planes cut, by default where they show
-    the most of the organs. `roi`: a box to be outlined. Raises ValueError and TypeError for labels or slices that do
-    not fit the CT.
+    `label_map_zyx` (0 to 13, the CT's shape) or None; `center_zyx`: the slices shown, by default those with most organs.
     """
-    given, center_zyx = _checked(ct, [label_map_zyx], center_zyx)
-    z_mm, y_mm, x_mm = ct.size_mm_zyx
-    figure, grid = _mm_grid((z_mm, y_mm), (x_mm, y_mm), title=title)
-    for cell, plane in ((grid[0, 0], CORONAL), (grid[0, 1], SAGITTAL), (grid[1, 0], AXIAL)):
-        axes = figure.add_subplot(cell, label=plane.name)
-        index = center_zyx[plane.axis]
-        draw_slice(axes, ct, label_map_zyx, plane, index, window_hu=window_hu, opacity=opacity, outlines=outlines)
-        if roi is not None:
-            _draw_box(axes, roi, ct, plane)
-        if plane is AXIAL:
-            _draw_scale_bar(axes)
-    corner = figure.add_subplot(grid[1, 1], label="legend")
-    corner.set_axis_off()
-    if legend and given:
-        _draw_legend(corner, organs_present(*given))
-    return figure
+    return comparison_figure(
+        ct, {title or "": label_map_zyx}, center_zyx=center_zyx, window_hu=window_hu, opacity=opacity
+    )
 
 
 def comparison_figure(
     ct: Volume,
     label_maps: Mapping[str, np.ndarray | None],
     *,
-    planes: Sequence[Plane] = (AXIAL, CORONAL),
-    center_zyx: Shape | None = None,
-    window_hu: tuple[float, float] = SOFT_TISSUE_HU,
+    center_zyx: Sequence[int] | None = None,
+    window_hu: tuple[float, float] = DISPLAY_WINDOW_HU,
     opacity: float = 0.45,
-    outlines: bool = True,
-    title: str | None = None,
 ) -> Figure:
-    """Return the same slices of a CT under several label maps side by side: {heading: label map or None}.
+    """Return the same three slices of a CT once per label map, a row each: {title: label map (0 to 13) or None}.
 
-    For a prediction beside its reference, a result before and after clean-up. A row a plane, a column a label map, one
-    legend. The slices are by default those that show the most of the organs of the last label map. Raises as
-    `overlay_figure` does, and ValueError for no label maps or no planes.
+    Raises ValueError when a label map has another shape than the CT.
     """
-    if not label_maps or not planes:
-        raise ValueError(f"at least one label map and one plane must be given, got {list(label_maps)}, {list(planes)}")
-    given, center_zyx = _checked(ct, list(label_maps.values()), center_zyx)
-    heights, widths = zip(*(plane.size_mm(ct.spacing_zyx_mm, ct.shape_zyx) for plane in planes), strict=True)
-    present = organs_present(*given)
-    figure, grid = _mm_grid(heights, [max(widths)] * len(label_maps), title=title, side_in=1.9 if present else 0, top_in=0.3)
-    for row, plane in enumerate(planes):
-        for column, (heading, label_map) in enumerate(label_maps.items()):
-            axes = figure.add_subplot(grid[row, column])
-            index = center_zyx[plane.axis]
-            draw_slice(axes, ct, label_map, plane, index, window_hu=window_hu, opacity=opacity, outlines=outlines)
-            if row == 0:
-                axes.set_title(heading, color=_INK, fontsize=11, pad=6)
-    _draw_scale_bar(figure.axes[0])
-    if present:
-        _draw_legend(figure.add_subplot(grid[:, -1], label="legend"), present)
+    given = [labels for labels in label_maps.values() if labels is not None]
+    for labels in given:
+        if labels.shape != ct.shape_zyx:
+            raise ValueError(f"a label map must have the CT's shape {ct.shape_zyx}, got {labels.shape}")
+    if center_zyx is None:
+        center_zyx = organ_center(given[0]) if given else tuple(n // 2 for n in ct.shape_zyx)
+    z_mm, y_mm, x_mm = ct.size_mm_zyx
+    widths, height = (x_mm, x_mm, y_mm), max(z_mm, y_mm)
+    figure = Figure(figsize=(11, 0.8 + len(label_maps) * 11 * height / sum(widths)), facecolor=_PAPER, dpi=80)
+    grid = figure.subplots(
+        len(label_maps), 3, squeeze=False, gridspec_kw={"width_ratios": widths, "wspace": 0.03, "hspace": 0.15}
+    )
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.93, bottom=0.09)
+    for row, (title, labels) in zip(grid, label_maps.items(), strict=True):
+        for axes, plane, index in zip(row, PLANES, center_zyx, strict=True):
+            draw_slice(
+                axes, ct.array_zyx, labels, ct.spacing_zyx_mm, plane, index, window_hu=window_hu, opacity=opacity
+            )
+        if title:
+            row[0].set_title(f"{title}: {row[0].get_title()}", color=_INK, fontsize=9)
+    present = {organ.id for organ in ORGANS for labels in given if (labels == organ.id).any()}
+    patches = [Patch(color=o.color, label=f"{o.abbreviation}  {o.name}") for o in ORGANS if o.id in present]
+    if patches:
+        figure.legend(
+            handles=patches, loc="lower center", ncols=min(7, len(patches)), frameon=False, labelcolor=_INK, fontsize=8
+        )
     return figure
+
+
+def timing_figure(seconds: Mapping[str, float], *, title: str = "Where the time goes") -> Figure:
+    """Return one bar a step, {step: seconds}, first step on top, its time beside it."""
+    figure = Figure(figsize=(7, 0.6 + 0.3 * len(seconds)), layout="constrained", dpi=80)
+    axes = figure.subplots()
+    bars = axes.barh(list(seconds), list(seconds.values()), color="#4477aa")
+    axes.bar_label(bars, fmt="%.2f s", padding=3, fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.set_xlabel("seconds")
+    axes.set_title(title, fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def dice_figure(series: Mapping[str, np.ndarray], *, title: str = "Dice per organ") -> Figure:
+    """Return the Dice of 13 organs as bars in the organs' colours, one group an organ, one bar a series {name: (13,)}.
+
+    NaN (an organ that the reference lacks) leaves a gap. Later series are hatched.
+    """
+    figure = Figure(figsize=(9, 3.2), layout="constrained", dpi=80)
+    axes = figure.subplots()
+    width = 0.8 / len(series)
+    for k, (name, scores) in enumerate(series.items()):
+        at = np.arange(len(ORGANS)) + (k - (len(series) - 1) / 2) * width
+        colors = [organ.color for organ in ORGANS]
+        axes.bar(at, scores, width, color=colors, edgecolor="#333333", hatch=("", "//", "xx")[k % 3], label=name)
+    axes.set_xticks(range(len(ORGANS)), [organ.abbreviation for organ in ORGANS])
+    axes.set_ylim(0, 1)
+    axes.set_ylabel("Dice")
+    axes.set_title(title, fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(series) > 1:
+        axes.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def save_figure(figure: Figure, path: str | os.PathLike) -> None:
+    """Save a figure, complete or not at all; the suffix gives the format. ValueError when the folder does not exist."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise ValueError(f"the figure's folder must exist, got {path.parent}")
+    unfinished = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
+    try:
+        figure.savefig(unfinished, facecolor=figure.get_facecolor())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
