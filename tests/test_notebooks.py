@@ -123,13 +123,13 @@ def test_results_are_a_notebook_a_page_and_a_summary_of_all(course):
         ("00_a", "First <one>", False, None),
         ("01_b", "Second", False, None),
     ]
-    summary = (course.out / "index.html").read_text()
+    summary = (course.out / "index.html").read_text(encoding="utf-8")
     assert '<a href="00_a.html">First &lt;one&gt;</a>' in summary
     assert '<a href="01_b.html">Second</a>' in summary
     assert summary.count("<img ") == 1
     assert last_picture(course.out / "00_a.ipynb").startswith("iVBORw0KGgo")  # how a PNG begins, in base64
     assert last_picture(course.out / "01_b.ipynb") is None
-    assert "no picture" in (course.out / "01_b.html").read_text()
+    assert "no picture" in (course.out / "01_b.html").read_text(encoding="utf-8")
 
 
 def test_parameters_reach_the_notebook_and_the_originals_stay_as_they_were(course):
@@ -174,8 +174,8 @@ def test_the_first_failure_stops_the_run_with_the_cells_own_error(course):
         "00_a.ipynb stopped in cell [3]:\nvalues = [1, 2]\nvalues[good + 5]\nIndexError: list index out of range"
     )
     assert done == []
-    assert "IndexError: list index out of range" in (course.out / "index.html").read_text()
-    assert "IndexError" in (course.out / "00_a.html").read_text()
+    assert "IndexError: list index out of range" in (course.out / "index.html").read_text(encoding="utf-8")
+    assert "IndexError" in (course.out / "00_a.html").read_text(encoding="utf-8")
     assert not (course.out / "01_b.ipynb").exists()
 
 

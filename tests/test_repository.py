@@ -22,7 +22,7 @@ except (OSError, subprocess.CalledProcessError):
 FILES = sorted(path for path in map(ROOT.joinpath, LISTED) if path.is_file())
 LIBRARY = [path for path in FILES if path.is_relative_to(ROOT / "flare_lib") and path.suffix == ".py"]
 NOTEBOOKS = [path for path in FILES if path.suffix == ".ipynb"]
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = "notebooks,test,dev"
 
 
@@ -31,7 +31,7 @@ def name_of(path):
 
 
 def read_lock():
-    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
     pins = [line.partition("==") for line in lines if line and not line.startswith("#")]
     assert [pin for pin in pins if pin[1] != "=="] == []
     return {name: Version(version) for name, _, version in pins}
@@ -57,14 +57,14 @@ def test_the_lock_gives_torch_exactly_so_that_pip_takes_no_other_build():
 
 
 def test_the_lock_is_sorted_and_names_nothing_twice():
-    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+    lines = [line for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     names = [line.partition("==")[0] for line in lines]
     assert names == sorted(set(names))
     assert names == [canonicalize_name(name) for name in names]
 
 
 def test_the_conda_environment_agrees_with_the_lock_and_the_project():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     assert environment["channels"] == ["conda-forge", "nodefaults"]
     assert environment["dependencies"][-1].keys() == {"pip"}
     by_conda = {name: version for name, _, version in (e.partition("=") for e in environment["dependencies"][:-1])}
@@ -79,18 +79,18 @@ def test_the_conda_environment_agrees_with_the_lock_and_the_project():
 
 
 def test_everything_that_installs_the_project_asks_for_the_same_extras():
-    makefile = (ROOT / "Makefile").read_text()
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert f"[{EXTRAS}]" in makefile
     assert set(EXTRAS.split(",")) == PYPROJECT["optional-dependencies"].keys()
 
 
 def test_the_version_is_the_same_wherever_it_is_told():
     version = PYPROJECT["version"]
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == version
     assert citation["license"] == PYPROJECT["license"]
-    assert f'__version__ = "{version}"' in (ROOT / "flare_lib" / "__init__.py").read_text()
-    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f'__version__ = "{version}"' in (ROOT / "flare_lib" / "__init__.py").read_text(encoding="utf-8")
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 # House rules
@@ -140,7 +140,7 @@ def test_no_file_but_the_weights_is_over_1_mb():
 
 
 def test_the_hooks_need_no_network():
-    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
     assert [repo["repo"] for repo in hooks["repos"]] == ["local"]
     assert {hook["language"] for repo in hooks["repos"] for hook in repo["hooks"]} == {"system"}
 

@@ -213,7 +213,7 @@ def answer(monkeypatch, *, code=0, stderr="", makes=None):
     asked = []
 
     def run(command, **_how):
-        asked.append((command, Path(command[command.index("-r") + 1]).read_text()))
+        asked.append((command, Path(command[command.index("-r") + 1]).read_text(encoding="utf-8")))
         if makes is not None:
             makes.write_bytes(b"archive")
         return subprocess.CompletedProcess(command, code, "", stderr)

@@ -31,7 +31,7 @@ def rewrite(stem, change):
     change(tensors)
     save_file(tensors, weights)
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
-    card.write_text(json.dumps(json.loads(card.read_text()) | {"weights_sha256": sha256}))
+    card.write_text(json.dumps(json.loads(card.read_text(encoding="utf-8")) | {"weights_sha256": sha256}))
 
 
 def test_a_net_comes_back_bit_by_bit_with_its_card(tmp_path):
@@ -88,7 +88,7 @@ def test_a_truncated_file_is_noticed(tmp_path):
 def test_bytes_that_are_no_safetensors_are_refused_even_when_the_card_vouches_for_them(tmp_path):
     save_trained(tmp_path / "a", small_net(), CARD)
     (tmp_path / "a.safetensors").write_bytes(b"no tensors")
-    card = json.loads((tmp_path / "a.json").read_text()) | {"weights_sha256": hashlib.sha256(b"no tensors").hexdigest()}
+    card = json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) | {"weights_sha256": hashlib.sha256(b"no tensors").hexdigest()}
     (tmp_path / "a.json").write_text(json.dumps(card))
     with pytest.raises(ValueError, match="must be a safetensors file, got"):
         load_trained(tmp_path / "a")
@@ -152,7 +152,7 @@ def change_card(change):
 def test_a_card_that_says_too_little_or_something_else_is_refused(tmp_path, change, message):
     save_trained(tmp_path / "a", small_net(), CARD)
     card = tmp_path / "a.json"
-    card.write_text(change(card.read_text()))
+    card.write_text(change(card.read_text(encoding="utf-8")))
     with pytest.raises(ValueError, match=message):
         load_trained(tmp_path / "a")
 

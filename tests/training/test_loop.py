@@ -79,7 +79,7 @@ def test_a_run_stopped_and_taken_up_again_gives_bit_equal_weights(tmp_path):
 
 def test_the_log_has_a_line_a_step(tmp_path):
     run(recipe(), tmp_path)
-    entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [entry["step"] for entry in entries] == list(range(6))
     assert all(entry["loss"] > 0 and entry["s"] >= entry["wait_s"] >= 0 for entry in entries)
 
