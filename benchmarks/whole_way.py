@@ -5,7 +5,8 @@
     python benchmarks/whole_way.py --paper-grid         # the paper's spacings and patch, a stub in place of its net
 
 Each CT runs in a process of its own. Peak memory is the process's largest resident set, less what it held with the CT
-loaded; "CT" is the CT's array alone. Results go to `benchmarks/results/whole_way.json` and, as a table, to the terminal.
+loaded; "CT" is the CT's array alone. Results go to `benchmarks/results/whole_way.json` and, as a table, to
+the terminal.
 """
 
 import argparse
@@ -33,7 +34,7 @@ PAPER_PATCH = (96, 128, 160)
 
 @dataclass
 class Stub:
-    """A stage with the paper's grids and no net: bright tissue is liver, so that regions of interest are as large as can be."""
+    """A stage with the paper's grids and no net: bright tissue is liver, so that the region of interest is large."""
 
     preprocessing: Preprocessing
     patch_size: tuple[int, int, int] = PAPER_PATCH
@@ -102,9 +103,8 @@ def main() -> None:
         rows.append(queue.get())
         process.join()
         row = rows[-1]
-        print(
-            f"{row['case']:<28} {row['nets']:<20} {row['seconds']:7.1f} s  CT {row['ct_mib']} MiB, extra {row['extra_mib']} MiB"
-        )
+        memory = f"CT {row['ct_mib']} MiB, extra {row['extra_mib']} MiB"
+        print(f"{row['case']:<28} {row['nets']:<20} {row['seconds']:7.1f} s  {memory}")
         print("    " + ", ".join(f"{step} {s} s" for step, s in row["steps"].items()))
     earlier = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
     replaced = {(row["case"], row["nets"]) for row in rows}

@@ -57,7 +57,11 @@ def test_the_lock_gives_torch_exactly_so_that_pip_takes_no_other_build():
 
 
 def test_the_lock_is_sorted_and_names_nothing_twice():
-    lines = [line for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    lines = [
+        line
+        for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+        if not line.startswith("#")
+    ]
     names = [line.partition("==")[0] for line in lines]
     assert names == sorted(set(names))
     assert names == [canonicalize_name(name) for name in names]

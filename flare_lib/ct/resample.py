@@ -99,7 +99,7 @@ def resample_volume(
 
 
 def place_resampled(volume: Volume, array_zyx: np.ndarray, *, align_corners: bool = False) -> Volume:
-    """Return `array_zyx` (any shape), resampled from `volume`, in its place in the world: spacing and affine that belong.
+    """Return `array_zyx` (any shape), resampled from `volume`, with the spacing and affine that belong to it.
 
     It has no file grid.
     """

@@ -75,7 +75,8 @@ _HOLLOW = ("stomach", "colon", "small_bowel", "duodenum", "esophagus")
 def draw_tissues(names: dict[int, str], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draw one person: mean HU and texture SD of every id, two float32 tables of 256.
 
-    The phase is drawn once and mixed with a neighbouring one; the dose scales all enhancement; each tissue deviates a little.
+    The phase is drawn once and mixed with a neighbouring one; the dose scales all enhancement; each tissue deviates
+    a little.
     """
     enhancement_weights = np.zeros(len(PHASES))
     phase = rng.choice(len(PHASES), p=_PHASE_PROBABILITIES)
@@ -112,7 +113,7 @@ def paint(
 ) -> np.ndarray:
     """Paint a CT over a structure map.
 
-    Returns int16 HU on the same grid (ZYX). All randomness comes from `rng`: the same generator state gives the same CT.
+    Returns int16 HU on the same grid (ZYX). All randomness comes from `rng`: the same state gives the same CT.
     `noise_hu`: range of the noise SD; `blur_mm`: range of the in-plane SD of the scanner's point spread (the slice
     thickness adds to it along z); `padding_probability`: how often the round field of view is filled with -1024
     or -3024 beyond its rim.
@@ -285,7 +286,7 @@ def _scan(
     blur_mm: tuple[float, float],
     padding_probability: float,
 ) -> np.ndarray:
-    """Look at the painted body as a scanner does: blur, slice thickness, grainy noise, a little shading, a round field."""
+    """Look at the painted body as a scanner does: blur, slice thickness, grain, a little shading, a round field."""
     in_plane_mm = rng.uniform(*blur_mm)
     along_mm = np.hypot(in_plane_mm, rng.uniform(0, 2.2))
     sigma = np.array([along_mm, in_plane_mm, in_plane_mm]) / spacing_zyx_mm

@@ -1,7 +1,8 @@
 """Persons to paint: real anatomy from TotalSegmentator's public label maps, each with several bodies around it.
 
 Two layouts are read: the data set's own (`s0001/segmentations/liver.nii.gz`, one mask a structure) and one label map a
-person (`*.nii.gz`) beside a JSON file {"1": "spleen", ...} that names its ids. The data set: TotalSegmentator v2, CC BY 4.0.
+person (`*.nii.gz`) beside a JSON file {"1": "spleen", ...} that names its ids.
+The data set: TotalSegmentator v2, CC BY 4.0.
 """
 
 import json
@@ -16,8 +17,8 @@ from flare_lib.data.structures import Structures, complete_body
 def load_person(path: str | Path) -> Structures:
     """Read one person: a case folder with `segmentations/*.nii.gz`, or a label map with one `*names*.json` beside it.
 
-    Returns Structures on the canonical grid (ZYX), 0 = "nothing". Raises FileNotFoundError when masks or names are missing,
-    ValueError when grids differ.
+    Returns Structures on the canonical grid (ZYX), 0 = "nothing". Raises FileNotFoundError when masks or names are
+    missing, ValueError when grids differ.
     """
     path = Path(path)
     if path.is_dir():

@@ -6,6 +6,8 @@ lies over what was drawn before. A smooth random deformation then takes the geom
 measures are round figures of adult anatomy; the volumes are within the ranges of healthy adults.
 """
 
+from itertools import pairwise
+
 import cc3d
 import numpy as np
 
@@ -62,7 +64,7 @@ class _Drawing:
         part[np.broadcast_to(mask, part.shape)] = _IDS[name]
 
     def ellipsoid(self, name, center, radii, *, tilt=0.0, jitter=4.0, only=()):
-        """Draw an ellipsoid, tilted by `tilt` rad in the coronal plane, its centre and radii varied from person to person."""
+        """Draw an ellipsoid, tilted by `tilt` rad in the coronal plane; centre and radii differ between persons."""
         center = np.array(center, float) + self.rng.uniform(-jitter, jitter, 3)
         radii = np.array(radii, float) * self.rng.uniform(0.92, 1.08, 3)
         reach = np.array([max(radii[0], radii[2])] * 3) if tilt else radii
@@ -210,7 +212,7 @@ def _draw_bowel(d: _Drawing) -> None:
     frame = [(92, 15, -115), (96, 5, -50), (88, 20, 0), (60, 62, -12), (0, 74, -40), (-55, 66, -5), (-98, 10, 28)]
     frame += [(-106, -15, -40), (-98, 0, -110), (-55, 15, -160), (-15, -10, -180), (0, -40, -210), (0, -48, -250)]
     inside = (UNLABELLED, "small_bowel")
-    for a, b in zip(frame, frame[1:], strict=False):
+    for a, b in pairwise(frame):
         d.tube("colon", [a, b], d.rng.uniform(15, 25, 2), only=inside)
     at = np.array([-50.0, 30.0, -45.0])
     low, high = np.array([-75.0, 5.0, -150.0]), np.array([72.0, 68.0, -48.0])

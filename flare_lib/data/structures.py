@@ -1,7 +1,7 @@
 """Anatomy as a map of named structures, and how one person becomes many: the shapes behind a painted CT.
 
-A `Structures` holds an id a voxel and the name of every id. The names are TotalSegmentator's ("kidney_right", "rib_left_5",
-...), so that its public label maps can be read as they are, plus a few for what its maps leave out (fat, skin, ...).
+A `Structures` holds an id a voxel and the name of every id. The names are TotalSegmentator's ("kidney_right", ...),
+so that its public label maps can be read as they are, plus a few for what its maps leave out (fat, skin, ...).
 Grey values are no business of this file: see `painting`.
 
 The random deformation is a similarity with a little anisotropy, then two free-form deformations whose control points
@@ -123,7 +123,7 @@ def _spread(control: np.ndarray, shape_zyx: Sequence[int], intervals: Sequence[i
 def random_matrix(
     rng: np.random.Generator, *, max_rotation_rad: float, scale_range: tuple[float, float], anisotropy: float
 ) -> np.ndarray:
-    """Return a random (3, 3) matrix over (z, y, x) millimetres: rotations about the axes, one scale, a little per axis."""
+    """Return a random (3, 3) matrix over (z, y, x) in mm: rotations about the axes, one scale, a little per axis."""
     matrix = np.diag(rng.uniform(*scale_range) * (1 + rng.uniform(-anisotropy, anisotropy, 3)))
     for first, second in ((0, 1), (0, 2), (1, 2)):
         angle = rng.uniform(-max_rotation_rad, max_rotation_rad)
@@ -185,7 +185,7 @@ def deform(
 
 @numba.njit(cache=True)
 def _look_up(ids, shift_mm, matrix, center_mm, spacing_mm, old_spacing_mm, fill):
-    """Nearest id at matrix @ (point - centre of the new grid + shift) + center, for every voxel centre of the new grid."""
+    """Nearest id at matrix @ (point - centre of the new grid + shift) + center, for every voxel of the new grid."""
     _, nz, ny, nx = shift_mm.shape
     out = np.empty((nz, ny, nx), np.uint8)
     for z in range(nz):

@@ -29,7 +29,7 @@ def organ_colormap() -> ListedColormap:
 
 
 def organ_center(label_map_zyx: np.ndarray) -> tuple[int, int, int]:
-    """Return on each axis the slice that shows the most organs, then the most of them; the middle when there are none."""
+    """Return on each axis the slice with the most organs, then the most of them; the middle when there are none."""
     center = []
     for axis in range(3):
         counts = np.stack([np.bincount(s.ravel(), minlength=N_CLASSES) for s in np.moveaxis(label_map_zyx, axis, 0)])
@@ -40,7 +40,7 @@ def organ_center(label_map_zyx: np.ndarray) -> tuple[int, int, int]:
 
 
 def plane_slice(array_zyx: np.ndarray, plane: str, index: int) -> np.ndarray:
-    """Return one slice as a picture, first row at the bottom: (Y, X), (Z, X) or (Z, Y), the patient's right on the left.
+    """Return one slice, first row at the bottom: (Y, X), (Z, X) or (Z, Y), the patient's right on the left.
 
     In sagittal slices the patient looks to the left.
     """
@@ -89,7 +89,7 @@ def overlay_figure(
 ) -> Figure:
     """Return a CT in three planes with its organs over it and a legend of those that are there.
 
-    `label_map_zyx` (0 to 13, the CT's shape) or None; `center_zyx`: the slices shown, by default those with most organs.
+    `label_map_zyx` (0 to 13, the CT's shape) or None; `center_zyx`: the slices shown, default those with most organs.
     """
     return comparison_figure(
         ct, {title or "": label_map_zyx}, center_zyx=center_zyx, window_hu=window_hu, opacity=opacity

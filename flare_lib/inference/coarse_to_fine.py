@@ -18,7 +18,7 @@ from flare_lib.ct.preprocess import find_foreground
 from flare_lib.ct.resample import place_resampled
 from flare_lib.ct.roi import Box, bounding_box, crop_volume, paste
 from flare_lib.ct.volume import Volume
-from flare_lib.inference.postprocess import postprocess
+from flare_lib.inference.postprocess import MAX_DISTANCE_MM, postprocess
 from flare_lib.inference.slice_interpolation import resize_argmax
 from flare_lib.inference.sliding_window import sliding_window
 from flare_lib.network.weights import TrainedNet, load_trained, packaged_weights
@@ -91,7 +91,7 @@ def segment(
     fine: Stage,
     *,
     margin_mm: float = 20.0,
-    max_distance_mm: float = 170.0,
+    max_distance_mm: float = MAX_DISTANCE_MM,
     tile_steps: tuple[float, float] = (1.0, 0.5),
     progress: Progress | None = None,
 ) -> Segmentation:
@@ -117,10 +117,9 @@ def segment(
         ]
     )
     lap("coarse net")
-    coarse_labels, _ = postprocess(
-        coarse_labels, place_resampled(body, coarse_labels).spacing_zyx_mm, max_distance_mm=max_distance_mm
-    )
-    found = bounding_box(coarse_labels > 0)
+    seen = place_resampled(body, coarse_labels)
+    coarse_labels, _ = postprocess(coarse_labels, seen.spacing_zyx_mm, max_distance_mm=max_distance_mm)
+    found = bounding_box(coarse_labels)
     if found is None:
         notes.append("the coarse stage found no organ, so the fine stage looked at the whole foreground")
         found = Box((0, 0, 0), coarse_labels.shape)
@@ -137,7 +136,7 @@ def segment(
     roi = roi.shift(foreground.start_zyx)
     label_map = paste(fine_labels, roi, ct.shape_zyx)
     lap("paste")
-    return Segmentation(label_map, place_resampled(body, coarse_labels), roi, lap.seconds, tuple(notes))
+    return Segmentation(label_map, seen.with_array(coarse_labels), roi, lap.seconds, tuple(notes))
 
 
 def _slabs(image: torch.Tensor, stage: Stage, tile_step: float, name: str, progress: Progress | None):

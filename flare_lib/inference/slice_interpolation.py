@@ -10,13 +10,13 @@ Paper 2.5 and Fig. 4. The sampling points are those of `torch.nn.functional.inte
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from flare_lib.inference.slice_taps import linear_taps
 from flare_lib.inference.slice_tensors import paint_with_torch
+from flare_lib.inference.sliding_window import Slab
 
 try:
     from flare_lib.inference.slice_kernels import paint_with_numba
@@ -27,13 +27,6 @@ except ImportError:  # numba does not exist for every platform: torch does the s
 DENSE_ABOVE = {"auto": 0.15, "torch": -1.0, "torch_pruned": 1.0, "numba_dense": -1.0, "numba_pruned": 1.0}
 CPU_MEMORY_BYTES = 64 * 2**20
 GPU_MEMORY_BYTES = 512 * 2**20
-
-
-class Slab(Protocol):
-    """Some finished slices: scores (C, z, y, x) of the input slices start_z, start_z + 1, ..."""
-
-    start_z: int
-    scores: torch.Tensor
 
 
 def resize_argmax(
@@ -52,8 +45,8 @@ def resize_argmax(
     `sliding_window` yields them, with `in_shape_zyx` (z, y, x) of the whole. `shape_zyx`: the new grid, finer or
     coarser. `align_corners`: False when both grids have the same extent (voxel borders meet), True when the centres of
     their outermost voxels meet. `memory_bytes`: how much may be used beside input and output (default 64 MiB on a CPU,
-    512 MiB on a GPU; one slice at least). `method`: "torch" (interpolate everywhere), "torch_pruned" (only where corners
-    disagree), "numba_dense" and "numba_pruned" (the same two, compiled for the CPU) or "auto" (the fastest).
+    512 MiB on a GPU; one slice at least). `method`: "torch" (interpolate everywhere), "torch_pruned" (only where
+    corners disagree), "numba_dense" and "numba_pruned" (the same two, compiled for the CPU) or "auto" (the fastest).
 
     Returns uint8 (Z, Y, X): the argmax of the float32 trilinear interpolation of the whole volume, ties to the lower
     class; other than that only where two classes tie within rounding. Raises ValueError when a shape is empty or does

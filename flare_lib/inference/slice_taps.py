@@ -36,8 +36,8 @@ class Taps:
 def linear_taps(n_in: int, n_out: int, *, align_corners: bool = False) -> Taps:
     """Return where linear interpolation from n_in to n_out points reads, as torch does it, to the last bit.
 
-    `align_corners`: see `resize_argmax`. torch computes positions in float32 with a fused multiply-add, that is with one
-    rounding: float64, rounded once, gives the same.
+    `align_corners`: see `resize_argmax`. torch computes positions in float32 with a fused multiply-add, that is with
+    one rounding: float64, rounded once, gives the same.
     """
     index = np.arange(n_out, dtype=np.float64)
     if n_in == n_out:

@@ -28,7 +28,7 @@ def paint_with_torch(
         return False
     z, y, x = taps_zyx
     n_out, plane = len(out_zyx), len(y) * len(x)
-    # a slice needs value, neighbour and best (float32), label and mask (uint8), and twice the input slices that it reads
+    # a slice needs value, neighbour and best (float32), label and mask (uint8), and twice the input slices it reads
     share = min(2.0, (z.upper[-1] - z.lower[0] + 1) / n_out) if n_out else 0.0
     height = max(1, int((memory_bytes - 16 * plane) / (plane * (14 + 8 * share))))
     for first in range(0, n_out, height):

@@ -18,7 +18,7 @@ from flare_lib.training.presets import Recipe
 
 
 def make_patch(person: Structures, recipe: Recipe, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return one patch of a deformed, painted person: image float32 (Z, Y, X), normalised, and labels uint8 (Z, Y, X)."""
+    """Return one patch of a deformed, painted person: normalised image float32 (Z, Y, X), labels uint8 (Z, Y, X)."""
     seen = deform(person, recipe.patch_size, recipe.spacing_zyx_mm, rng, center_zyx_mm=_center(person, recipe, rng))
     air = next(i for i, name in seen.names.items() if name == "air")
     first, last = _scan_ends(recipe, rng)
@@ -34,7 +34,7 @@ def make_patch(person: Structures, recipe: Recipe, rng: np.random.Generator) -> 
 
 
 def _center(person: Structures, recipe: Recipe, rng: np.random.Generator) -> np.ndarray:
-    """Draw the point of the person that the patch is centred on, in mm: near an organ, or anywhere along the trunk's axis."""
+    """Draw the point that the patch is centred on, in mm: near an organ, or anywhere along the trunk's axis."""
     spacing = np.asarray(person.spacing_zyx_mm)
     size_mm = np.asarray(person.array_zyx.shape) * spacing
     patch_mm = np.asarray(recipe.patch_size) * recipe.spacing_zyx_mm
@@ -59,7 +59,7 @@ def _scan_ends(recipe: Recipe, rng: np.random.Generator) -> tuple[int, int]:
 
 
 def _individual(hu: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
-    """Mean and SD of a patch, unsettled a little: at inference they are those of the whole foreground, not of a patch."""
+    """Mean and SD of a patch, unsettled a little: at inference they are those of the whole foreground."""
     return float(hu.mean() + rng.normal(0, 20)), float(hu.std() * np.exp(rng.normal(0, 0.1)))
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from flare_lib.data.persons import embody, find_persons, load_person
+from flare_lib.data.phantom import make_phantom
 from flare_lib.data.structures import Structures
 from flare_lib.network.unet import UNet
 from flare_lib.network.weights import fill, load_trained, save_trained
@@ -36,8 +37,6 @@ def gather_persons(label_maps: str | Path, recipe: Recipe) -> dict[str, list[Str
         loaded = [load_person(path) for path in find_persons(label_maps)]
         persons["label_maps"] = [b for k, p in enumerate(loaded) for b in embody(p, BODIES_PER_PERSON, seed=k)]
     if recipe.sources.get("phantoms"):
-        from flare_lib.data.phantom import make_phantom
-
         persons["phantoms"] = [make_phantom(recipe.seed * 1000 + k) for k in range(N_PHANTOMS)]
     return persons
 
@@ -69,8 +68,8 @@ def run(
 ) -> Path:
     """Train one stage and write `folder/{stage}.safetensors` and `.json`; returns the stem of the two.
 
-    `init`: the weights to start from (strict: same names, same shapes); a fine recipe without mean and SD gets those of its
-    training set. Stopped, it goes on from its last checkpoint when it is called again.
+    `init`: the weights to start from (strict: same names, same shapes); a fine recipe without mean and SD gets those of
+    its training set. Stopped, it goes on from its last checkpoint when it is called again.
     """
     folder = Path(folder)
     persons = gather_persons(label_maps, recipe)

@@ -129,7 +129,7 @@ def test_every_step_is_timed_and_progress_counts_to_the_end():
     calls = []
     ct = abdomen((50, 100, 140), (3.1, 2.1, 2.0))
     result = segment(ct, COARSE, FINE, progress=lambda *call: calls.append(call))
-    assert list(result.seconds)[0] == "foreground"
+    assert next(iter(result.seconds)) == "foreground"
     assert all(seconds >= 0 for seconds in result.seconds.values())
     for stage in ("coarse", "fine"):
         done = [(d, total) for name, d, total in calls if name == stage]

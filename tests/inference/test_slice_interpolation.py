@@ -1,5 +1,7 @@
 """Resize + argmax: the same labels as torch gives for the whole volume, on every path, whole or as a stream."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -64,7 +66,7 @@ def test_random_scores_too(method):
 def test_a_stream_of_slabs_gives_what_the_whole_gives(n_out, heights, align):
     scores = smooth_scores(3, (4, sum(heights), 5, 6))
     starts = np.cumsum([0, *heights])
-    slabs = (Slab(int(a), scores[:, a:b]) for a, b in zip(starts, starts[1:], strict=False))
+    slabs = (Slab(int(a), scores[:, a:b]) for a, b in pairwise(starts))
     shape_zyx = (n_out, 9, 11)
     streamed = resize_argmax(slabs, shape_zyx, in_shape_zyx=scores.shape[1:], align_corners=align)
     np.testing.assert_array_equal(streamed, resize_argmax(scores, shape_zyx, align_corners=align))

@@ -88,7 +88,9 @@ def test_a_truncated_file_is_noticed(tmp_path):
 def test_bytes_that_are_no_safetensors_are_refused_even_when_the_card_vouches_for_them(tmp_path):
     save_trained(tmp_path / "a", small_net(), CARD)
     (tmp_path / "a.safetensors").write_bytes(b"no tensors")
-    card = json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) | {"weights_sha256": hashlib.sha256(b"no tensors").hexdigest()}
+    card = json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) | {
+        "weights_sha256": hashlib.sha256(b"no tensors").hexdigest()
+    }
     (tmp_path / "a.json").write_text(json.dumps(card))
     with pytest.raises(ValueError, match="must be a safetensors file, got"):
         load_trained(tmp_path / "a")

@@ -57,9 +57,10 @@ def test_individual_normalisation_leaves_mean_0_and_sd_1_on_average():
 
 
 def test_global_normalisation_uses_the_recipes_mean_and_sd():
+    in_hu, _ = make_patch(person(), recipe(mean_hu=0.0, sd_hu=1.0), np.random.default_rng(0))
     patch, _ = make_patch(person(), recipe(mean_hu=-25.0, sd_hu=50.0), np.random.default_rng(0))
-    assert patch.min() >= (-325 + 25) / 50
-    assert patch.max() <= (325 + 25) / 50
+    assert -325 <= in_hu.min() < in_hu.max() <= 325
+    np.testing.assert_allclose(patch, (in_hu + 25) / 50, atol=1e-5)
 
 
 def test_every_patch_centred_on_an_organ_shows_one_and_small_organs_as_often_as_large():

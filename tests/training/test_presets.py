@@ -19,7 +19,7 @@ def test_every_preset_fits_its_own_net(name):
 
 def test_changes_are_taken_and_unknown_ones_refused():
     assert preset("first-coarse", n_steps=7).n_steps == 7
-    with pytest.raises(ValueError, match="a recipe's values are .*n_steps.*, got epochs"):
+    with pytest.raises(ValueError, match=r"a recipe's values are .*n_steps.*, got epochs"):
         preset("first-coarse", epochs=3)
     with pytest.raises(ValueError, match="preset must be one of first-coarse, first-fine, got 'best'"):
         preset("best")
