@@ -21,10 +21,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from flare_lib.ct.files import load_ct
 from flare_lib.ct.labels import N_CLASSES
 from flare_lib.ct.preprocess import COARSE, FINE, Preprocessing
 from flare_lib.ct.resample import resample_nearest
-from flare_lib.ct.volume import Volume, load_ct
+from flare_lib.ct.volume import Volume
 from flare_lib.data.phantom import phantom_case
 from flare_lib.inference.coarse_to_fine import load_stages, segment
 

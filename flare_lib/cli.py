@@ -69,8 +69,8 @@ def info(
     """Say what a CT file holds: voxels, spacing, extent, axes, grey values, where the body lies."""
     from nibabel.orientations import aff2axcodes
 
+    from flare_lib.ct.files import load_ct
     from flare_lib.ct.preprocess import find_foreground
-    from flare_lib.ct.volume import load_ct
 
     volume = load_ct(ct)
     body = find_foreground(volume.array_zyx)
@@ -104,7 +104,7 @@ def segment(
     if missing := [path for path in (*cts, reference) if path and not path.exists()]:
         raise FileNotFoundError(f"every input must exist, got {missing[0]}")
 
-    from flare_lib.ct.volume import load_ct, save_label_map
+    from flare_lib.ct.files import load_ct, save_label_map
     from flare_lib.inference.coarse_to_fine import load_stages
     from flare_lib.inference.coarse_to_fine import segment as segment_ct
 
@@ -145,7 +145,7 @@ def phantom(
     """Make a synthetic CT and its labels."""
     _check_outputs([out_ct, out_labels], [])
 
-    from flare_lib.ct.volume import save_ct, save_label_map
+    from flare_lib.ct.files import save_ct, save_label_map
     from flare_lib.data.phantom import phantom_case
 
     chosen = {"spacing_zyx_mm": spacing, "shape_zyx": shape}
@@ -199,7 +199,7 @@ def _targets(cts: Sequence[Path], output: Path) -> list[Path]:
 
 def _check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], figure: Path | None = None) -> None:
     """Raise ValueError unless every output can be written, and none is an input or another output."""
-    from flare_lib.ct.volume import check_writable
+    from flare_lib.ct.files import check_writable
 
     for output in outputs:
         check_writable(output)
@@ -231,8 +231,8 @@ def _load_on_grid_of(ct: "Volume", path: Path) -> "np.ndarray":
     """Load reference labels (ZYX, 0 to 13); ValueError for others, and for another grid than the CT's."""
     import numpy as np
 
+    from flare_lib.ct.files import load_label_map
     from flare_lib.ct.labels import N_ORGANS
-    from flare_lib.ct.volume import load_label_map
 
     labels = load_label_map(path)
     if labels.shape_zyx != ct.shape_zyx or not np.allclose(labels.affine, ct.affine, atol=1e-2):

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from flare_lib import cli
+from flare_lib.ct.files import load_ct, load_label_map
 from flare_lib.ct.labels import organ
 from flare_lib.ct.roi import Box
-from flare_lib.ct.volume import load_ct, load_label_map
 from flare_lib.data import phantom, sources
 from flare_lib.data.sources import SampleCase
 from flare_lib.inference import coarse_to_fine

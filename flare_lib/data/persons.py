@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flare_lib.ct.volume import load_label_map
+from flare_lib.ct.files import load_label_map
 from flare_lib.data.structures import Structures, complete_body
 
 

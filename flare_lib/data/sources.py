@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+from flare_lib.ct.files import load_label_map, save_ct, save_label_map
 from flare_lib.ct.labels import to_flare
-from flare_lib.ct.volume import load_label_map, save_ct, save_label_map
+from flare_lib.ct.whole_file import whole_file
 from flare_lib.data.phantom import phantom_case
 
 
@@ -56,7 +57,8 @@ class SampleCase:
         copies = folder / "ct.nii.gz", folder / "reference.nii.gz"
         for source, copy in zip((self.ct_path, self.label_map_path), copies, strict=True):
             if not copy.is_file() or not filecmp.cmp(source, copy, shallow=False):
-                shutil.copyfile(source, copy)
+                with whole_file(copy) as unfinished:
+                    shutil.copyfile(source, unfinished)
         return SampleCase(*copies, self.about)
 
 
@@ -196,7 +198,7 @@ def _fetch(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            _extract(archive, download(archive, Path(scratch)), paths, Path(scratch))
+            _extract(archive, download(archive, Path(scratch)), paths)
     except SourceUnavailable:
         raise
     except (OSError, tarfile.TarError) as error:
@@ -204,7 +206,7 @@ def _fetch(
     return paths
 
 
-def _extract(archive: Archive, file: Path, paths: Sequence[Path], scratch: Path) -> None:
+def _extract(archive: Archive, file: Path, paths: Sequence[Path]) -> None:
     """Take members out of an archive's file to `paths`, each complete and of the right hash or not at all."""
     _check_sha256(archive, file, archive.sha256)
     with tarfile.open(file) as tar:
@@ -216,11 +218,10 @@ def _extract(archive: Archive, file: Path, paths: Sequence[Path], scratch: Path)
                 raise _unavailable(archive, f"{member} must be in it, got none of that name") from error
             if content is None:
                 raise _unavailable(archive, f"{member} must be a file, got a folder or a device")
-            unfinished = scratch / path.name
-            unfinished.write_bytes(content.read())
-            _check_sha256(archive, unfinished, sha256)
             path.parent.mkdir(exist_ok=True)
-            os.replace(unfinished, path)
+            with whole_file(path) as unfinished:
+                unfinished.write_bytes(content.read())
+                _check_sha256(archive, unfinished, sha256)
 
 
 def _holds(path: Path, label_map_zyx: np.ndarray) -> bool:

@@ -5,7 +5,6 @@ axial slices, the head up in coronal and sagittal ones. Arrays are canonical (RA
 """
 
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from matplotlib.patches import Patch
 
 from flare_lib.ct.labels import N_CLASSES, ORGANS
 from flare_lib.ct.volume import Triple, Volume
+from flare_lib.ct.whole_file import whole_file
 
 DISPLAY_WINDOW_HU = (-160.0, 240.0)  # soft tissue: width 400, level 40
 PLANES = ("axial", "coronal", "sagittal")
@@ -178,9 +178,5 @@ def save_figure(figure: Figure, path: str | os.PathLike) -> None:
     path = Path(path)
     if not path.parent.is_dir():
         raise ValueError(f"the figure's folder must exist, got {path.parent}")
-    unfinished = path.with_name(f".{secrets.token_hex(4)}-{path.name}")
-    try:
+    with whole_file(path) as unfinished:
         figure.savefig(unfinished, facecolor=figure.get_facecolor())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -9,7 +9,6 @@ Reference: https://huggingface.co/docs/safetensors
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from flare_lib.ct.preprocess import Preprocessing
+from flare_lib.ct.whole_file import whole_file
 from flare_lib.network.unet import UNet
 
 PACKAGED = ("coarse", "fine")
@@ -61,16 +61,9 @@ def save_trained(path_stem: str | Path, net: UNet, card: Mapping[str, Any], *, h
 
     weights_path, card_path = _pair(path_stem)
     weights_path.parent.mkdir(parents=True, exist_ok=True)
-    parts = {weights_path: weights, card_path: (text + "\n").encode()}
-    temporary = {path: path.with_name(path.name + ".part") for path in parts}
-    try:
-        for path, content in parts.items():
-            temporary[path].write_bytes(content)
-        for path in parts:
-            os.replace(temporary[path], path)
-    finally:
-        for part in temporary.values():
-            part.unlink(missing_ok=True)
+    with whole_file(weights_path) as unfinished_weights, whole_file(card_path) as unfinished_card:
+        unfinished_weights.write_bytes(weights)
+        unfinished_card.write_bytes((text + "\n").encode())
 
 
 def load_trained(

@@ -1,10 +1,11 @@
 """The state of a training run on disk: written in one piece or not at all, and taken up again exactly."""
 
-import os
 from pathlib import Path
 
 import torch
 from torch import nn
+
+from flare_lib.ct.whole_file import whole_file
 
 
 def save_checkpoint(
@@ -13,14 +14,10 @@ def save_checkpoint(
     """Write net, optimiser, number of steps done and recipe to `path`; an earlier file survives a failure."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    try:
+    with whole_file(path) as unfinished:
         torch.save(
-            {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "recipe": recipe}, temporary
+            {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "recipe": recipe}, unfinished
         )
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: str | Path, *, net: nn.Module, optimizer: torch.optim.Optimizer, recipe: dict) -> int:

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from flare_lib.ct.volume import Volume, save_label_map
+from flare_lib.ct.files import save_label_map
+from flare_lib.ct.volume import Volume
 from flare_lib.data.persons import embody, find_persons, load_person
 
 SPACING = (3.0, 2.0, 1.5)

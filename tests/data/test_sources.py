@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flare_lib.ct.volume import Volume, load_ct, load_label_map, save_ct, save_label_map
+from flare_lib.ct.files import load_ct, load_label_map, save_ct, save_label_map
+from flare_lib.ct.volume import Volume
 from flare_lib.data import sources
 from flare_lib.data.sources import (
     Archive,

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from flare_lib.ct.volume import Volume, save_label_map
+from flare_lib.ct.files import save_label_map
+from flare_lib.ct.volume import Volume
 from flare_lib.network.weights import load_trained
 from flare_lib.training.presets import preset
 from flare_lib.training.run import gather_persons, run, training_mean_and_sd
