@@ -20,20 +20,22 @@ class Organ(NamedTuple):
     tolerance_mm: float
 
 
+# The colours stay apart for readers who do not see red or green: by 12 in CIELAB for any two organs, by 20 for two that
+# touch (a test holds both).
 ORGANS: tuple[Organ, ...] = (
-    Organ(1, "liver", "Liv", "#b5651d", 5.0),
-    Organ(2, "right kidney", "RK", "#56b4e9", 3.0),
-    Organ(3, "spleen", "Spl", "#009e73", 3.0),
-    Organ(4, "pancreas", "Pan", "#f0e442", 5.0),
-    Organ(5, "aorta", "Aor", "#e8383d", 2.0),
-    Organ(6, "inferior vena cava", "IVC", "#3b5bff", 2.0),
+    Organ(1, "liver", "Liv", "#914d04", 5.0),
+    Organ(2, "right kidney", "RK", "#529cd3", 3.0),
+    Organ(3, "spleen", "Spl", "#129e73", 3.0),
+    Organ(4, "pancreas", "Pan", "#fff642", 5.0),
+    Organ(5, "aorta", "Aor", "#e1292d", 2.0),
+    Organ(6, "inferior vena cava", "IVC", "#3450ff", 2.0),
     Organ(7, "right adrenal gland", "RAG", "#ffffff", 2.0),
-    Organ(8, "left adrenal gland", "LAG", "#ff9ef0", 2.0),
-    Organ(9, "gallbladder", "Gall", "#9cff57", 2.0),
-    Organ(10, "esophagus", "Eso", "#00e5e5", 3.0),
-    Organ(11, "stomach", "Sto", "#c264d9", 5.0),
-    Organ(12, "duodenum", "Duo", "#ff9500", 7.0),
-    Organ(13, "left kidney", "LK", "#0f7fa8", 3.0),
+    Organ(8, "left adrenal gland", "LAG", "#f7a8ff", 2.0),
+    Organ(9, "gallbladder", "Gall", "#9cff5d", 2.0),
+    Organ(10, "esophagus", "Eso", "#13e5e2", 3.0),
+    Organ(11, "stomach", "Sto", "#b765e7", 5.0),
+    Organ(12, "duodenum", "Duo", "#fe9400", 7.0),
+    Organ(13, "left kidney", "LK", "#116f9f", 3.0),
 )
 N_ORGANS = len(ORGANS)
 N_CLASSES = N_ORGANS + 1  # the background is class 0

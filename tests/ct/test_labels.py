@@ -124,3 +124,36 @@ def test_a_pair_with_one_organ_missing_is_not_judged():
 def test_left_and_right_need_three_axes():
     with pytest.raises(ValueError, match=r"3 axes, got shape \(2, 3\)"):
         left_right_problems(np.zeros((2, 3), dtype=np.uint8))
+
+
+# linear RGB as someone without the second (deutan) or first (protan) cone sees it: Machado, Oliveira, Fernandes 2009
+SIGHTS = {
+    "full": np.eye(3),
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+}
+TOUCHING = (
+    *("Liv RK", "Liv IVC", "Liv RAG", "Liv Gall", "Liv Sto", "Liv Duo", "Liv Eso", "Spl Sto", "Spl LK", "Spl Pan"),
+    *("Pan Duo", "Pan Sto", "Pan Aor", "Pan IVC", "Aor IVC", "Aor Eso", "IVC Duo", "IVC RAG", "LAG LK", "LAG Spl"),
+    *("LAG Pan", "LAG Aor", "Gall Duo", "Eso Sto", "Sto Duo", "RK RAG", "RK Duo", "Aor Duo", "LK Pan", "LK Sto"),
+)
+
+
+def cielab(linear_rgb):
+    """Return CIELAB (D65) of linear sRGB, (n, 3) in 0 to 1."""
+    to_xyz = np.array([[0.4125, 0.3576, 0.1804], [0.2127, 0.7152, 0.0722], [0.0193, 0.1192, 0.9503]])
+    t = np.clip(linear_rgb, 0, 1) @ to_xyz.T / (0.9505, 1.0, 1.0890)
+    f = np.where(t > 0.008856, np.cbrt(t), 7.787 * t + 16 / 116)
+    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], axis=1)
+
+
+@pytest.mark.parametrize("sight", SIGHTS)
+def test_organs_are_told_apart_by_readers_who_do_not_see_red_or_green(sight):
+    srgb = np.array([[int(o.color[i : i + 2], 16) / 255 for i in (1, 3, 5)] for o in ORGANS])
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    lab = cielab(linear @ np.transpose(SIGHTS[sight]))
+    apart = np.linalg.norm(lab[:, None] - lab, axis=-1)
+    assert apart[np.triu_indices(len(ORGANS), 1)].min() > 12
+    for pair in TOUCHING:
+        a, b = (organ(name).id - 1 for name in pair.split())
+        assert apart[a, b] > 20, pair
