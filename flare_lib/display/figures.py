@@ -1,7 +1,6 @@
 """Figures of CTs, organs and numbers: matplotlib `Figure` objects, the same organ colours everywhere.
 
-Slices are drawn in mm, as radiologists look at them: the patient's right on the left of the picture, the front up in
-axial slices, the head up in coronal and sagittal ones. Arrays are canonical (RAS+) ZYX.
+Slices are drawn in mm, the way up that `slices` says. Arrays are canonical (RAS+) ZYX.
 """
 
 import os
@@ -10,44 +9,18 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from flare_lib.ct.labels import N_CLASSES, ORGANS
+from flare_lib.ct.preprocess import find_foreground
+from flare_lib.ct.roi import Box
 from flare_lib.ct.volume import Triple, Volume
 from flare_lib.ct.whole_file import whole_file
+from flare_lib.display.slices import DISPLAY_WINDOW_HU, PLANES, SIDES, organ_center, organ_colormap, plane_slice
 
-DISPLAY_WINDOW_HU = (-160.0, 240.0)  # soft tissue: width 400, level 40
-PLANES = ("axial", "coronal", "sagittal")
 _INK, _PAPER = "#e8e8e8", "#111111"
-
-
-def organ_colormap() -> ListedColormap:
-    """Return the colours of labels 0 to 13; the background is transparent."""
-    return ListedColormap(["#00000000", *(organ.color for organ in ORGANS)], name="flare organs")
-
-
-def organ_center(label_map_zyx: np.ndarray) -> tuple[int, int, int]:
-    """Return on each axis the slice with the most organs, then the most of them; the middle when there are none."""
-    center = []
-    for axis in range(3):
-        counts = np.stack([np.bincount(s.ravel(), minlength=N_CLASSES) for s in np.moveaxis(label_map_zyx, axis, 0)])
-        organs = (counts[:, 1:] > 0).sum(axis=1)
-        voxels = counts[:, 1:].sum(axis=1)
-        center.append(int(np.lexsort((voxels, organs))[-1]) if voxels.any() else label_map_zyx.shape[axis] // 2)
-    return tuple(center)
-
-
-def plane_slice(array_zyx: np.ndarray, plane: str, index: int) -> np.ndarray:
-    """Return one slice, first row at the bottom: (Y, X), (Z, X) or (Z, Y), the patient's right on the left.
-
-    In sagittal slices the patient looks to the left.
-    """
-    if plane not in PLANES:
-        raise ValueError(f"plane must be one of {', '.join(PLANES)}, got {plane!r}")
-    axis = PLANES.index(plane)
-    return np.take(array_zyx, index, axis=axis)[:, ::-1]  # x and y grow to the right and the front: both are turned
+_ROOM_MM = 10.0  # around the body
 
 
 def draw_slice(
@@ -58,10 +31,14 @@ def draw_slice(
     plane: str,
     index: int,
     *,
+    box: Box | None = None,
     window_hu: tuple[float, float] = DISPLAY_WINDOW_HU,
     opacity: float = 0.45,
 ) -> None:
-    """Draw one slice of a CT (HU, ZYX) into `axes`, in mm, with labels (0 to 13, same shape, or None) over it."""
+    """Draw one slice of a CT (HU, ZYX) into `axes`, in mm, with labels (0 to 13, same shape, or None) over it.
+
+    `box`: the part of the volume that is seen, all of it by default.
+    """
     picture = plane_slice(ct_zyx, plane, index)
     rows_mm, columns_mm = (s for axis, s in enumerate(spacing_zyx_mm) if axis != PLANES.index(plane))
     extent = (0, picture.shape[1] * columns_mm, 0, picture.shape[0] * rows_mm)
@@ -71,7 +48,14 @@ def draw_slice(
         labels = plane_slice(label_map_zyx, plane, index)
         colors = {"cmap": organ_colormap(), "vmin": -0.5, "vmax": N_CLASSES - 0.5, "interpolation": "nearest"}
         axes.imshow(labels, alpha=opacity, origin="lower", extent=extent, **colors)
-    left, right = {"axial": ("R", "L"), "coronal": ("R", "L"), "sagittal": ("A", "P")}[plane]
+    if box is not None:
+        (first_row, first), (last_row, last) = (
+            [n for axis, n in enumerate(corner) if axis != PLANES.index(plane)]
+            for corner in (box.start_zyx, box.stop_zyx)
+        )
+        axes.set_xlim((picture.shape[1] - last) * columns_mm, (picture.shape[1] - first) * columns_mm)
+        axes.set_ylim(first_row * rows_mm, last_row * rows_mm)
+    left, right = SIDES[plane]
     for text, x, align in ((left, 0.02, "left"), (right, 0.98, "right")):
         axes.text(x, 0.5, text, transform=axes.transAxes, ha=align, va="center", color=_INK, fontsize=9)
     axes.set_axis_off()
@@ -90,6 +74,7 @@ def overlay_figure(
     """Return a CT in three planes with its organs over it and a legend of those that are there.
 
     `label_map_zyx` (0 to 13, the CT's shape) or None; `center_zyx`: the slices shown, default those with most organs.
+    The air around the body is cut off.
     """
     return comparison_figure(
         ct, {title or "": label_map_zyx}, center_zyx=center_zyx, window_hu=window_hu, opacity=opacity
@@ -112,9 +97,11 @@ def comparison_figure(
     for labels in given:
         if labels.shape != ct.shape_zyx:
             raise ValueError(f"a label map must have the CT's shape {ct.shape_zyx}, got {labels.shape}")
+    body = find_foreground(ct.array_zyx).widen(_ROOM_MM, ct.spacing_zyx_mm, ct.shape_zyx)
     if center_zyx is None:
-        center_zyx = organ_center(given[0]) if given else tuple(n // 2 for n in ct.shape_zyx)
-    z_mm, y_mm, x_mm = ct.size_mm_zyx
+        middle = tuple((a + b) // 2 for a, b in zip(body.start_zyx, body.stop_zyx, strict=True))
+        center_zyx = organ_center(given[0]) if given else middle
+    z_mm, y_mm, x_mm = (n * s for n, s in zip(body.shape_zyx, ct.spacing_zyx_mm, strict=True))
     widths, height = (x_mm, x_mm, y_mm), max(z_mm, y_mm)
     figure = Figure(figsize=(11, 0.8 + len(label_maps) * 11 * height / sum(widths)), facecolor=_PAPER, dpi=80)
     grid = figure.subplots(
@@ -123,9 +110,9 @@ def comparison_figure(
     figure.subplots_adjust(left=0.01, right=0.99, top=0.93, bottom=0.09)
     for row, (title, labels) in zip(grid, label_maps.items(), strict=True):
         for axes, plane, index in zip(row, PLANES, center_zyx, strict=True):
-            draw_slice(
-                axes, ct.array_zyx, labels, ct.spacing_zyx_mm, plane, index, window_hu=window_hu, opacity=opacity
-            )
+            look = {"box": body, "window_hu": window_hu, "opacity": opacity}
+            draw_slice(axes, ct.array_zyx, labels, ct.spacing_zyx_mm, plane, index, **look)
+            axes.set_anchor("N")
         if title:
             row[0].set_title(f"{title}: {row[0].get_title()}", color=_INK, fontsize=9)
     present = {organ.id for organ in ORGANS for labels in given if (labels == organ.id).any()}

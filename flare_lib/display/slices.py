@@ -1,0 +1,85 @@
+"""One slice of a CT as a picture: which voxels, which way up, which colours.
+
+Slices are shown as radiologists look at them: the patient's right on the left of the picture, the front up in axial
+slices, the head up in coronal and sagittal ones; in sagittal slices the patient looks to the left. Arrays are canonical
+(RAS+) ZYX.
+"""
+
+import numpy as np
+from matplotlib.colors import ListedColormap, to_rgb
+
+from flare_lib.ct.labels import N_CLASSES, ORGANS
+from flare_lib.ct.volume import Triple
+
+DISPLAY_WINDOW_HU = (-160.0, 240.0)  # soft tissue: width 400, level 40
+PLANES = ("axial", "coronal", "sagittal")
+SIDES = {"axial": ("R", "L"), "coronal": ("R", "L"), "sagittal": ("A", "P")}  # what lies left and right in the picture
+
+
+def organ_colormap() -> ListedColormap:
+    """Return the colours of labels 0 to 13; the background is transparent."""
+    return ListedColormap(["#00000000", *(organ.color for organ in ORGANS)], name="flare organs")
+
+
+def organ_center(label_map_zyx: np.ndarray) -> tuple[int, int, int]:
+    """Return on each axis the slice with the most organs, then the most of them; the middle when there are none."""
+    center = []
+    for axis in range(3):
+        counts = np.stack([np.bincount(s.ravel(), minlength=N_CLASSES) for s in np.moveaxis(label_map_zyx, axis, 0)])
+        organs = (counts[:, 1:] > 0).sum(axis=1)
+        voxels = counts[:, 1:].sum(axis=1)
+        center.append(int(np.lexsort((voxels, organs))[-1]) if voxels.any() else label_map_zyx.shape[axis] // 2)
+    return tuple(center)
+
+
+def plane_slice(array_zyx: np.ndarray, plane: str, index: int) -> np.ndarray:
+    """Return one slice, first row at the bottom: (Y, X), (Z, X) or (Z, Y), the patient's right on the left.
+
+    Raises ValueError for an unknown plane.
+    """
+    axis = plane_axis(plane)
+    return np.take(array_zyx, index, axis=axis)[:, ::-1]  # x and y grow to the right and the front: both are turned
+
+
+def plane_axis(plane: str) -> int:
+    """Return the axis (of ZYX) that a plane stands across; ValueError for an unknown plane."""
+    if plane not in PLANES:
+        raise ValueError(f"plane must be one of {', '.join(PLANES)}, got {plane!r}")
+    return PLANES.index(plane)
+
+
+def slice_picture(
+    ct_zyx: np.ndarray,
+    label_map_zyx: np.ndarray | None,
+    spacing_zyx_mm: Triple,
+    plane: str,
+    index: int,
+    *,
+    pixel_mm: float,
+    window_hu: tuple[float, float] = DISPLAY_WINDOW_HU,
+    opacity: float = 0.45,
+) -> np.ndarray:
+    """Return one slice as pixels: RGB uint8 (rows, columns, 3), the first row on top, every pixel `pixel_mm` square.
+
+    `ct_zyx` in HU, `label_map_zyx` 0 to 13 of the same shape or None, drawn over it with `opacity` 0 to 1. Nearest
+    neighbour: what is seen is what is stored, in its true proportions.
+    """
+    axis = plane_axis(plane)
+    rows_mm, columns_mm = (s for a, s in enumerate(spacing_zyx_mm) if a != axis)
+    hu = plane_slice(ct_zyx, plane, index)[::-1]
+    at = np.ix_(_nearest(hu.shape[0], rows_mm, pixel_mm), _nearest(hu.shape[1], columns_mm, pixel_mm))
+    low, high = window_hu
+    grey = (np.clip((hu[at].astype(np.float32) - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    picture = np.repeat(grey[..., None], 3, axis=2)
+    if label_map_zyx is not None:
+        labels = plane_slice(label_map_zyx, plane, index)[::-1][at]
+        where = labels > 0
+        colors = np.array([(0, 0, 0), *(to_rgb(organ.color) for organ in ORGANS)], np.float32) * 255
+        picture[where] = (1 - opacity) * picture[where] + opacity * colors[labels[where]]
+    return picture
+
+
+def _nearest(n: int, spacing_mm: float, pixel_mm: float) -> np.ndarray:
+    """Return the voxel below the centre of every pixel along an axis of n voxels."""
+    n_pixels = max(1, round(n * spacing_mm / pixel_mm))
+    return np.minimum(((np.arange(n_pixels) + 0.5) * n / n_pixels).astype(int), n - 1)

@@ -1,0 +1,120 @@
+"""What people move: pictures with sliders, for notebooks.
+
+Every picture is a PNG in an `ipywidgets.Image`, drawn anew when a slider moves: it needs no figure window, works
+wherever widgets work, and where nothing drives them (an executed notebook on the web, a print) the first picture is
+shown in its place. A slider that has the focus moves with the arrow keys.
+"""
+
+import io
+from typing import Any
+
+import ipywidgets as w
+import numpy as np
+from PIL import Image
+
+from flare_lib.ct.volume import Volume
+from flare_lib.display.slices import DISPLAY_WINDOW_HU, PLANES, organ_center, plane_axis, slice_picture
+
+_CROSS = np.array((255, 210, 60), np.uint8)
+_AXES = ("z", "y", "x")
+
+
+def png(picture: np.ndarray) -> bytes:
+    """Return an RGB picture, uint8 (rows, columns, 3), as a PNG: packed fast rather than tight."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+class Viewer(w.VBox):
+    """A box of widgets that leaves a static picture where no widget can be drawn. Subclasses say what it is."""
+
+    def static_picture(self) -> np.ndarray:
+        """Return what is seen at the moment as one RGB picture, uint8 (rows, columns, 3)."""
+        raise NotImplementedError
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        data, *metadata = bundle if isinstance(bundle, tuple) else (bundle,)
+        data = {**data, "image/png": png(self.static_picture())}
+        return (data, *metadata) if metadata else data
+
+
+class SliceViewer(Viewer):
+    """A CT in three planes with its organs over it, and sliders for slice, window, level and opacity.
+
+    `ct` in HU, `label_map_zyx` 0 to 13 on its grid or None, `center_zyx` the slices at first (default: those with most
+    organs, or the middle), `width_px` of all three planes together. Pixels are square in mm whatever the
+    spacing; a thin cross shows where the other two planes cut. Raises ValueError when the label map has another shape.
+    """
+
+    def __init__(
+        self,
+        ct: Volume,
+        label_map_zyx: np.ndarray | None = None,
+        *,
+        center_zyx: tuple[int, int, int] | None = None,
+        window_hu: tuple[float, float] = DISPLAY_WINDOW_HU,
+        opacity: float = 0.45,
+        width_px: int = 900,
+    ) -> None:
+        if label_map_zyx is not None and label_map_zyx.shape != ct.shape_zyx:
+            raise ValueError(f"a label map must have the CT's shape {ct.shape_zyx}, got {label_map_zyx.shape}")
+        self._ct, self._labels = ct, label_map_zyx
+        if center_zyx is None:
+            middle = tuple(n // 2 for n in ct.shape_zyx)
+            center_zyx = middle if label_map_zyx is None else organ_center(label_map_zyx)
+        _, y_mm, x_mm = ct.size_mm_zyx
+        self._pixel_mm = (2 * x_mm + y_mm) / width_px
+        self.slices = [
+            w.IntSlider(value=at, min=0, max=n - 1, description=f"{plane}, {axis}", continuous_update=True)
+            for at, n, plane, axis in zip(center_zyx, ct.shape_zyx, PLANES, _AXES, strict=True)
+        ]
+        low, high = window_hu
+        self.level = w.IntSlider(value=round((low + high) / 2), min=-1000, max=1000, step=10, description="level, HU")
+        self.width = w.IntSlider(value=round(high - low), min=10, max=2000, step=10, description="width, HU")
+        self.opacity = w.FloatSlider(value=opacity, min=0, max=1, step=0.05, description="opacity")
+        self.images = [w.Image(format="png") for _ in PLANES]
+        look = [self.level, self.width, *([] if label_map_zyx is None else [self.opacity])]
+        for slider in (*self.slices, *look):
+            slider.observe(self._draw, names="value")
+        self._draw()
+        columns = [w.VBox([image, slider]) for image, slider in zip(self.images, self.slices, strict=True)]
+        super().__init__([w.HBox(columns), w.HBox(look)])
+
+    def pictures(self) -> list[np.ndarray]:
+        """Return the three planes as they are seen, RGB uint8 (rows, columns, 3)."""
+        half = self.width.value / 2
+        window_hu = (self.level.value - half, self.level.value + half)
+        return [self._picture(plane, window_hu) for plane in PLANES]
+
+    def static_picture(self) -> np.ndarray:
+        """Return the three planes side by side, their upper edges in line."""
+        pictures = self.pictures()
+        tallest = max(picture.shape[0] for picture in pictures)
+        return np.hstack([np.pad(p, [(0, tallest - p.shape[0]), (0, 4), (0, 0)]) for p in pictures])
+
+    def _draw(self, _change: object = None) -> None:
+        for image, picture in zip(self.images, self.pictures(), strict=True):
+            image.value = png(picture)
+
+    def _picture(self, plane: str, window_hu: tuple[float, float]) -> np.ndarray:
+        """Return one plane with the cross of the other two."""
+        axis, at = plane_axis(plane), [slider.value for slider in self.slices]
+        picture = slice_picture(
+            self._ct.array_zyx,
+            self._labels,
+            self._ct.spacing_zyx_mm,
+            plane,
+            at[axis],
+            pixel_mm=self._pixel_mm,
+            window_hu=window_hu,
+            opacity=self.opacity.value,
+        )
+        row_axis, column_axis = (a for a in range(3) if a != axis)
+        for direction, a in enumerate((row_axis, column_axis)):
+            n = picture.shape[direction]
+            line = n - 1 - int((at[a] + 0.5) / self._ct.shape_zyx[a] * n)  # both directions of a slice are turned
+            across = np.moveaxis(picture, direction, 0)
+            across[line] = across[line] // 2 + _CROSS // 2
+        return picture
