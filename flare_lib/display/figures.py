@@ -5,21 +5,31 @@ Slices are drawn in mm, the way up that `slices` says. Arrays are canonical (RAS
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 
 from flare_lib.ct.labels import N_CLASSES, ORGANS
 from flare_lib.ct.preprocess import find_foreground
 from flare_lib.ct.roi import Box
 from flare_lib.ct.volume import Triple, Volume
 from flare_lib.ct.whole_file import whole_file
-from flare_lib.display.slices import DISPLAY_WINDOW_HU, PLANES, SIDES, organ_center, organ_colormap, plane_slice
+from flare_lib.display.slices import (
+    DISPLAY_WINDOW_HU,
+    PLANES,
+    SIDES,
+    organ_center,
+    organ_colormap,
+    plane_axis,
+    plane_slice,
+)
 
 _INK, _PAPER = "#e8e8e8", "#111111"
+_OUTLINES = ("#e69f00", "#56b4e9", "#f0e442")
 _ROOM_MM = 10.0  # around the body
 
 
@@ -40,7 +50,7 @@ def draw_slice(
     `box`: the part of the volume that is seen, all of it by default.
     """
     picture = plane_slice(ct_zyx, plane, index)
-    rows_mm, columns_mm = (s for axis, s in enumerate(spacing_zyx_mm) if axis != PLANES.index(plane))
+    rows_mm, columns_mm = _plane_of(spacing_zyx_mm, plane)
     extent = (0, picture.shape[1] * columns_mm, 0, picture.shape[0] * rows_mm)
     low, high = window_hu
     axes.imshow(picture, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent, interpolation="nearest")
@@ -49,17 +59,74 @@ def draw_slice(
         colors = {"cmap": organ_colormap(), "vmin": -0.5, "vmax": N_CLASSES - 0.5, "interpolation": "nearest"}
         axes.imshow(labels, alpha=opacity, origin="lower", extent=extent, **colors)
     if box is not None:
-        (first_row, first), (last_row, last) = (
-            [n for axis, n in enumerate(corner) if axis != PLANES.index(plane)]
-            for corner in (box.start_zyx, box.stop_zyx)
-        )
+        (first_row, first), (last_row, last) = _plane_of(box.start_zyx, plane), _plane_of(box.stop_zyx, plane)
         axes.set_xlim((picture.shape[1] - last) * columns_mm, (picture.shape[1] - first) * columns_mm)
         axes.set_ylim(first_row * rows_mm, last_row * rows_mm)
     left, right = SIDES[plane]
     for text, x, align in ((left, 0.02, "left"), (right, 0.98, "right")):
         axes.text(x, 0.5, text, transform=axes.transAxes, ha=align, va="center", color=_INK, fontsize=9)
     axes.set_axis_off()
-    axes.set_title(f"{plane}, {'zyx'[PLANES.index(plane)]} = {index}", color=_INK, fontsize=9)
+    axes.set_title(f"{plane}, {'zyx'[plane_axis(plane)]} = {index}", color=_INK, fontsize=9)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One slice in a row of slices: of which volume, where, under which title.
+
+    `label_map_zyx` (0 to 13, the volume's shape) is drawn over it, `outlines` are boxes drawn around regions: the first
+    solid, the second dashed, the third dotted.
+    """
+
+    title: str
+    volume: Volume
+    plane: str
+    index: int
+    label_map_zyx: np.ndarray | None = None
+    window_hu: tuple[float, float] = DISPLAY_WINDOW_HU
+    outlines: Sequence[Box] = ()
+
+
+def panel_figure(panels: Sequence[Panel], *, height: float = 3.2) -> Figure:
+    """Return slices beside each other, each in true proportions, `height` inches of figure; ValueError for none."""
+    if not panels:
+        raise ValueError("a figure must have a panel at least, got none")
+    sizes_mm = [_plane_of(panel.volume.size_mm_zyx, panel.plane) for panel in panels]
+    ratios = [columns / rows for rows, columns in sizes_mm]
+    room = 0.3  # inches for the titles
+    figure = Figure(figsize=((height - room) * sum(ratios) + 0.1, height), facecolor=_PAPER, dpi=80)
+    grid = figure.subplots(1, len(panels), squeeze=False, gridspec_kw={"width_ratios": ratios, "wspace": 0.03})[0]
+    figure.subplots_adjust(left=0.01, right=0.99, top=1 - room / height, bottom=0.01)
+    for axes, panel in zip(grid, panels, strict=True):
+        volume = panel.volume
+        draw_slice(
+            axes,
+            volume.array_zyx,
+            panel.label_map_zyx,
+            volume.spacing_zyx_mm,
+            panel.plane,
+            panel.index,
+            window_hu=panel.window_hu,
+        )
+        for box, color, style in zip(panel.outlines, _OUTLINES, ("-", "--", ":"), strict=False):
+            _draw_box(axes, box, volume, panel.plane, color, style)
+        axes.set_title(panel.title, color=_INK, fontsize=9)
+    return figure
+
+
+def _plane_of(zyx: Sequence[float], plane: str) -> tuple[float, float]:
+    """Return what a triple says of a plane's rows and columns."""
+    rows, columns = (value for axis, value in enumerate(zyx) if axis != plane_axis(plane))
+    return rows, columns
+
+
+def _draw_box(axes: Axes, box: Box, volume: Volume, plane: str, color: str, style: str) -> None:
+    """Outline a box on a slice drawn in mm; columns are turned, as in `plane_slice`."""
+    row_mm, column_mm = _plane_of(volume.spacing_zyx_mm, plane)
+    _, n_columns = _plane_of(volume.shape_zyx, plane)
+    (first_row, _), (_, last_column) = _plane_of(box.start_zyx, plane), _plane_of(box.stop_zyx, plane)
+    rows, columns = _plane_of(box.shape_zyx, plane)
+    corner = ((n_columns - last_column) * column_mm, first_row * row_mm)
+    axes.add_patch(Rectangle(corner, columns * column_mm, rows * row_mm, fill=False, ec=color, ls=style, lw=2))
 
 
 def overlay_figure(

@@ -5,11 +5,14 @@ import pytest
 from matplotlib.colors import to_hex
 
 from flare_lib.ct.labels import ORGANS
+from flare_lib.ct.roi import Box
 from flare_lib.ct.volume import Volume
 from flare_lib.display.figures import (
+    Panel,
     comparison_figure,
     dice_figure,
     overlay_figure,
+    panel_figure,
     save_figure,
     timing_figure,
 )
@@ -42,6 +45,23 @@ def test_the_air_around_the_body_is_cut_off_the_picture():
     np.testing.assert_allclose(axial.get_ylim(), (15 * 2.0, 45 * 2.0))
     np.testing.assert_allclose(coronal.get_ylim(), (8 * 5.0, 32 * 5.0))
     assert axial.get_title() == "axial, z = 20"
+
+
+def test_panels_stand_side_by_side_in_true_proportions_with_boxes_in_mm():
+    panels = [
+        Panel("axial", ct(), "axial", 4, labels(), outlines=[Box((1, 2, 3), (5, 6, 9))]),
+        Panel("coronal", ct(), "coronal", 4, window_hu=(-1000.0, 0.0)),
+    ]
+    left, right = panel_figure(panels).axes
+    assert [left.get_title(), right.get_title()] == ["axial", "coronal"]
+    (box,) = left.patches
+    # columns are turned: voxels 3 to 8 of 10 along x lie 1 to 7 voxels from the picture's left edge
+    assert (box.get_xy(), box.get_width(), box.get_height()) == ((1 * 1.5, 2 * 2.0), 6 * 1.5, 4 * 2.0)
+    assert right.images[0].get_clim() == (-1000.0, 0.0)
+    widths = [axes.get_position().width for axes in (left, right)]
+    assert widths[0] / widths[1] == pytest.approx((15 / 16) / (15 / 30), rel=0.02)
+    with pytest.raises(ValueError, match="a panel at least"):
+        panel_figure([])
 
 
 def test_the_legend_names_the_organs_that_are_there_in_their_colours():
