@@ -1,14 +1,16 @@
-"""The `flare` command: fetch, info, segment, phantom, notebooks. Each is a thin layer over the library's own functions.
+"""The `flare` command: fetch, info, segment, phantom, train, notebooks. Each is a thin layer over the library.
 
 What a user got wrong is told in one line on stderr, "error: what must hold, what came", with exit code 2; outputs are
 checked before any work, and appear complete or not at all. Progress is shown on a terminal only.
 """
 
+import ast
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -107,9 +109,9 @@ def segment(
     from flare_lib.ct.files import load_ct, save_label_map
     from flare_lib.inference.coarse_to_fine import load_stages
     from flare_lib.inference.coarse_to_fine import segment as segment_ct
+    from flare_lib.network.device import choose_device
 
-    _check_device(device)
-    coarse, fine = load_stages(weights_dir, device=device)
+    coarse, fine = load_stages(weights_dir, device=choose_device(device))
     failed = 0
     for path, target in zip(cts, targets, strict=True):
         try:
@@ -158,6 +160,50 @@ def phantom(
 
 
 @app.command()
+def train(
+    stage: Annotated[str, typer.Argument(help="coarse or fine.")],
+    label_maps: Annotated[Path, typer.Option(help="A folder of TotalSegmentator label maps, see data/README.md.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A folder for the weights, their card, the log.")],
+    preset: Annotated[str | None, typer.Option(help="The recipe; default: first-coarse or first-fine.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Weights to start from; for fine, the coarse ones.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="name=value of the recipe, e.g. n_steps=500; may be repeated.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that paint patches beside the training.")] = 1,
+) -> None:
+    """Train one stage on painted CTs; stopped, the same command goes on from the last checkpoint."""
+    if stage not in ("coarse", "fine"):
+        raise ValueError(f"stage must be coarse or fine, got {stage}")
+
+    from flare_lib.network.device import choose_device
+    from flare_lib.network.weights import load_trained
+    from flare_lib.training import presets
+    from flare_lib.training.run import run as run_training
+
+    recipe = presets.preset(preset or f"first-{stage}", **dict(map(parse_setting, settings or [])))
+    if recipe.stage != stage:
+        raise ValueError(f"preset {preset} is for the {recipe.stage} stage, got {stage}")
+    chosen = choose_device(device)
+    if init is not None:
+        load_trained(init)
+    began = time.monotonic()
+    with _Bars() as bars:
+        stem = run_training(
+            recipe,
+            label_maps=label_maps,
+            folder=output,
+            init=init,
+            device=chosen,
+            n_workers=workers,
+            on_step=lambda step, loss: bars(stage, step + 1, recipe.n_steps, unit="step", beside=f"loss {loss:.3f}"),
+        )
+    typer.echo(
+        f"{recipe.n_steps} steps, {time.monotonic() - began:.0f} s of them now; wrote {stem}.safetensors and its card"
+    )
+
+
+@app.command()
 def notebooks(
     folder: Annotated[Path, typer.Argument(help="Where the notebooks are.")] = Path("notebooks"),
     out: Annotated[Path, typer.Option(help="A folder for the executed ones.")] = Path("out/notebooks"),
@@ -166,12 +212,12 @@ def notebooks(
 ) -> None:
     """Execute the notebooks; those that did not change since their last run are not run again."""
     try:
-        from flare_lib.notebooks import NotebookFailed, find_notebooks, parse_parameter, run_notebooks
+        from flare_lib.notebooks import NotebookFailed, find_notebooks, run_notebooks
     except ModuleNotFoundError as error:
         raise ValueError(f'notebooks need pip install "flare-lib[notebooks]", got no {error.name}') from error
 
     paths = find_notebooks(folder, only or [])
-    parameters = dict(map(parse_parameter, parameter or []))
+    parameters = dict(map(parse_setting, parameter or []))
     try:
         run_notebooks(paths, out, parameters=parameters, progress=sys.stderr.isatty(), on_done=_say_done)
     except NotebookFailed as failure:
@@ -182,6 +228,17 @@ def notebooks(
 
 def _say_done(run: "NotebookRun") -> None:
     typer.echo(f"{run.seconds:6.1f} s  {run.name}: {run.title}{' (unchanged, not run again)' if run.reused else ''}")
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Split "name=value"; the value is read as a Python literal (3, 0.5, True, None, (1, 2)) or else stays text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise ValueError(f"a setting must be written name=value, got {text!r}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
 
 
 def _times(numbers) -> str:
@@ -212,19 +269,6 @@ def _check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], figure: Path
         if output.resolve() in taken:
             raise ValueError(f"every output must be a file of its own, not an input or another output, got {output}")
         taken.add(output.resolve())
-
-
-def _check_device(device: str) -> None:
-    """Raise ValueError unless torch can use the device here."""
-    import torch
-
-    try:
-        torch.empty(0, device="cpu" if device == "auto" else device)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA raises the latter
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"--device must be auto or a device that torch can use here, got {device} ({reason})"
-        ) from error
 
 
 def _load_on_grid_of(ct: "Volume", path: Path) -> "np.ndarray":
@@ -266,7 +310,7 @@ def _organ_table(ct: "Volume", label_map_zyx: "np.ndarray", reference_zyx: "np.n
 
 
 class _Bars:
-    """Progress of the stages, one bar each, on a terminal only."""
+    """Progress of the stages, one bar each, on a terminal only, the time that is left with it."""
 
     def __init__(self) -> None:
         self._bars = {}
@@ -274,11 +318,12 @@ class _Bars:
     def __enter__(self) -> "_Bars":
         return self
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
+    def __call__(self, stage: str, done: int, total: int, *, unit: str = "tile", beside: str = "") -> None:
         from tqdm import tqdm
 
         if stage not in self._bars:
-            self._bars[stage] = tqdm(total=total, desc=stage, unit="tile", disable=None, leave=False)
+            self._bars[stage] = tqdm(total=total, desc=stage, unit=unit, disable=None, leave=False)
+        self._bars[stage].set_postfix_str(beside, refresh=False)
         self._bars[stage].update(done - self._bars[stage].n)
 
     def __exit__(self, *_exception: object) -> None:

@@ -5,7 +5,6 @@ machine. Its result stays valid as long as the notebook, the library, the parame
 References: papermill (parameters), nbconvert (pages).
 """
 
-import ast
 import hashlib
 import html
 import json
@@ -70,17 +69,6 @@ def find_notebooks(folder: str | Path, only: Sequence[str] = ()) -> list[Path]:
         if not any(path.name.startswith(start) for path in found):
             raise ValueError(f"a notebook must be one of {', '.join(path.stem for path in found)}; got {start!r}")
     return [path for path in found if not only or path.name.startswith(tuple(only))]
-
-
-def parse_parameter(text: str) -> tuple[str, Any]:
-    """Split "name=value"; the value is read as a Python literal (3, 0.5, True, None, (1, 2)) or else stays text."""
-    name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
-        raise ValueError(f"a parameter must be written name=value, got {text!r}")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
 
 
 def share_parameters(notebooks: Iterable[Path], parameters: dict[str, Any]) -> dict[Path, dict[str, Any]]:

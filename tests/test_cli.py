@@ -8,6 +8,7 @@ import nbformat
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from flare_lib import cli
 from flare_lib.ct.files import load_ct, load_label_map
@@ -135,7 +136,7 @@ def test_labels_are_saved_on_the_cts_own_grid(flare, nets, ct_path, tmp_path):
     target = tmp_path / "labels.nii.gz"
     code, out, err = flare("segment", ct_path, "-o", target, "--margin-mm", 12, "--weights-dir", "w", "--device", "cpu")
     assert code == 0
-    assert nets == [("coarse of w", "cpu", 12.0)]
+    assert nets == [("coarse of w", torch.device("cpu"), 12.0)]
     saved = nib.load(target)
     np.testing.assert_array_equal(saved.affine, AFFINE)
     np.testing.assert_array_equal(saved.dataobj, labels_zyx().T[::-1])
@@ -288,7 +289,7 @@ def test_a_reference_with_other_labels_is_refused(flare, nets, ct_path, tmp_path
 @pytest.mark.parametrize("device", ["gpu", "meta:x", "xpu:7"])
 def test_a_device_that_is_not_there_is_refused(flare, nets, ct_path, tmp_path, device):
     answer = flare("segment", ct_path, "-o", tmp_path / "labels.nii.gz", "--device", device)
-    assert_refused(answer, f"--device must be auto or a device that torch can use here, got {device} (")
+    assert_refused(answer, f"device must be auto or one that torch can use here, got {device} (")
 
 
 def test_a_phantom_is_saved_with_its_labels_on_one_grid(flare, tmp_path):
@@ -372,3 +373,76 @@ def test_an_install_without_the_notebooks_is_told_what_it_lacks(flare, course, m
     monkeypatch.delitem(sys.modules, "flare_lib.notebooks", raising=False)
     monkeypatch.setitem(sys.modules, "papermill", None)
     assert_refused(flare("notebooks", course), 'notebooks need pip install "flare-lib[notebooks]", got no papermill')
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("n_steps=3", ("n_steps", 3)),
+        ("rate=1e-3", ("rate", 0.001)),
+        ("full=True", ("full", True)),
+        ("patch=(1, 2, 3)", ("patch", (1, 2, 3))),
+        ("path=a/b=c.nii", ("path", "a/b=c.nii")),
+        ("name=", ("name", "")),
+    ],
+)
+def test_a_parameter_is_a_python_literal_or_text(text, expected):
+    assert cli.parse_setting(text) == expected
+
+
+@pytest.mark.parametrize("text", ["n_steps", "=3", "n steps=3"])
+def test_a_parameter_without_a_name_or_a_value_is_refused(text):
+    with pytest.raises(ValueError, match="must be written name=value, got "):
+        cli.parse_setting(text)
+
+
+@pytest.fixture
+def persons(tmp_path):
+    """A folder with one person's structures: a liver."""
+    folder = tmp_path / "persons"
+    folder.mkdir()
+    array = np.zeros((24, 20, 14), np.uint8)
+    array[12:20, 5:15, 3:11] = 1
+    save(folder / "s1_totalseg117.nii.gz", array, np.diag([8.0, 8.0, 8.0, 1.0]))
+    (folder / "names.json").write_text('{"1": "liver"}')
+    return folder
+
+
+SMALL = ("patch_size=(8,16,12)", "features_per_stage=(4,6,8)", "strides=((2,2,2),(1,2,2))", "n_heads=2", "n_steps=2")
+
+
+def test_train_writes_weights_that_segment_can_use(flare, persons, tmp_path):
+    settings = [part for setting in (*SMALL, "spacing_zyx_mm=(8,8,8)") for part in ("--set", setting)]
+    for stage, start in (("coarse", []), ("fine", ["--init", tmp_path / "trained" / "coarse"])):
+        code, out, err = flare(
+            *("train", stage, "--label-maps", persons, "-o", tmp_path / "trained", "--workers", "0"), *start, *settings
+        )
+        assert (code, err) == (0, [])
+        assert out[-1].startswith("2 steps")
+        assert out[-1].endswith(f"wrote {tmp_path / 'trained' / stage}.safetensors and its card")
+    coarse, fine = coarse_to_fine.load_stages(tmp_path / "trained")
+    assert (coarse.patch_size, fine.preprocessing.spacing_zyx_mm) == ((8, 16, 12), (8.0, 8.0, 8.0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["middle"], "stage must be coarse or fine, got middle"),
+        (["coarse", "--set", "epochs=3"], "got epochs"),
+        (["coarse", "--preset", "best"], "preset must be one of"),
+        (["coarse", "--preset", "first-fine"], "preset first-fine is for the fine stage, got coarse"),
+        (["coarse", "--set", "n_steps=0"], "n_steps and batch_size must be 1 or more"),
+        (["coarse", "--init", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_run_that_cannot_be_is_told_before_any_work(flare, persons, tmp_path, arguments, message):
+    code, out, err = flare("train", "--label-maps", persons, "-o", tmp_path / "trained", *arguments)
+    assert (code, out, len(err)) == (2, [], 1)
+    assert message in err[0]
+    assert not (tmp_path / "trained").exists()
+
+
+def test_training_needs_persons(flare, tmp_path):
+    code, _, err = flare("train", "coarse", "--label-maps", tmp_path, "-o", tmp_path / "trained")
+    assert (code, len(err)) == (2, 1)
+    assert "must hold */segmentations or *totalseg117*.nii.gz" in err[0]

@@ -12,7 +12,6 @@ from flare_lib.notebooks import (
     find_notebooks,
     fingerprint,
     last_picture,
-    parse_parameter,
     run_notebooks,
     share_parameters,
 )
@@ -65,27 +64,6 @@ def test_a_choice_that_fits_nothing_is_refused_with_what_there_is(course):
 def test_a_folder_without_notebooks_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"a folder with notebooks is needed, got .* without any"):
         find_notebooks(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("n_steps=3", ("n_steps", 3)),
-        ("rate=1e-3", ("rate", 0.001)),
-        ("full=True", ("full", True)),
-        ("patch=(1, 2, 3)", ("patch", (1, 2, 3))),
-        ("path=a/b=c.nii", ("path", "a/b=c.nii")),
-        ("name=", ("name", "")),
-    ],
-)
-def test_a_parameter_is_a_python_literal_or_text(text, expected):
-    assert parse_parameter(text) == expected
-
-
-@pytest.mark.parametrize("text", ["n_steps", "=3", "n steps=3"])
-def test_a_parameter_without_a_name_or_a_value_is_refused(text):
-    with pytest.raises(ValueError, match="must be written name=value, got "):
-        parse_parameter(text)
 
 
 def test_each_notebook_gets_the_parameters_it_knows(course):

@@ -21,6 +21,7 @@ from flare_lib.ct.volume import Volume
 from flare_lib.inference.postprocess import MAX_DISTANCE_MM, postprocess
 from flare_lib.inference.slice_interpolation import resize_argmax
 from flare_lib.inference.sliding_window import sliding_window
+from flare_lib.network.device import choose_device
 from flare_lib.network.weights import TrainedNet, load_trained, packaged_weights
 
 Progress = Callable[[str, int, int], None]
@@ -73,13 +74,12 @@ class Segmentation:
     notes: tuple[str, ...]
 
 
-def load_stages(folder: str | Path | None = None, *, device: str = "auto") -> tuple[NetStage, NetStage]:
+def load_stages(folder: str | Path | None = None, *, device: str | torch.device = "auto") -> tuple[NetStage, NetStage]:
     """Load the coarse and the fine net: `coarse.safetensors` and `fine.safetensors` of a folder, or the packaged ones.
 
-    `device` "auto" is the GPU when there is one. Raises what `load_trained` raises.
+    Raises what `load_trained` and `choose_device` raise.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(device)
     paths = [packaged_weights(name) if folder is None else Path(folder) / name for name in ("coarse", "fine")]
     coarse, fine = (NetStage(load_trained(path), device=device) for path in paths)
     return coarse, fine

@@ -62,11 +62,13 @@ def run(
     label_maps: str | Path,
     folder: str | Path,
     init: str | Path | None = None,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     n_workers: int = 1,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Path:
     """Train one stage and write `folder/{stage}.safetensors` and `.json`; returns the stem of the two.
+
+    Log and checkpoint go to `folder/{stage}/`, so that both stages of a pair share a folder.
 
     `init`: the weights to start from (strict: same names, same shapes); a fine recipe without mean and SD gets those of
     its training set. Stopped, it goes on from its last checkpoint when it is called again.
@@ -81,7 +83,13 @@ def run(
     if init is not None:
         fill(net, load_trained(init).net.state_dict(), source=init)
     train(
-        net, PaintedPatches(persons, recipe), recipe, folder=folder, device=device, n_workers=n_workers, on_step=on_step
+        net,
+        PaintedPatches(persons, recipe),
+        recipe,
+        folder=folder / recipe.stage,
+        device=device,
+        n_workers=n_workers,
+        on_step=on_step,
     )
     card = {
         "preprocessing": recipe.preprocessing.to_dict(),
