@@ -6,10 +6,13 @@ shown in its place. A slider that has the focus moves with the arrow keys.
 """
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import ipywidgets as w
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 from flare_lib.ct.volume import Volume
@@ -38,6 +41,46 @@ class Viewer(w.VBox):
         data, *metadata = bundle if isinstance(bundle, tuple) else (bundle,)
         data = {**data, "image/png": png(self.static_picture())}
         return (data, *metadata) if metadata else data
+
+
+class Explorer(Viewer):
+    """One picture that a function draws from the sliders' values: `Explorer(draw, z=(0, 40, 12), n=(1, 8, 2))`.
+
+    `draw(**values)` returns an RGB picture, uint8 (rows, columns, 3), or a matplotlib `Figure`. `ranges` {name: (first,
+    last, at first)} of whole numbers, a slider each. A picture drawn once is kept. Raises ValueError for no range, and
+    for a start outside its range.
+    """
+
+    def __init__(self, draw: Callable[..., np.ndarray | Figure], **ranges: tuple[int, int, int]) -> None:
+        if not ranges or not all(low <= at <= high for low, high, at in ranges.values()):
+            raise ValueError(f"every range must be (first, last, start) with the start between, got {ranges}")
+        self._draw, self._drawn = draw, {}
+        self.sliders = {
+            name: w.IntSlider(value=at, min=low, max=high, description=name.replace("_", " "))
+            for name, (low, high, at) in ranges.items()
+        }
+        self.image = w.Image(value=png(self.static_picture()), format="png")
+        for slider in self.sliders.values():
+            slider.observe(self._show, names="value")
+        super().__init__([self.image, w.HBox(list(self.sliders.values()))])
+
+    def static_picture(self) -> np.ndarray:
+        """Return the picture for the sliders' values, RGB uint8 (rows, columns, 3)."""
+        values = tuple(slider.value for slider in self.sliders.values())
+        if values not in self._drawn:
+            drawn = self._draw(**dict(zip(self.sliders, values, strict=True)))
+            self._drawn[values] = _pixels(drawn) if isinstance(drawn, Figure) else drawn
+        return self._drawn[values]
+
+    def _show(self, _change: object) -> None:
+        self.image.value = png(self.static_picture())
+
+
+def _pixels(figure: Figure) -> np.ndarray:
+    """Return a figure as RGB uint8 (rows, columns, 3)."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 class SliceViewer(Viewer):

@@ -4,11 +4,12 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from flare_lib.ct.volume import Volume
 from flare_lib.display.slices import slice_picture
-from flare_lib.display.widgets import SliceViewer, png
+from flare_lib.display.widgets import Explorer, SliceViewer, png
 
 
 def case():
@@ -75,3 +76,32 @@ def test_labels_of_another_grid_are_refused():
     ct, label_map = case()
     with pytest.raises(ValueError, match=r"must have the CT's shape \(9, 12, 16\), got \(8, 12, 16\)"):
         SliceViewer(ct, label_map[1:])
+
+
+def test_an_explorer_draws_what_its_sliders_say_and_each_picture_once():
+    asked = []
+
+    def draw(z, n_slabs):
+        asked.append((z, n_slabs))
+        return np.full((4, 6, 3), 10 * z + n_slabs, np.uint8)
+
+    explorer = Explorer(draw, z=(0, 5, 2), n_slabs=(1, 4, 3))
+    assert (pixels(explorer.image) == 23).all()
+    explorer.sliders["z"].value = 5
+    assert (pixels(explorer.image) == 53).all()
+    explorer.sliders["z"].value = 2
+    assert (pixels(explorer.image) == 23).all()
+    assert asked == [(2, 3), (5, 3)]
+    assert "image/png" in explorer._repr_mimebundle_()
+
+
+def test_an_explorer_takes_a_figure():
+    explorer = Explorer(lambda n: Figure(figsize=(3, 2), dpi=50, facecolor=(0, n / 255, 0)), n=(0, 255, 51))
+    assert pixels(explorer.image).shape == (100, 150, 3)
+    assert (pixels(explorer.image) == (0, 51, 0)).all()
+
+
+@pytest.mark.parametrize("ranges", [{}, {"z": (0, 5, 6)}])
+def test_a_start_outside_its_range_is_refused(ranges):
+    with pytest.raises(ValueError, match=r"every range must be \(first, last, start\)"):
+        Explorer(lambda **_: np.zeros((1, 1, 3), np.uint8), **ranges)
