@@ -1,0 +1,60 @@
+"""What a net costs and what it sees: parameters, operations, receptive field, each told apart by its parts.
+
+References: torch's flop counter (a multiply-add is 2 operations); Luo et al., Understanding the Effective Receptive
+Field in Deep Convolutional Neural Networks, NeurIPS 2016.
+"""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from flare_lib.network.unet import UNet
+
+PARTS = ("encoder", "ups", "decoder", "heads")
+
+
+def count_parameters(net: UNet) -> dict[str, list[int]]:
+    """Return how many numbers are learnt, {part: one count a stage, finest first}; together `net.n_parameters`."""
+    return {part: [sum(p.numel() for p in stage.parameters()) for stage in getattr(net, part)] for part in PARTS}
+
+
+def count_operations(net: UNet, size_zyx: Sequence[int]) -> dict[str, list[int]]:
+    """Return the floating-point operations for one patch of `size_zyx` voxels, {part: one count a stage, finest first}.
+
+    Those of the convolutions: normalisation and activation, linear in the voxels, are not counted. Nothing is computed
+    (torch's meta device), so it costs neither time nor memory. Raises ValueError for a size that the net refuses.
+    """
+    shapes_only = copy.deepcopy(net).to("meta")
+    image = torch.empty(1, net.architecture["in_channels"], *size_zyx, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        shapes_only(image)
+    counts = {name: sum(by_operator.values()) for name, by_operator in counter.get_flop_counts().items()}
+    root = type(net).__name__
+    return {part: [counts.get(f"{root}.{part}.{s}", 0) for s in range(len(getattr(net, part)))] for part in PARTS}
+
+
+def receptive_field(
+    strides: Sequence[Sequence[int]], voxel_zyx: Sequence[int] = (0, 0, 0)
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return (start, stop) ZYX of the input voxels that the finest head's answer at `voxel_zyx` is computed from.
+
+    `strides` (z, y, x) from one stage to the next. The region may reach beyond the image: there are zeros. It is that
+    of the convolutions; instance normalisation adds two numbers, mean and SD, that come from all voxels.
+    """
+    edges = [_field_along([stride[axis] for stride in strides], voxel_zyx[axis]) for axis in range(3)]
+    starts, stops = zip(*edges, strict=True)
+    return starts, stops
+
+
+def _field_along(strides: Sequence[int], at: int) -> tuple[int, int]:
+    """Walk one axis back from the finest head, down the decoder and up the encoder: the first and last + 1 voxel."""
+    low = high = at
+    for stride in strides:
+        low, high = low - 2, high + 2  # two convolutions of 3
+        low, high = low // stride, high // stride  # a transposed convolution reads one coarse voxel for each fine one
+    for stride in reversed(strides):
+        low, high = low - 1, high + 1  # the second convolution of the stage
+        low, high = low * stride - 1, high * stride + 1  # the first, which makes the grid smaller
+    return low - 2, high + 3
