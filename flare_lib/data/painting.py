@@ -2,10 +2,9 @@
 
     structures -> tissues -> textures -> contents of hollow organs -> lesions -> scanner -> HU
 
-Every step is a function of the structure map and a generator. HU ranges are textbook values for unenhanced tissue plus
-an enhancement that depends on the contrast phase of the person: one phase, one dose, for all tissues together.
-Networks trained on such pictures alone work on real CT when the ranges are wide enough (domain randomisation,
-Tobin et al. 2017; SynthSeg, Billot et al. 2023).
+Every step is a function of the structure map and a generator; what tissues look like, `tissues` says. Networks trained
+on such pictures alone work on real CT when the ranges are wide enough (domain randomisation, Tobin et al. 2017;
+SynthSeg, Billot et al. 2023).
 """
 
 from collections.abc import Sequence
@@ -14,93 +13,9 @@ import numpy as np
 from scipy import ndimage
 
 from flare_lib.data.structures import UNLABELLED, Structures, smooth_field
+from flare_lib.data.tissues import draw_tissues, is_bone
 
-PHASES = ("none", "arterial", "portal", "late")
-_PHASE_PROBABILITIES = (0.15, 0.2, 0.5, 0.15)
-
-# name prefix: (HU unenhanced, its spread between persons, enhancement arterial / portal / late, texture SD)
-_TISSUES: dict[str, tuple[float, float, tuple[float, float, float], float]] = {
-    "air": (-1000, 3, (0, 0, 0), 2),
-    "unlabelled": (-100, 8, (2, 3, 3), 8),
-    "fat": (-105, 8, (0, 0, 0), 7),
-    "skin": (20, 25, (5, 8, 8), 10),
-    "muscle": (50, 8, (5, 12, 12), 9),
-    "soft_tissue": (40, 8, (15, 25, 25), 9),
-    "autochthon": (45, 12, (5, 12, 12), 12),
-    "iliopsoas": (52, 8, (5, 12, 12), 8),
-    "gluteus": (42, 12, (5, 12, 12), 12),
-    "liver": (56, 8, (14, 55, 45), 5),
-    "spleen": (47, 6, (65, 70, 50), 5),
-    "pancreas": (40, 8, (60, 52, 35), 12),
-    "kidney": (33, 5, (105, 135, 120), 14),
-    "adrenal_gland": (25, 10, (40, 42, 28), 6),
-    "gallbladder": (10, 8, (1, 2, 4), 4),
-    "esophagus": (40, 8, (18, 28, 25), 12),
-    "stomach": (40, 8, (25, 40, 35), 10),
-    "duodenum": (38, 8, (30, 45, 35), 14),
-    "small_bowel": (38, 8, (35, 50, 38), 14),
-    "colon": (40, 8, (22, 38, 32), 12),
-    "bowel_fluid": (18, 15, (0, 0, 0), 6),
-    "bowel_gas": (-960, 20, (0, 0, 0), 10),
-    "urinary_bladder": (6, 6, (0, 2, 120), 4),
-    "prostate": (42, 6, (20, 35, 35), 10),
-    "uterus": (45, 6, (35, 60, 50), 12),
-    "thyroid_gland": (100, 20, (80, 70, 60), 8),
-    "aorta": (42, 5, (250, 105, 75), 5),
-    "heart": (42, 5, (190, 95, 70), 8),
-    "atrial_appendage": (42, 5, (190, 95, 70), 8),
-    "pulmonary_vein": (42, 5, (220, 100, 70), 8),
-    "inferior_vena_cava": (42, 5, (40, 85, 75), 8),
-    "superior_vena_cava": (42, 5, (150, 90, 75), 20),
-    "portal_vein": (42, 5, (60, 115, 80), 5),
-    "iliac_artery": (42, 5, (250, 105, 75), 5),
-    "iliac_vena": (42, 5, (8, 60, 75), 8),
-    "brachiocephalic": (42, 5, (150, 95, 75), 12),
-    "common_carotid": (42, 5, (250, 105, 75), 6),
-    "subclavian": (42, 5, (250, 105, 75), 6),
-    "lung": (-850, 30, (0, 5, 5), 30),
-    "trachea": (-980, 10, (0, 0, 0), 8),
-    "brain": (34, 3, (2, 4, 4), 4),
-    "spinal_cord": (30, 8, (3, 5, 5), 6),
-    "costal_cartilages": (90, 20, (3, 5, 5), 20),
-    "disc": (75, 15, (0, 0, 0), 8),
-    "bone_marrow": (190, 50, (0, 5, 5), 35),
-    "table": (-700, 150, (0, 0, 0), 30),
-}
-# everything else TotalSegmentator names is bone: vertebrae, ribs, sacrum, hips, femurs, skull, ...
-_BONE = (220.0, 60.0, (0.0, 5.0, 5.0), 45.0)
 _HOLLOW = ("stomach", "colon", "small_bowel", "duodenum", "esophagus")
-
-
-def draw_tissues(names: dict[int, str], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one person: mean HU and texture SD of every id, two float32 tables of 256.
-
-    The phase is drawn once and mixed with a neighbouring one; the dose scales all enhancement; each tissue deviates
-    a little.
-    """
-    enhancement_weights = np.zeros(len(PHASES))
-    phase = rng.choice(len(PHASES), p=_PHASE_PROBABILITIES)
-    neighbour = int(np.clip(phase + rng.integers(-1, 2), 0, len(PHASES) - 1)) if phase else 0
-    share = rng.uniform(0, 0.5)
-    enhancement_weights[phase] += 1 - share
-    enhancement_weights[neighbour] += share
-    dose = rng.uniform(0.55, 1.3)
-    fatty_liver = -rng.uniform(10, 60) if rng.random() < 0.2 else 0.0
-    mean = np.zeros(256, dtype=np.float32)
-    texture = np.zeros(256, dtype=np.float32)
-    by_prefix: dict[str, tuple[float, float]] = {}  # left and right parts of a tissue look alike
-    for i, name in sorted(names.items()):
-        prefix = max((p for p in _TISSUES if name.startswith(p)), key=len, default="bone")
-        if prefix not in by_prefix:
-            base, spread, enhancement, sd = _TISSUES.get(prefix, _BONE)
-            gain = float(enhancement_weights[1:] @ np.asarray(enhancement)) * dose * rng.uniform(0.8, 1.2)
-            by_prefix[prefix] = (base + rng.normal(0, spread) + gain, sd * rng.uniform(0.5, 1.5))
-        mean[i], texture[i] = by_prefix[prefix]
-        if prefix == "liver":
-            mean[i] += fatty_liver
-        elif prefix == "kidney":
-            mean[i] += rng.normal(0, 4)
-    return mean, texture
 
 
 def paint(
@@ -124,18 +39,30 @@ def paint(
     fine = smooth_field(rng, shape, spacing, max(rng.uniform(5, 14), 1.2 * max(spacing)))
     broad = smooth_field(rng, shape, spacing, rng.uniform(20, 45))
     hu = mean[ids] + texture[ids] * (0.7 * fine + 0.7 * broad)
+    tubes = _tubes(rng, shape, spacing)
     edge = _edge(ids)
     _paint_bone(hu, structures, edge, rng)
-    _paint_between_organs(hu, structures, fine, broad, rng)
+    _paint_between_organs(hu, structures, fine, broad, tubes, rng)
+    _paint_liver(hu, structures, tubes, rng)
     _paint_kidneys(hu, structures, fine, rng)
     _paint_heart(hu, structures, broad, rng)
-    _paint_lungs(hu, structures, fine, rng)
+    _paint_lungs(hu, structures, fine, tubes, rng)
     for organ in _HOLLOW:
         _paint_contents(hu, structures, organ, edge, fine, broad, rng)
     for organ in ("liver", "spleen", "kidney", "pancreas"):
         _paint_lesions(hu, structures, organ, rng)
     _paint_outside(hu, structures, rng)
     return _scan(hu, spacing, rng, noise_hu, blur_mm, padding_probability)
+
+
+def _tubes(rng: np.random.Generator, shape: Sequence[int], spacing_zyx_mm: Sequence[float]) -> np.ndarray:
+    """Return roughly how far (mm) every voxel lies from the next of many random curves, which stand for vessels.
+
+    Where two smooth random fields are both 0 there is a curve; near it, both grow in proportion to the distance.
+    """
+    scale_mm = max(rng.uniform(22, 40), 3.0 * max(spacing_zyx_mm))
+    first, second = (smooth_field(rng, shape, spacing_zyx_mm, scale_mm) for _ in range(2))
+    return np.hypot(first, second) * (scale_mm / 1.5)
 
 
 def _edge(ids: np.ndarray) -> np.ndarray:
@@ -154,20 +81,27 @@ def _paint_bone(hu: np.ndarray, structures: Structures, edge: np.ndarray, rng: n
     """Give bones a cortex brighter than their marrow."""
     table = np.zeros(256, dtype=bool)
     for i, name in structures.names.items():
-        table[i] = not name.startswith(tuple(_TISSUES))
+        table[i] = is_bone(name)
     bone = table[structures.array_zyx]
     hu[bone & edge] += rng.uniform(80, 450)
 
 
 def _paint_between_organs(
-    hu: np.ndarray, structures: Structures, fine: np.ndarray, broad: np.ndarray, rng: np.random.Generator
+    hu: np.ndarray,
+    structures: Structures,
+    fine: np.ndarray,
+    broad: np.ndarray,
+    tubes: np.ndarray,
+    rng: np.random.Generator,
 ) -> None:
     """Strew vessels, lymph nodes and stray muscle through the fat between the organs: nobody has labelled them."""
     between = structures.mask(UNLABELLED)
     tissue = between & (0.75 * fine + 0.65 * broad > rng.uniform(-0.4, 1.6))
     hu[tissue] = rng.uniform(25, 60) + 12 * fine[tissue]
-    vessels = between & (fine > rng.uniform(1.6, 2.4))
-    hu[vessels] = rng.uniform(40, 200)
+    nodes = between & (fine > rng.uniform(1.6, 2.4))
+    hu[nodes] = rng.uniform(40, 200)
+    vessels = between & (tubes < rng.uniform(1, 4))
+    hu[vessels] = rng.uniform(30, 220)
     fibres = structures.mask("fat") & (fine > rng.uniform(1.8, 3.0))
     hu[fibres] += rng.uniform(20, 90)
 
@@ -183,6 +117,12 @@ def _paint_kidneys(hu: np.ndarray, structures: Structures, fine: np.ndarray, rng
         hu[calyces] = rng.uniform(0, 20) if rng.random() < 0.6 else rng.uniform(200, 500)
 
 
+def _paint_liver(hu: np.ndarray, structures: Structures, tubes: np.ndarray, rng: np.random.Generator) -> None:
+    """Run veins through the liver: a little darker than it without contrast agent, brighter with it."""
+    veins = structures.mask("liver") & (tubes < rng.uniform(0, 4.5))
+    hu[veins] += rng.uniform(-20, 60)
+
+
 def _paint_heart(hu: np.ndarray, structures: Structures, broad: np.ndarray, rng: np.random.Generator) -> None:
     """Tell heart muscle from the blood in its chambers."""
     heart = structures.mask("heart") & (broad > rng.uniform(-0.3, 0.6))
@@ -190,10 +130,12 @@ def _paint_heart(hu: np.ndarray, structures: Structures, broad: np.ndarray, rng:
     hu[heart] -= max(0.0, blood - rng.uniform(60, 110)) * rng.uniform(0.5, 1.0)
 
 
-def _paint_lungs(hu: np.ndarray, structures: Structures, fine: np.ndarray, rng: np.random.Generator) -> None:
+def _paint_lungs(
+    hu: np.ndarray, structures: Structures, fine: np.ndarray, tubes: np.ndarray, rng: np.random.Generator
+) -> None:
     """Put vessels into the lungs, and sometimes fluid or collapsed lung behind."""
     lungs = structures.mask("lung")
-    vessels = lungs & (fine > rng.uniform(1.3, 2.0))
+    vessels = lungs & ((tubes < rng.uniform(0.5, 3)) | (fine > rng.uniform(1.6, 3.0)))
     hu[vessels] = rng.uniform(-500, 60)
     if lungs.any() and rng.random() < 0.3:
         rows = np.arange(hu.shape[1], dtype=np.float32)[None, :, None] * structures.spacing_zyx_mm[1]

@@ -151,12 +151,10 @@ def _draw_trunk(d: _Drawing) -> None:
     rng = d.rng
     everywhere = tuple(slice(0, n) for n in d.ids.shape)
     x, y, z = d.grid(everywhere)
-    # half width and half depth of the muscular trunk along z: thigh, hip, waist, chest, shoulder, neck, head
-    heights = [-450, -200, -60, 90, 230, 330, 375, 420, 600]
-    half_x = np.interp(z, heights, [150, 160, 138, 150, 160, 150, 60, 75, 75]).astype(np.float32)
-    half_y = np.interp(z, heights, [85, 105, 92, 108, 112, 85, 60, 95, 95]).astype(np.float32)
+    half_x, half_y = (half.astype(np.float32) for half in _half_width_and_depth(z))
     fat = rng.uniform(8, 32) * np.interp(z, [300, 380], [1, 0.25])
-    behind = np.where(y < 0, 1.0, 0.75)  # fat lies thicker behind and at the sides
+    angle = np.arctan2(y / half_y, x / half_x)  # fat lies unevenly: each person's own pattern round the trunk
+    behind = 1 + sum(rng.uniform(-0.22, 0.22) * np.cos(k * angle + rng.uniform(0, 6.3)) for k in (1, 2, 3))
     radius = ((np.abs(x) / half_x) ** 2.4 + (np.abs(y) / half_y) ** 2.4) ** (1 / 2.4)
     outward_mm = (radius - 1) * np.minimum(half_x, half_y)
     d.put("skin", everywhere, outward_mm < fat * behind + 3)
@@ -171,10 +169,17 @@ def _draw_trunk(d: _Drawing) -> None:
     d.tube("trachea", [(0, -10, 330), (0, -25, 235)], 9)
 
 
+def _half_width_and_depth(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return half width and half depth in mm of the muscular trunk along z: thigh, hip, waist, chest, neck, head."""
+    heights = [-450, -200, -60, 90, 230, 330, 375, 420, 600]
+    half_x = np.interp(z, heights, [150, 160, 136, 146, 156, 150, 60, 75, 75])
+    return half_x, np.interp(z, heights, [90, 114, 108, 118, 116, 88, 60, 95, 95])
+
+
 def _draw_skeleton(d: _Drawing) -> None:
     """Spine with discs and canal, ribs, breastbone, pelvis, thighs, skull; back muscles and psoas."""
     for sign in (1, -1):
-        d.tube("autochthon", [(sign * 30, -90, z) for z in (-140, 0, 150, 320)], [26, 25, 24, 18])
+        d.tube("autochthon", [(sign * 30, -83, z) for z in (-140, 0, 150, 320)], [24, 24, 22, 17])
         d.tube(
             "iliopsoas", [(sign * p, y, z) for p, y, z in ((30, -55, 20), (44, -45, -60), (66, -15, -170))], [8, 22, 20]
         )
@@ -187,14 +192,15 @@ def _draw_skeleton(d: _Drawing) -> None:
         d.tube("vertebrae", [(0, -98, z - 8), (0, -118, z - 16)], 4.5, jitter=1)
     d.tube("spinal_cord", [(0, -82, z) for z in (-170, 0, 150, 380)], 7, jitter=0.5)
     for k in range(11):
-        top = 45 + 25.0 * k
+        top = 60 + 25.0 * k
         reach = 2.5 if k > 3 else 1.5 + 0.25 * k  # rad round the chest: the lowest ribs end early
         angles = np.linspace(0.25, reach, 14)
-        for sign in (1, -1):
-            arc = [(sign * 141 * np.sin(a), -100 * np.cos(a), top - 55 * (1 - np.cos(a)) / 2) for a in angles]
-            d.tube("rib", arc, 5.0, jitter=0.5)
+        half_x, half_y = (0.945 * half for half in _half_width_and_depth(top - 40.0))
+        for sign in (1, -1):  # they fall steeply to the sides, so that a slice cuts each of them only once
+            arc = [(sign * half_x * np.sin(a), -half_y * np.cos(a), top - 50 * (1 - np.cos(a))) for a in angles]
+            d.tube("rib", arc, 4.5, jitter=0.5)
             if k > 3:
-                d.tube("costal_cartilages", [arc[-1], (sign * 18, 97, top - 40)], 5.0, jitter=0.5)
+                d.tube("costal_cartilages", [arc[-1], (sign * 18, 0.9 * half_y, top - 70)], 5.0, jitter=0.5)
     d.tube("sternum", [(0, 100, 95), (0, 100, 250)], [8, 12])
     d.ellipsoid("sacrum", (0, -78, -175), (48, 18, 55))
     for sign in (1, -1):
@@ -226,8 +232,10 @@ def _draw_organs(d: _Drawing) -> None:
     """The great vessels and the 13 organs, those that press on others last."""
     cavity = (UNLABELLED, "colon", "small_bowel", "lung_lower_lobe_right", "lung_lower_lobe_left", "heart")
     size = d.rng.uniform(0.92, 1.06)
-    for center, radii in (((62, -5, 52), (68, 82, 62)), ((70, 5, 5), (48, 62, 62)), ((5, 42, 62), (72, 42, 34))):
-        d.ellipsoid("liver", center, np.array(radii) * size, only=cavity)
+    # a wedge: the right lobe lies against ribs and diaphragm and thins downwards, the left crosses the middle in front
+    right, tip, left = ((84, -8, 48), (72, 92, 58)), ((96, 2, -6), (38, 62, 60)), ((8, 52, 62), (74, 40, 28))
+    for (center, radii), tilt in ((right, 0.0), (tip, 0.15), (left, -0.2)):
+        d.ellipsoid("liver", center, np.array(radii) * size, tilt=tilt, only=(UNLABELLED, "colon", "small_bowel"))
     d.ellipsoid("spleen", (-98, -42, 52), (26, 43, 47), tilt=-0.35, only=(*cavity, "muscle"))
     stomach = [(-22, -2, 84), (-58, 14, 84), (-66, 30, 50), (-56, 48, 12), (-22, 54, -8), (14, 44, -4)]
     d.tube("stomach", stomach, np.array([13, 30, 33, 27, 19, 13]) * d.rng.uniform(0.8, 1.15), only=(*cavity, "liver"))

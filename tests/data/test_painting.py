@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flare_lib.data.painting import draw_tissues, paint
+from flare_lib.data.painting import paint
 from flare_lib.data.structures import Structures
 
 NAMES = {
@@ -42,7 +42,7 @@ def test_the_same_generator_paints_the_same_ct_and_another_one_another():
 
 
 def test_a_painted_ct_is_int16_on_the_grid_of_its_structures_and_in_the_range_of_a_scanner():
-    cts = [paint(body(), np.random.default_rng(seed), padding_probability=1.0) for seed in range(8)]
+    cts = [paint(body(), np.random.default_rng(seed), padding_probability=1.0) for seed in range(16)]
     for ct in cts:
         assert ct.dtype == np.int16
         assert ct.shape == (14, 30, 50)
@@ -72,17 +72,15 @@ def test_most_lungs_are_aerated():
     assert -950 < np.median(medians) < -700
 
 
-def test_persons_differ_and_contrast_makes_the_aorta_brighter_than_muscle_in_most():
-    aortas = [draw_tissues(NAMES, np.random.default_rng(seed))[0][9] for seed in range(200)]
-    assert np.std(aortas) > 40
-    assert 0.7 < np.mean(np.array(aortas) > 80) < 1.0
-
-
-def test_both_kidneys_belong_to_one_person():
-    for seed in range(20):
-        mean, texture = draw_tissues(NAMES, np.random.default_rng(seed))
-        assert abs(mean[6] - mean[7]) < 30
-        assert texture[6] == texture[7]
+def test_veins_run_through_the_liver_as_thin_curves_that_no_border_of_the_map_draws():
+    array = np.ones((24, 40, 44), np.uint8)
+    structures = Structures(array, {1: "liver"}, (3.0, 2.0, 2.0))
+    shares = []
+    for seed in range(30):
+        hu = paint(structures, np.random.default_rng(seed), **QUIET).astype(float)
+        shares.append((np.abs(hu - np.median(hu)) > 30).mean())
+    assert 0 < np.median(shares) < 0.15
+    assert min(shares) < 0.02  # in some persons they cannot be told from the liver, as without contrast agent
 
 
 def test_gas_lies_in_front_of_fluid_in_a_supine_stomach():

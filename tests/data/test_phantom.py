@@ -41,6 +41,23 @@ def test_every_organ_is_there_in_one_piece_of_a_plausible_volume_on_its_side(see
     assert left_right_problems(labels) == []
 
 
+def test_a_slice_of_the_chest_cuts_many_ribs_each_of_them_short():
+    structures = make_phantom(0, spacing_zyx_mm=(2.5, 2.0, 2.0))
+    ribs = structures.mask("rib")[-25]  # the level of the diaphragm
+    pieces = cc3d.connected_components(ribs)
+    areas_mm2 = np.bincount(pieces.ravel())[1:] * 4
+    assert len(areas_mm2) >= 6
+    assert np.median(areas_mm2) < 400
+
+
+def test_the_trunk_is_wider_than_deep_as_people_are():
+    for seed in range(4):
+        structures = make_phantom(seed, spacing_zyx_mm=(10.0, 2.0, 2.0))
+        body = ~structures.mask("air")
+        depth, width = (np.flatnonzero(body.any(axis=axes)).size for axes in ((0, 2), (0, 1)))
+        assert 1.1 < width / depth < 1.6
+
+
 def test_the_same_seed_gives_the_same_person_and_another_one_another():
     one, same, other = (make_phantom(seed, spacing_zyx_mm=(6.0, 5.0, 4.5)).array_zyx for seed in (2, 2, 3))
     np.testing.assert_array_equal(one, same)

@@ -1,0 +1,39 @@
+"""Tissues: one phase and one dose for a whole person."""
+
+import numpy as np
+import pytest
+
+from flare_lib.data.tissues import draw_tissues, is_bone
+
+NAMES = {
+    0: "air",
+    1: "liver",
+    2: "fat",
+    3: "vertebrae_L2",
+    4: "stomach",
+    5: "lung_lower_lobe_left",
+    6: "kidney_left",
+    7: "kidney_right",
+    8: "unlabelled",
+    9: "aorta",
+}
+
+
+def test_persons_differ_and_contrast_makes_the_aorta_brighter_than_muscle_in_most():
+    aortas = [draw_tissues(NAMES, np.random.default_rng(seed))[0][9] for seed in range(200)]
+    assert np.std(aortas) > 40
+    assert 0.7 < np.mean(np.array(aortas) > 80) < 1.0
+
+
+def test_both_kidneys_belong_to_one_person():
+    for seed in range(20):
+        mean, texture = draw_tissues(NAMES, np.random.default_rng(seed))
+        assert abs(mean[6] - mean[7]) < 30
+        assert texture[6] == texture[7]
+
+
+@pytest.mark.parametrize(
+    ("name", "bone"), [("vertebrae_L2", True), ("rib_left_4", True), ("liver", False), ("skin", False)]
+)
+def test_bone_is_what_the_table_does_not_name(name, bone):
+    assert is_bone(name) == bone
