@@ -166,6 +166,7 @@ def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="A folder for the weights, their card, the log.")],
     preset: Annotated[str | None, typer.Option(help="The recipe; default: first-coarse or first-fine.")] = None,
     init: Annotated[Path | None, typer.Option(help="Weights to start from; for fine, the coarse ones.")] = None,
+    unlabelled: Annotated[Path | None, typer.Option(help="A folder of CTs, for recipes with n_unlabelled.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="name=value of the recipe, e.g. n_steps=500; may be repeated.")
     ] = None,
@@ -193,6 +194,7 @@ def train(
             recipe,
             label_maps=label_maps,
             folder=output,
+            unlabelled=unlabelled,
             init=init,
             device=chosen,
             n_workers=workers,

@@ -1,4 +1,8 @@
-"""The loop: forward, loss over the four heads, backward, step; logged, checkpointed, resumable."""
+"""The loop: forward, loss over the four heads, backward, step; logged, checkpointed, resumable.
+
+A step's loss is the supervised one of its labelled patches, plus, where there are unlabelled ones, the heads'
+disagreement on them times a weight that grows from almost 0 (paper 2.3).
+"""
 
 import json
 import time
@@ -8,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from flare_lib.network.consistency import consistency_loss, ramp_up
 from flare_lib.network.losses import dice_cross_entropy_loss
 from flare_lib.training.checkpoint import load_checkpoint, save_checkpoint
 from flare_lib.training.patches import PaintedPatches, loader
@@ -15,28 +20,53 @@ from flare_lib.training.presets import Recipe
 
 
 def learning_rate_factor(step: int, recipe: Recipe) -> float:
-    """Return what the learning rate is multiplied by: linear warm-up, then (1 - step / n_steps)^0.9 (paper 2.3)."""
+    """Return what the learning rate is multiplied by: a linear warm-up times the recipe's schedule (paper 2.3)."""
     warm_up = min(1.0, (step + 1) / max(1, recipe.warm_up_steps))
+    if recipe.schedule == "halving":
+        return warm_up * 0.5 ** (step // recipe.halve_every)
     return warm_up * (1 - step / recipe.n_steps) ** 0.9
 
 
-def train_step(
-    net: nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, torch.Tensor], *, mixed_precision: bool = True
-) -> float:
-    """Do one step on {"image": (B, 1, Z, Y, X), "target": (B, Z, Y, X)} and return the loss.
+def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser over all of the net's parameters."""
+    settings = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(net.parameters(), momentum=0.99, nesterov=True, **settings)
+    return torch.optim.AdamW(net.parameters(), **settings)
 
-    `mixed_precision` runs the net in bfloat16 where that is safe; the loss is always computed in float32.
+
+def train_step(
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: dict[str, torch.Tensor],
+    *,
+    consistency: str = "kl",
+    consistency_weight: float = 0.0,
+    mixed_precision: bool = True,
+) -> dict[str, float]:
+    """Do one step and return its losses, {"loss": all of it, "supervised", and "consistency" where it was computed}.
+
+    `batch`: "image" (B, 1, Z, Y, X), "target" (B, Z, Y, X), and perhaps "unlabelled" (U, 1, Z, Y, X), which go through
+    the net together (instance normalisation keeps patches apart). `mixed_precision` runs the net in bfloat16 where that
+    is safe; losses are always computed in float32.
     """
     device = next(net.parameters()).device
-    image, target = batch["image"].to(device), batch["target"].to(device)
+    there = {name: tensor.to(device) for name, tensor in batch.items()}
+    n_labelled = len(there["image"])
+    images = torch.cat([there["image"], *([there["unlabelled"]] if "unlabelled" in there else [])])
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed_precision):
-        head_logits = net(image)
-    loss = dice_cross_entropy_loss(head_logits, target)
+        head_logits = net(images)
+    supervised = dice_cross_entropy_loss([logits[:n_labelled] for logits in head_logits], there["target"])
+    losses = {"supervised": supervised}
+    loss = supervised
+    if "unlabelled" in there:
+        losses["consistency"] = consistency_loss([logits[n_labelled:] for logits in head_logits], kind=consistency)
+        loss = supervised + consistency_weight * losses["consistency"]
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(net.parameters(), 12.0)
     optimizer.step()
-    return float(loss.detach())
+    return {name: float(value.detach()) for name, value in {"loss": loss, **losses}.items()}
 
 
 def train(
@@ -59,7 +89,7 @@ def train(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     net.to(device).train()
-    optimizer = torch.optim.AdamW(net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    optimizer = make_optimizer(net, recipe)
     checkpoint = folder / "checkpoint.pt"
     plain_recipe = json.loads(json.dumps(recipe.to_dict()))
     start = 0
@@ -74,11 +104,18 @@ def train(
                 group["lr"] = recipe.learning_rate * learning_rate_factor(step, recipe)
             batch = next(batches)
             waited = time.perf_counter() - began
-            loss = train_step(net, optimizer, batch, mixed_precision=mixed_precision)
+            losses = train_step(
+                net,
+                optimizer,
+                batch,
+                consistency=recipe.consistency,
+                consistency_weight=ramp_up(step, recipe.ramp_up_steps, highest=recipe.consistency_weight),
+                mixed_precision=mixed_precision,
+            )
             seconds = time.perf_counter() - began
             entry = {
                 "step": step,
-                "loss": round(loss, 5),
+                **{name: round(loss, 5) for name, loss in losses.items()},
                 "lr": group["lr"],
                 "s": round(seconds, 3),
                 "wait_s": round(waited, 3),
@@ -88,5 +125,5 @@ def train(
             if (step + 1) % checkpoint_every == 0 or step + 1 == recipe.n_steps:
                 save_checkpoint(checkpoint, net=net, optimizer=optimizer, step=step + 1, recipe=plain_recipe)
             if on_step:
-                on_step(step, loss)
+                on_step(step, losses["loss"])
     return net

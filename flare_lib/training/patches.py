@@ -63,17 +63,38 @@ def _individual(hu: np.ndarray, rng: np.random.Generator) -> tuple[float, float]
     return float(hu.mean() + rng.normal(0, 20)), float(hu.std() * np.exp(rng.normal(0, 0.1)))
 
 
+def cut_patch(array_zyx: np.ndarray, patch_size: Sequence[int], rng: np.random.Generator) -> np.ndarray:
+    """Return a copy of a random patch (Z, Y, X); a volume that is smaller is surrounded by its lowest value."""
+    room = [max(0, p - n) for p, n in zip(patch_size, array_zyx.shape, strict=True)]
+    before = [int(rng.integers(r + 1)) for r in room]
+    start = [int(rng.integers(max(0, n - p) + 1)) for p, n in zip(patch_size, array_zyx.shape, strict=True)]
+    part = array_zyx[tuple(slice(a, a + p) for a, p in zip(start, patch_size, strict=True))]
+    padding = [(b, r - b) for b, r in zip(before, room, strict=True)]
+    return np.pad(part, padding, constant_values=array_zyx.min()) if any(room) else part.copy()
+
+
 class PaintedPatches(IterableDataset):
     """The stream of batches {"image": float32 (B, 1, Z, Y, X), "target": int64 (B, Z, Y, X)} from batch `start` on.
 
-    `persons` {kind: Structures with a completed body}; the kinds are drawn by `recipe.sources`.
+    `persons` {kind: Structures with a completed body}; the kinds are drawn by `recipe.sources`. `unlabelled`: CTs as
+    the net sees them, preprocessed float32 (Z, Y, X); with `recipe.n_unlabelled` patches of them a batch also has
+    "unlabelled", (U, 1, Z, Y, X). Raises ValueError when the recipe asks for persons or CTs that are not there.
     """
 
-    def __init__(self, persons: dict[str, Sequence[Structures]], recipe: Recipe, *, start: int = 0) -> None:
+    def __init__(
+        self,
+        persons: dict[str, Sequence[Structures]],
+        recipe: Recipe,
+        *,
+        unlabelled: Sequence[np.ndarray] = (),
+        start: int = 0,
+    ) -> None:
         missing = [kind for kind, share in recipe.sources.items() if share > 0 and not persons.get(kind)]
         if missing:
             raise ValueError(f"the recipe draws patches from {', '.join(recipe.sources)}, got none of {missing}")
-        self.persons, self.recipe, self.start = persons, recipe, start
+        if recipe.n_unlabelled and not unlabelled:
+            raise ValueError(f"the recipe needs unlabelled CTs ({recipe.n_unlabelled} patches a step), got none")
+        self.persons, self.recipe, self.unlabelled, self.start = persons, recipe, unlabelled, start
 
     def batch(self, number: int) -> dict[str, torch.Tensor]:
         """Return batch `number` of the stream."""
@@ -86,10 +107,18 @@ class PaintedPatches(IterableDataset):
             image, target = make_patch(persons[rng.integers(len(persons))], self.recipe, rng)
             images.append(image)
             targets.append(target)
-        return {
+        batch = {
             "image": torch.from_numpy(np.stack(images))[:, None],
             "target": torch.from_numpy(np.stack(targets).astype(np.int64)),
         }
+        if self.recipe.n_unlabelled:
+            rng = np.random.default_rng([self.recipe.seed, number, 0x0B])
+            cuts = [
+                cut_patch(self.unlabelled[rng.integers(len(self.unlabelled))], self.recipe.patch_size, rng)
+                for _ in range(self.recipe.n_unlabelled)
+            ]
+            batch["unlabelled"] = torch.from_numpy(np.stack(cuts))[:, None]
+        return batch
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         worker = torch.utils.data.get_worker_info()

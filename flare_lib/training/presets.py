@@ -3,6 +3,10 @@
 from dataclasses import asdict, dataclass, field, replace
 
 from flare_lib.ct.preprocess import Preprocessing
+from flare_lib.network.consistency import KINDS
+
+OPTIMIZERS = ("adamw", "sgd")
+SCHEDULES = ("poly", "halving")
 
 
 @dataclass(frozen=True)
@@ -13,6 +17,11 @@ class Recipe:
     None mean individual normalisation (paper 2.1); `sources` {name: share} says how often a patch comes from which
     kind of person ("label_maps", "phantoms"); `organ_centred` is the share of patches centred on an organ;
     `cut` the share whose scan ends within the patch, as scans do.
+
+    `optimizer` "adamw" or the paper's "sgd" (Nesterov momentum 0.99); `schedule` "poly", (1 - step / n_steps)^0.9 as
+    the paper's text and trainer say, or "halving", every `halve_every` steps, as its Tables 2 and 3 say. `n_unlabelled`
+    patches of unlabelled CTs a step add `consistency` ("kl" or "urpc", see `network.consistency`), whose weight rises
+    to `consistency_weight` over `ramp_up_steps`.
     """
 
     stage: str
@@ -32,12 +41,22 @@ class Recipe:
     strides: tuple[tuple[int, int, int], ...] = ((2, 2, 2),) * 4
     n_heads: int = 4
     seed: int = 0
+    optimizer: str = "adamw"
+    schedule: str = "poly"
+    halve_every: int = 50_000
+    n_unlabelled: int = 0
+    consistency: str = "kl"
+    consistency_weight: float = 0.1
+    ramp_up_steps: int = 25_000
 
     def __post_init__(self) -> None:
         if self.stage not in ("coarse", "fine"):
             raise ValueError(f"stage must be 'coarse' or 'fine', got {self.stage!r}")
         if self.n_steps < 1 or self.batch_size < 1:
             raise ValueError(f"n_steps and batch_size must be 1 or more, got {self.n_steps} and {self.batch_size}")
+        for name, known in {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "consistency": KINDS}.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
 
     @property
     def preprocessing(self) -> Preprocessing:

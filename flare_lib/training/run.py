@@ -14,6 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from flare_lib.ct.files import SUFFIXES, load_ct
+from flare_lib.ct.preprocess import find_foreground
+from flare_lib.ct.roi import crop_volume
 from flare_lib.data.persons import embody, find_persons, load_person
 from flare_lib.data.phantom import make_phantom
 from flare_lib.data.structures import Structures
@@ -56,11 +59,24 @@ def training_mean_and_sd(
     return float(mean), float(np.sqrt(sums[2] / sums[0] - mean**2))
 
 
+def load_unlabelled(folder: str | Path, recipe: Recipe) -> list[np.ndarray]:
+    """Load every CT of a folder (.nii, .nii.gz) as the net sees it: foreground, window, spacing, normalisation.
+
+    Raises FileNotFoundError for a folder without CTs, and what `load_ct` raises.
+    """
+    paths = sorted(path for path in Path(folder).glob("*") if path.name.endswith(SUFFIXES))
+    if not paths:
+        raise FileNotFoundError(f"{folder} must hold CTs (.nii or .nii.gz), got none")
+    cts = map(load_ct, paths)
+    return [recipe.preprocessing.apply(crop_volume(ct, find_foreground(ct.array_zyx))).array_zyx for ct in cts]
+
+
 def run(
     recipe: Recipe,
     *,
     label_maps: str | Path,
     folder: str | Path,
+    unlabelled: str | Path | None = None,
     init: str | Path | None = None,
     device: str | torch.device = "cpu",
     n_workers: int = 1,
@@ -70,6 +86,7 @@ def run(
 
     Log and checkpoint go to `folder/{stage}/`, so that both stages of a pair share a folder.
 
+    `unlabelled`: a folder of CTs for the consistency of the heads, needed when the recipe has `n_unlabelled`.
     `init`: the weights to start from (strict: same names, same shapes); a fine recipe without mean and SD gets those of
     its training set. Stopped, it goes on from its last checkpoint when it is called again.
     """
@@ -82,9 +99,10 @@ def run(
     net = UNet(features_per_stage=recipe.features_per_stage, strides=recipe.strides, n_heads=recipe.n_heads)
     if init is not None:
         fill(net, load_trained(init).net.state_dict(), source=init)
+    cts = [] if unlabelled is None else load_unlabelled(unlabelled, recipe)
     train(
         net,
-        PaintedPatches(persons, recipe),
+        PaintedPatches(persons, recipe, unlabelled=cts),
         recipe,
         folder=folder / recipe.stage,
         device=device,

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import skimage.transform
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -113,3 +114,18 @@ def test_shapes_and_methods_that_cannot_be_are_refused():
         resize_argmax(scores, (8, 9, 10), method="magic")
     with pytest.raises(ValueError, match="in_shape_zyx must be that of the scores"):
         resize_argmax(scores, (8, 9, 10), in_shape_zyx=(1, 2, 3))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shape_zyx", [(17, 19, 26), (5, 9, 4)])
+def test_scikit_image_class_by_class_gives_the_same_labels(method, shape_zyx):
+    scores = smooth_scores(4, (5, 8, 9, 11))
+    slow = [
+        skimage.transform.resize(c, shape_zyx, order=1, mode="edge", anti_aliasing=False, preserve_range=True)
+        for c in scores.numpy().astype(np.float64)
+    ]
+    labels = resize_argmax(scores, shape_zyx, method=method)
+    first, second = np.sort(slow, axis=0)[::-1][:2]
+    clear = first - second > 1e-5
+    assert clear.mean() > 0.99
+    np.testing.assert_array_equal(labels[clear], np.argmax(slow, axis=0)[clear])

@@ -1,6 +1,11 @@
 """The loop: it learns, logs, stops and goes on as if it had never stopped."""
 
 import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,18 +13,18 @@ import torch
 
 from flare_lib.data.structures import Structures
 from flare_lib.network.unet import UNet
-from flare_lib.training.loop import learning_rate_factor, train
+from flare_lib.training.loop import learning_rate_factor, make_optimizer, train, train_step
 from flare_lib.training.patches import PaintedPatches
 from flare_lib.training.presets import preset
 
 NAMES = {0: "air", 1: "liver", 2: "fat"}
 
 
-def patches(recipe):
+def patches(recipe, unlabelled=()):
     array = np.zeros((20, 24, 28), np.uint8)
     array[:, 2:22, 2:26] = 2
     array[4:17, 6:18, 13:23] = 1
-    return PaintedPatches({"label_maps": [Structures(array, NAMES, (5.0, 5.0, 5.0))]}, recipe)
+    return PaintedPatches({"label_maps": [Structures(array, NAMES, (5.0, 5.0, 5.0))]}, recipe, unlabelled=unlabelled)
 
 
 def recipe(**changes):
@@ -54,6 +59,46 @@ def test_the_learning_rate_warms_up_and_then_falls_to_zero_by_the_papers_power()
     assert learning_rate_factor(999, r) == pytest.approx(0.001**0.9)
 
 
+def test_the_halving_schedule_halves():
+    r = recipe(schedule="halving", halve_every=100, warm_up_steps=1)
+    assert [learning_rate_factor(step, r) for step in (0, 99, 100, 250)] == [1.0, 1.0, 0.5, 0.25]
+
+
+def test_sgd_is_the_papers():
+    r = recipe(optimizer="sgd", learning_rate=0.01, weight_decay=3e-5)
+    optimizer = make_optimizer(new_net(r), r)
+    settings = {name: optimizer.defaults[name] for name in ("lr", "momentum", "nesterov", "weight_decay")}
+    assert settings == {"lr": 0.01, "momentum": 0.99, "nesterov": True, "weight_decay": 3e-5}
+
+
+def test_the_loss_of_a_step_is_the_supervised_one_and_the_weighted_disagreement():
+    r = recipe(n_unlabelled=2)
+    ct = np.random.default_rng(0).normal(size=(9, 17, 20)).astype(np.float32)
+    batch = patches(r, [ct]).batch(0)
+    net = new_net(r)
+    still = torch.optim.SGD(net.parameters(), lr=0.0)
+    losses = train_step(net, still, batch, consistency_weight=0.5, mixed_precision=False)
+    assert losses["loss"] == pytest.approx(losses["supervised"] + 0.5 * losses["consistency"], rel=1e-6)
+    labelled = {name: batch[name] for name in ("image", "target")}
+    assert train_step(net, still, labelled, mixed_precision=False) == {
+        "loss": pytest.approx(losses["supervised"], rel=1e-5),
+        "supervised": pytest.approx(losses["supervised"], rel=1e-5),
+    }
+
+
+@pytest.mark.parametrize("kind", ["kl", "urpc"])
+def test_unlabelled_cts_bring_the_heads_together(tmp_path, kind):
+    ct = np.random.default_rng(0).normal(size=(9, 17, 20)).astype(np.float32)
+    last = {}
+    for weight in (0.0, 5.0):
+        r = recipe(n_unlabelled=2, consistency=kind, consistency_weight=weight, ramp_up_steps=1, n_steps=25)
+        r = replace(r, warm_up_steps=1, learning_rate=1e-2)
+        train(new_net(r), patches(r, [ct]), r, folder=tmp_path / str(weight), n_workers=0, mixed_precision=False)
+        lines = (tmp_path / str(weight) / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        last[weight] = np.mean([json.loads(line)["consistency"] for line in lines[-5:]])
+    assert last[5.0] < 0.5 * last[0.0]
+
+
 def test_the_loss_falls(tmp_path):
     losses = []
     r = recipe(n_steps=30, warm_up_steps=1, learning_rate=5e-2)
@@ -73,6 +118,30 @@ def test_a_run_stopped_and_taken_up_again_gives_bit_equal_weights(tmp_path):
     with pytest.raises(Stop):
         run(recipe(), tmp_path / "stopped", checkpoint_every=2, on_step=stop)
     resumed = run(recipe(), tmp_path / "stopped", checkpoint_every=2)
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(weight, resumed.state_dict()[name]), name
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {here!r})
+import test_loop
+def kill(step, loss):
+    if step == {at}:
+        os.kill(os.getpid(), signal.SIGKILL)
+test_loop.run(test_loop.recipe(), Path({folder!r}), checkpoint_every=2, on_step=kill)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
+@pytest.mark.parametrize("at", [0, 3])
+def test_a_run_that_is_killed_and_taken_up_again_gives_bit_equal_weights(tmp_path, at):
+    script = KILLED.format(here=str(Path(__file__).parent), at=at, folder=str(tmp_path / "killed"))
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    resumed = run(recipe(), tmp_path / "killed", checkpoint_every=2)
+    whole = run(recipe(), tmp_path / "whole", checkpoint_every=2)
     for name, weight in whole.state_dict().items():
         assert torch.equal(weight, resumed.state_dict()[name]), name
 

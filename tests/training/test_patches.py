@@ -6,7 +6,7 @@ import torch
 
 from flare_lib.ct.labels import organ
 from flare_lib.data.structures import Structures
-from flare_lib.training.patches import PaintedPatches, loader, make_patch
+from flare_lib.training.patches import PaintedPatches, cut_patch, loader, make_patch
 from flare_lib.training.presets import preset
 
 NAMES = {0: "air", 1: "liver", 2: "fat", 3: "adrenal_gland_left"}
@@ -83,3 +83,36 @@ def test_beyond_the_ends_of_a_scan_there_is_air_and_no_label():
 def test_a_kind_of_person_that_nobody_brought_is_refused():
     with pytest.raises(ValueError, match="got none of \\['phantoms'\\]"):
         PaintedPatches({"label_maps": [person()]}, recipe(sources={"label_maps": 0.5, "phantoms": 0.5}))
+
+
+def test_a_cut_patch_lies_in_its_volume_and_every_place_is_reached():
+    volume = np.arange(5 * 7 * 9).reshape(5, 7, 9)
+    starts = set()
+    for seed in range(300):
+        patch = cut_patch(volume, (4, 7, 6), np.random.default_rng(seed))
+        at = tuple(int(v) for v in np.argwhere(volume == patch[0, 0, 0])[0])
+        np.testing.assert_array_equal(patch, volume[at[0] : at[0] + 4, :, at[2] : at[2] + 6])
+        starts.add(at)
+    assert starts == {(z, 0, x) for z in range(2) for x in range(4)}
+
+
+def test_a_volume_smaller_than_the_patch_is_surrounded_by_its_lowest_value():
+    volume = np.full((2, 3, 4), 7.0)
+    volume[0, 0, 0] = -5
+    patch = cut_patch(volume, (4, 3, 6), np.random.default_rng(0))
+    assert patch.shape == (4, 3, 6)
+    assert (patch == 7).sum() == 23
+    assert (patch == -5).sum() == 4 * 3 * 6 - 23
+
+
+def test_unlabelled_patches_come_with_the_batch_the_same_for_the_same_number():
+    cts = [np.random.default_rng(k).normal(size=(20, 22, 24)).astype(np.float32) for k in range(2)]
+    patches = PaintedPatches({"label_maps": [person()]}, recipe(n_unlabelled=3), unlabelled=cts)
+    batch = patches.batch(4)
+    assert batch["unlabelled"].shape == (3, 1, 12, 16, 20)
+    assert torch.equal(batch["unlabelled"], patches.batch(4)["unlabelled"])
+    assert not torch.equal(batch["unlabelled"], patches.batch(5)["unlabelled"])
+    plain = PaintedPatches({"label_maps": [person()]}, recipe())
+    assert torch.equal(batch["image"], plain.batch(4)["image"])
+    with pytest.raises(ValueError, match=r"needs unlabelled CTs \(3 patches a step\), got none"):
+        PaintedPatches({"label_maps": [person()]}, recipe(n_unlabelled=3))

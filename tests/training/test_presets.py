@@ -25,3 +25,16 @@ def test_changes_are_taken_and_unknown_ones_refused():
         preset("best")
     with pytest.raises(ValueError, match="stage must be 'coarse' or 'fine', got 'middle'"):
         preset("first-coarse", stage="middle")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"optimizer": "lion"}, "optimizer must be one of adamw, sgd, got 'lion'"),
+        ({"schedule": "cosine"}, "schedule must be one of poly, halving, got 'cosine'"),
+        ({"consistency": "js"}, "consistency must be one of kl, urpc, got 'js'"),
+    ],
+)
+def test_a_choice_that_there_is_not_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        preset("first-coarse", **change)

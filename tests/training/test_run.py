@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from flare_lib.ct.files import save_label_map
+from flare_lib.ct.files import save_ct, save_label_map
 from flare_lib.ct.volume import Volume
 from flare_lib.network.weights import load_trained
 from flare_lib.training.presets import preset
-from flare_lib.training.run import gather_persons, run, training_mean_and_sd
+from flare_lib.training.run import gather_persons, load_unlabelled, run, training_mean_and_sd
 
 TINY = {"patch_size": (8, 16, 12), "features_per_stage": (4, 6, 8), "strides": ((2, 2, 2), (1, 2, 2)), "n_heads": 2}
 TINY |= {"n_steps": 2, "spacing_zyx_mm": (8.0, 8.0, 8.0)}
@@ -46,3 +46,19 @@ def test_the_training_sets_mean_and_sd_lie_within_the_window(label_maps):
     mean, sd = training_mean_and_sd(persons, recipe, n_patches=8)
     assert -325 < mean < 200
     assert 20 < sd < 325
+
+
+def test_unlabelled_cts_are_seen_as_the_net_sees_them(label_maps, tmp_path):
+    recipe = preset("first-coarse", **TINY, n_unlabelled=1)
+    with pytest.raises(FileNotFoundError, match="must hold CTs"):
+        load_unlabelled(tmp_path / "nowhere", recipe)
+    hu = np.full((12, 22, 26), -1000, np.int16)
+    hu[2:10, 4:18, 5:21] = 40
+    hu[4, 6, 7] = 300
+    (tmp_path / "cts").mkdir()
+    save_ct(tmp_path / "cts" / "a.nii.gz", Volume.from_array(hu, (8.0, 8.0, 8.0)))
+    (seen,) = load_unlabelled(tmp_path / "cts", recipe)
+    assert seen.shape == (8, 14, 16)
+    assert abs(seen.mean()) < 1e-5
+    stem = run(recipe, label_maps=label_maps, unlabelled=tmp_path / "cts", folder=tmp_path / "c", n_workers=0)
+    assert load_trained(stem).card["recipe"]["n_unlabelled"] == 1
