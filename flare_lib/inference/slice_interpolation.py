@@ -25,7 +25,7 @@ except ImportError:  # numba does not exist for every platform: torch does the s
 
 # the share of voxels between disagreeing corners above which it is faster to interpolate everywhere
 DENSE_ABOVE = {"auto": 0.15, "torch": -1.0, "torch_pruned": 1.0, "numba_dense": -1.0, "numba_pruned": 1.0}
-CPU_MEMORY_BYTES = 64 * 2**20
+CPU_MEMORY_BYTES = 32 * 2**20  # of slabs that still fit into a cache: more is no faster
 GPU_MEMORY_BYTES = 512 * 2**20
 
 
@@ -44,7 +44,7 @@ def resize_argmax(
     torch tensor on any device, contiguous or not; or a stream of slabs, together covering z in order without gaps, as
     `sliding_window` yields them, with `in_shape_zyx` (z, y, x) of the whole. `shape_zyx`: the new grid, finer or
     coarser. `align_corners`: False when both grids have the same extent (voxel borders meet), True when the centres of
-    their outermost voxels meet. `memory_bytes`: how much may be used beside input and output (default 64 MiB on a CPU,
+    their outermost voxels meet. `memory_bytes`: how much may be used beside input and output (default 32 MiB on a CPU,
     512 MiB on a GPU; one slice at least). `method`: "torch" (interpolate everywhere), "torch_pruned" (only where
     corners disagree), "numba_dense" and "numba_pruned" (the same two, compiled for the CPU) or "auto" (the fastest).
 

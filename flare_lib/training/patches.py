@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from flare_lib.ct.preprocess import clip_hu, normalize
+from flare_lib.data.augment import augment, draw_augmentation
 from flare_lib.data.painting import paint
 from flare_lib.data.structures import Structures, deform, organ_labels
 from flare_lib.training.presets import Recipe
@@ -105,6 +106,9 @@ class PaintedPatches(IterableDataset):
             rng = np.random.default_rng([self.recipe.seed, number, k])
             persons = self.persons[kinds[rng.choice(len(kinds), p=shares / shares.sum())]]
             image, target = make_patch(persons[rng.integers(len(persons))], self.recipe, rng)
+            if number < self.recipe.n_steps - self.recipe.plain_steps:
+                drawn = draw_augmentation(rng, probability=self.recipe.augmentation)
+                image, target = augment(image, target, drawn)
             images.append(image)
             targets.append(target)
         batch = {

@@ -21,7 +21,8 @@ class Recipe:
     `optimizer` "adamw" or the paper's "sgd" (Nesterov momentum 0.99); `schedule` "poly", (1 - step / n_steps)^0.9 as
     the paper's text and trainer say, or "halving", every `halve_every` steps, as its Tables 2 and 3 say. `n_unlabelled`
     patches of unlabelled CTs a step add `consistency` ("kl" or "urpc", see `network.consistency`), whose weight rises
-    to `consistency_weight` over `ramp_up_steps`.
+    to `consistency_weight` over `ramp_up_steps`. `augmentation`: the probability of each of the paper's five (painted
+    persons are deformed and drawn anew anyway), 0 in the last `plain_steps` (paper 2.3: the last 10 epochs of fine).
     """
 
     stage: str
@@ -48,6 +49,8 @@ class Recipe:
     consistency: str = "kl"
     consistency_weight: float = 0.1
     ramp_up_steps: int = 25_000
+    augmentation: float = 0.0
+    plain_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.stage not in ("coarse", "fine"):
@@ -68,13 +71,13 @@ class Recipe:
         return asdict(self)
 
 
-# The first weights: narrow nets and coarse voxels, trained on two CPU cores (coarse 0.89 hours, fine 0.52) on painted
-# CTs alone.
+# The first weights: narrow nets and coarse voxels, trained on two CPU cores (coarse 0.89 hours, fine 1.8) on painted
+# CTs alone; the fine one in two runs, of 1,000 and 2,500 steps, see its card.
 # AdamW instead of the paper's SGD: it gets further in a few thousand steps.
 PRESETS: dict[str, Recipe] = {
     "first-coarse": Recipe("coarse", (5.0, 5.0, 5.0), (48, 64, 80), n_steps=2500),
     "first-fine": Recipe(
-        "fine", (3.0, 3.0, 3.0), (64, 64, 80), n_steps=1000, learning_rate=1e-3, organ_centred=0.8, cut=0.25
+        "fine", (3.0, 3.0, 3.0), (64, 64, 80), n_steps=3500, learning_rate=1e-3, organ_centred=0.8, cut=0.25
     ),
 }
 

@@ -116,3 +116,11 @@ def test_unlabelled_patches_come_with_the_batch_the_same_for_the_same_number():
     assert torch.equal(batch["image"], plain.batch(4)["image"])
     with pytest.raises(ValueError, match=r"needs unlabelled CTs \(3 patches a step\), got none"):
         PaintedPatches({"label_maps": [person()]}, recipe(n_unlabelled=3))
+
+
+def test_augmentation_changes_the_patches_but_the_last_ones():
+    plain = PaintedPatches({"label_maps": [person()]}, recipe(n_steps=10))
+    augmented = PaintedPatches({"label_maps": [person()]}, recipe(n_steps=10, augmentation=1.0, plain_steps=4))
+    same = [torch.equal(plain.batch(k)["image"], augmented.batch(k)["image"]) for k in range(10)]
+    assert same == [False] * 6 + [True] * 4
+    assert set(augmented.batch(0)["target"].unique().tolist()) <= {0, 1, 8}

@@ -1,0 +1,89 @@
+"""The paper's five augmentations: rotation, scale, blur, contrast, gamma (paper 3.2), drawn here, applied by MONAI.
+
+Rotation and scale are one resampling: image and labels are read once, at turned and scaled places. What they bring in
+from outside the patch is air without a label. There is no mirroring, though nnU-Net mirrors by default: a mirrored
+abdomen has its liver on the left and calls a right kidney the left one.
+
+Drawing is kept apart from applying, so that a figure can show one augmentation at a time and a test can repeat one.
+Ranges where the paper gives none follow nnU-Net's.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to one patch; the defaults do nothing.
+
+    `rotation_rad` about z, y, x; `scale` above 1 shows the body larger; `blur_voxels` the SD of a Gaussian;
+    `contrast` above 1 spreads grey values around their mean; `gamma` below 1 lifts the dark ones (mean and SD stay).
+    """
+
+    rotation_rad: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    scale: float = 1.0
+    blur_voxels: float = 0.0
+    contrast: float = 1.0
+    gamma: float = 1.0
+
+
+def draw_augmentation(
+    rng: np.random.Generator,
+    *,
+    scale_range: tuple[float, float] = (0.6, 1.8),
+    max_rotation_rad: float = 0.52,
+    probability: float = 0.2,
+) -> Augmentation:
+    """Draw an augmentation; each of its five parts is there with `probability`, the others do nothing.
+
+    `scale_range` is the paper's; its lower and upper halves are equally likely. `max_rotation_rad`: 30 degrees.
+    """
+    parts: dict[str, object] = {
+        "rotation_rad": tuple(rng.uniform(-max_rotation_rad, max_rotation_rad, 3).tolist()),
+        "scale": float(rng.uniform(scale_range[0], 1.0) if rng.random() < 0.5 else rng.uniform(1.0, scale_range[1])),
+        "blur_voxels": float(rng.uniform(0.5, 1.0)),
+        "contrast": float(rng.uniform(0.75, 1.25)),
+        "gamma": float(rng.uniform(0.7, 1.5)),
+    }
+    there = rng.random(len(parts)) < probability
+    return Augmentation(**{name: value for (name, value), t in zip(parts.items(), there, strict=True) if t})
+
+
+def augment(image: np.ndarray, labels: np.ndarray, what: Augmentation) -> tuple[np.ndarray, np.ndarray]:
+    """Return image (float32) and labels (as they came), both (Z, Y, X), after one augmentation; the inputs are kept.
+
+    Labels follow rotation and scale alone, by nearest neighbour. Raises ValueError when the two shapes differ, and when
+    the scale, gamma or contrast is not above 0.
+    """
+    if image.shape != labels.shape or image.ndim != 3:
+        raise ValueError(f"image and labels must have one shape (Z, Y, X), got {image.shape} and {labels.shape}")
+    if not min(what.scale, what.contrast, what.gamma) > 0:
+        raise ValueError(f"scale, contrast and gamma must be above 0, got {what}")
+    image = image.astype(np.float32)
+    if any(what.rotation_rad) or what.scale != 1:
+        image, labels = _turn_and_scale(image, labels, what)
+    if what.blur_voxels:
+        image = _applied("GaussianSmooth", image, sigma=what.blur_voxels)
+    if what.contrast != 1:
+        image = _applied("ScaleIntensityFixedMean", image, factor=what.contrast - 1, preserve_range=True)
+    if what.gamma != 1:
+        image = _applied("AdjustContrast", image, gamma=what.gamma, retain_stats=True)
+    return image, labels.copy()
+
+
+def _turn_and_scale(image: np.ndarray, labels: np.ndarray, what: Augmentation) -> tuple[np.ndarray, np.ndarray]:
+    """Read image (trilinear) and labels (nearest) at turned and scaled places; outside lies air, label 0."""
+    air = image.min()
+    place = {"rotate_params": what.rotation_rad, "scale_params": (1 / what.scale,) * 3, "padding_mode": "zeros"}
+    turned = _applied("Affine", image - air, mode="bilinear", image_only=True, **place) + air
+    moved = _applied("Affine", labels.astype(np.float32), mode="nearest", image_only=True, **place)
+    return turned, np.rint(moved).astype(labels.dtype)
+
+
+def _applied(transform: str, array: np.ndarray, **settings: object) -> np.ndarray:
+    """Apply one of MONAI's transforms, which want a channel and give a tensor."""
+    from monai import transforms  # here, because it takes seconds to import and only training augments
+
+    out = getattr(transforms, transform)(**settings)(array[None])
+    return np.asarray(out, dtype=np.float32)[0]
