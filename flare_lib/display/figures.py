@@ -1,4 +1,4 @@
-"""Figures of CTs, organs and numbers: matplotlib `Figure` objects, the same organ colours everywhere.
+"""Figures of CTs and organs: matplotlib `Figure` objects, the same organ colours everywhere.
 
 Slices are drawn in mm, the way up that `slices` says. Arrays are canonical (RAS+) ZYX.
 """
@@ -188,42 +188,6 @@ def comparison_figure(
         figure.legend(
             handles=patches, loc="lower center", ncols=min(7, len(patches)), frameon=False, labelcolor=_INK, fontsize=8
         )
-    return figure
-
-
-def timing_figure(seconds: Mapping[str, float], *, title: str = "Where the time goes") -> Figure:
-    """Return one bar a step, {step: seconds}, first step on top, its time beside it."""
-    figure = Figure(figsize=(7, 0.6 + 0.3 * len(seconds)), layout="constrained", dpi=80)
-    axes = figure.subplots()
-    bars = axes.barh(list(seconds), list(seconds.values()), color="#4477aa")
-    axes.bar_label(bars, fmt="%.2f s", padding=3, fontsize=8)
-    axes.invert_yaxis()
-    axes.margins(x=0.15)
-    axes.set_xlabel("seconds")
-    axes.set_title(title, fontsize=10)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def dice_figure(series: Mapping[str, np.ndarray], *, title: str = "Dice per organ") -> Figure:
-    """Return the Dice of 13 organs as bars in the organs' colours, one group an organ, one bar a series {name: (13,)}.
-
-    NaN (an organ that the reference lacks) leaves a gap. Later series are hatched.
-    """
-    figure = Figure(figsize=(9, 3.2), layout="constrained", dpi=80)
-    axes = figure.subplots()
-    width = 0.8 / len(series)
-    for k, (name, scores) in enumerate(series.items()):
-        at = np.arange(len(ORGANS)) + (k - (len(series) - 1) / 2) * width
-        colors = [organ.color for organ in ORGANS]
-        axes.bar(at, scores, width, color=colors, edgecolor="#333333", hatch=("", "//", "xx")[k % 3], label=name)
-    axes.set_xticks(range(len(ORGANS)), [organ.abbreviation for organ in ORGANS])
-    axes.set_ylim(0, 1)
-    axes.set_ylabel("Dice")
-    axes.set_title(title, fontsize=10)
-    axes.spines[["top", "right"]].set_visible(False)
-    if len(series) > 1:
-        axes.legend(fontsize=8, loc="lower right")
     return figure
 
 

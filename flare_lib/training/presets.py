@@ -79,6 +79,21 @@ PRESETS: dict[str, Recipe] = {
     "first-fine": Recipe(
         "fine", (3.0, 3.0, 3.0), (64, 64, 80), n_steps=3500, learning_rate=1e-3, organ_centred=0.8, cut=0.25
     ),
+    # a minute on two cores, on phantoms, to watch a net learn (notebook 04)
+    "course-coarse": Recipe(
+        "coarse",
+        (9.0, 9.0, 9.0),
+        (24, 32, 40),
+        n_steps=300,
+        learning_rate=4e-3,
+        warm_up_steps=10,
+        sources={"phantoms": 1.0},
+        features_per_stage=(8, 16, 32, 48),
+        strides=((2, 2, 2),) * 3,
+        n_heads=3,
+        n_unlabelled=2,
+        ramp_up_steps=150,
+    ),
 }
 
 

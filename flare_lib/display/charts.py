@@ -1,0 +1,70 @@
+"""Charts of numbers: times, scores, losses; matplotlib `Figure` objects, organs in their own colours."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from flare_lib.ct.labels import ORGANS
+
+_LOSS_COLORS = {"loss": "#333333", "supervised": "#0072b2", "consistency": "#d55e00"}
+
+
+def timing_figure(seconds: Mapping[str, float], *, title: str = "Where the time goes") -> Figure:
+    """Return one bar a step, {step: seconds}, first step on top, its time beside it."""
+    figure = Figure(figsize=(7, 0.6 + 0.3 * len(seconds)), layout="constrained", dpi=80)
+    axes = figure.subplots()
+    bars = axes.barh(list(seconds), list(seconds.values()), color="#4477aa")
+    axes.bar_label(bars, fmt="%.2f s", padding=3, fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.set_xlabel("seconds")
+    axes.set_title(title, fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def dice_figure(series: Mapping[str, np.ndarray], *, title: str = "Dice per organ") -> Figure:
+    """Return the Dice of 13 organs as bars in the organs' colours, one group an organ, one bar a series {name: (13,)}.
+
+    NaN (an organ that the reference lacks) leaves a gap. Later series are hatched.
+    """
+    figure = Figure(figsize=(9, 3.2), layout="constrained", dpi=80)
+    axes = figure.subplots()
+    width = 0.8 / len(series)
+    for k, (name, scores) in enumerate(series.items()):
+        at = np.arange(len(ORGANS)) + (k - (len(series) - 1) / 2) * width
+        colors = [organ.color for organ in ORGANS]
+        axes.bar(at, scores, width, color=colors, edgecolor="#333333", hatch=("", "//", "xx")[k % 3], label=name)
+    axes.set_xticks(range(len(ORGANS)), [organ.abbreviation for organ in ORGANS])
+    axes.set_ylim(0, 1)
+    axes.set_ylabel("Dice")
+    axes.set_title(title, fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(series) > 1:
+        axes.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def loss_figure(entries: Sequence[Mapping[str, float]], *, smooth: int = 10, title: str = "Training") -> Figure:
+    """Return the losses of a run against its steps: each "loss", "supervised" and "consistency" that its log has.
+
+    `entries` as `training.loop` logs them, one a step, each with "step"; a line is the running mean over `smooth`
+    steps, fewer when there are fewer. Raises ValueError for no entries.
+    """
+    if not entries:
+        raise ValueError("a chart of losses needs an entry at least, got none")
+    figure = Figure(figsize=(7, 2.6), layout="constrained", dpi=80)
+    axes = figure.subplots()
+    window = min(smooth, len(entries))
+    names = [name for name in _LOSS_COLORS if name in entries[0]]
+    if names == ["loss", "supervised"]:
+        names = ["supervised"]  # without a second term, that is the whole
+    for name in names:
+        means = np.convolve([entry[name] for entry in entries], np.ones(window) / window, mode="valid")
+        axes.plot([entry["step"] for entry in entries][window - 1 :], means, color=_LOSS_COLORS[name], label=name)
+    axes.set(xlabel="step", ylabel="loss", ylim=(0, None), title=title)
+    axes.title.set_fontsize(10)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8)
+    return figure

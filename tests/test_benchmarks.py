@@ -1,0 +1,91 @@
+"""The benchmark of resize + argmax: its arms do what they are called, its targets and tables say what was measured."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+PATH = Path(__file__).parents[1] / "benchmarks" / "slice_interpolation.py"
+SPEC = importlib.util.spec_from_file_location("benchmark_of_slice_interpolation", PATH)
+benchmark = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(benchmark)
+
+SHAPE = (18, 22, 26)
+
+
+@pytest.fixture(scope="module")
+def scores():
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 14, 3, 4, 3, generator=generator)
+    return torch.nn.functional.interpolate(coarse, (9, 10, 12), mode="trilinear")[0].contiguous()
+
+
+@pytest.mark.parametrize("arm", [a for a in benchmark.ARMS if a.startswith(("skimage, order 1", "scipy", "ours"))])
+def test_exact_arms_agree_with_the_whole_volume(scores, arm):
+    differ = (benchmark.ARMS[arm](scores, SHAPE) != benchmark.torch_whole(scores, SHAPE)).mean()
+    assert differ < 1e-3  # ties within rounding
+
+
+@pytest.mark.parametrize("arm", ["authors' 4 slabs", "winner: argmax, nearest", "skimage, order 3"])
+def test_the_other_ways_give_other_labels(scores, arm):
+    labels = benchmark.ARMS[arm](scores, SHAPE)
+    assert labels.shape == SHAPE
+    assert 0.001 < (labels != benchmark.torch_whole(scores, SHAPE)).mean() < 0.5
+
+
+def test_a_wrong_label_is_found_by_float64(scores):
+    labels = benchmark.torch_whole(scores, SHAPE)
+    assert [benchmark.differ_from_float64(scores, labels, z) for z in (0, 7, 17)] == [0, 0, 0]
+    labels[7, 3:5, 4] = (labels[7, 3:5, 4] + 1) % 14
+    assert benchmark.differ_from_float64(scores, labels, 7) == 2
+
+
+def row(arm, seconds, extra_mib=10.0, differ=0):
+    return {"arm": arm, "seconds": seconds, "n": 5, "extra_mib": extra_mib, "voxels_differ": differ}
+
+
+def a_case(ours_s):
+    rows = [row("skimage, order 1", 20.0), row("torch, whole volume", 5.0), row("ours, torch", 1.0, 50.0)]
+    rows += [row("ours, numba_dense", 0.1), row("ours, auto", ours_s, 30.0), row("floor", 0.01, differ=None)]
+    return {"scores": "anatomy", "grid": [1, 2, 3], "shape": [256, 320, 320], "reference": "all of it", "rows": rows}
+
+
+@pytest.mark.parametrize(("ours_s", "met"), [(0.05, True), (0.2, False)])
+def test_targets_compare_ratios(ours_s, met):
+    found = {t["target"]: t for t in benchmark.targets([a_case(ours_s)], [])}
+    skimage = found["256 x 320 x 320: times faster than skimage order 1 >= 300"]
+    assert skimage["measured"] == pytest.approx(20 / ours_s)
+    assert skimage["met"] is met
+    assert found["256 x 320 x 320: times the floor <= 8"]["measured"] == pytest.approx(ours_s / 0.01)
+    assert found["256 x 320 x 320: torch path, extra MiB beside labels <= 100"]["measured"] == pytest.approx(25)
+
+
+def test_tables_say_what_was_not_measured_and_go_between_the_marks(tmp_path):
+    case = a_case(0.05)
+    results = {"machine": {"cores": 2, "torch": "2"}, "date": "today", "cases": [case], "stream": []}
+    results["targets"] = benchmark.targets([case], [])
+    text = benchmark.tables(results)
+    assert "| torch, whole volume | 5 (5) | 100.0 | 10 | 0 | not measured |" in text
+    page = tmp_path / "README.md"
+    page.write_text(
+        "before\n<!-- slice_interpolation -->\nold\n<!-- /slice_interpolation -->\nafter\n", encoding="utf-8"
+    )
+    benchmark.write_page(text, page)
+    written = page.read_text(encoding="utf-8")
+    assert "old" not in written
+    assert written.startswith("before\n")
+    assert written.endswith("after\n")
+    assert text in written
+
+
+def test_scores_are_probabilities(monkeypatch):
+    labels = np.zeros((10, 12, 14), np.uint8)
+    labels[2:8, 3:9, 4:10] = 5
+    monkeypatch.setattr(benchmark, "sample_or_phantom", lambda: type("Case", (), {"label_map_path": ""})())
+    monkeypatch.setattr(benchmark, "load_label_map", lambda _: type("Volume", (), {"array_zyx": labels})())
+    soft = benchmark.anatomy((6, 7, 8))
+    assert soft.shape == (14, 6, 7, 8)
+    np.testing.assert_allclose(soft.sum(axis=0), 1, rtol=1e-5)
+    assert set(soft.argmax(axis=0).ravel()) <= {0, 5}
