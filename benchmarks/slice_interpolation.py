@@ -12,12 +12,15 @@ Results go to `benchmarks/results/slice_interpolation.json` and, as tables, into
 """
 
 import argparse
+import ctypes
+import gc
 import json
 import multiprocessing
 import operator
 import os
 import platform
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -154,6 +157,9 @@ def status_mib(key: str) -> float:
 
 def extra_mib_of(run: Callable[[], object]) -> float:
     """Run something and return by how much the resident set rose above its level before."""
+    gc.collect()
+    if sys.platform == "linux":  # what was freed before must not be lent out again, uncounted
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
     before = status_mib("VmRSS")
     run()
