@@ -21,7 +21,7 @@ def test_changes_are_taken_and_unknown_ones_refused():
     assert preset("first-coarse", n_steps=7).n_steps == 7
     with pytest.raises(ValueError, match=r"a recipe's values are .*n_steps.*, got epochs"):
         preset("first-coarse", epochs=3)
-    with pytest.raises(ValueError, match="preset must be one of first-coarse, first-fine, got 'best'"):
+    with pytest.raises(ValueError, match="preset must be one of first-coarse, first-fine, course-coarse, got 'best'"):
         preset("best")
     with pytest.raises(ValueError, match="stage must be 'coarse' or 'fine', got 'middle'"):
         preset("first-coarse", stage="middle")
