@@ -12,15 +12,9 @@ Results go to `benchmarks/results/slice_interpolation.json` and, as tables, into
 """
 
 import argparse
-import ctypes
-import gc
 import json
-import multiprocessing
 import operator
-import os
-import platform
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +24,7 @@ from statistics import median
 import numpy as np
 import torch
 import torch.nn.functional as F
+from measure import extra_mib_of, in_a_process, machine
 from scipy import ndimage
 
 from flare_lib.ct.files import load_ct, load_label_map
@@ -149,23 +144,6 @@ STREAM_HEIGHTS = (200, 400, 600, 900)
 # measuring ------------------------------------------------------------------------------------------------------------
 
 
-def status_mib(key: str) -> float:
-    """Return a line of /proc/self/status (VmRSS, VmHWM) in MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(key)).split()[1]) / 1024
-
-
-def extra_mib_of(run: Callable[[], object]) -> float:
-    """Run something and return by how much the resident set rose above its level before."""
-    gc.collect()
-    if sys.platform == "linux":  # what was freed before must not be lent out again, uncounted
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
-    before = status_mib("VmRSS")
-    run()
-    return status_mib("VmHWM") - before
-
-
 def time_of(run: Callable[[], object], repeats: int) -> list[float]:
     """Return the seconds of several runs; one that takes more than 60 s is run 3 times at most."""
     seconds = []
@@ -240,12 +218,6 @@ def stream_extra_mib(height: int, width: int) -> dict:
     run((20, 22, 24))
     extra = extra_mib_of(lambda: run((height, width, width)))
     return {"height": height, "extra_mib_beside_labels": extra - height * width * width / 2**20}
-
-
-def in_a_process(function: Callable, *arguments: object) -> object:
-    """Return function(*arguments), computed in a fresh process."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
 
 
 def prepare(kind: str, grid: Shape, path: str) -> None:
@@ -369,7 +341,7 @@ def main() -> None:
     width = 64 if arguments.quick else 512
     stream = [in_a_process(stream_extra_mib, height, width) for height in STREAM_HEIGHTS]
     results = {
-        "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "torch": torch.__version__},
+        "machine": machine(),
         "date": time.strftime("%Y-%m-%d"),
         "cases": cases,
         "stream": stream,

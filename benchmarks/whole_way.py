@@ -11,15 +11,13 @@ the terminal.
 
 import argparse
 import json
-import multiprocessing
-import os
-import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from measure import extra_mib_of, in_a_process, machine
 
 from flare_lib.ct.files import load_ct
 from flare_lib.ct.labels import N_CLASSES
@@ -56,37 +54,27 @@ def big_phantom(n_slices: int) -> Volume:
     return Volume.from_array(resample_nearest(ct.array_zyx, (n_slices, 512, 512)), (1.5, 0.9, 0.9))
 
 
-def resident_mib() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def measure(case: str, paper_grid: bool, queue: multiprocessing.Queue) -> None:
-    """Segment one CT in this process and report time, memory and the steps' times."""
+def measure(case: str, paper_grid: bool) -> dict:
+    """Segment one CT in this process and return time, memory and the steps' times."""
     ct = big_phantom(int(case)) if case.isdigit() else load_ct(case)
     stages = (Stub(COARSE), Stub(FINE)) if paper_grid else load_stages(device="cpu")
-    Path("/proc/self/clear_refs").write_text("5")  # from here on the high-water mark is this run's own
-    loaded = resident_mib()
+    results = []
     began = time.perf_counter()
-    result = segment(ct, *stages)
+    extra = extra_mib_of(lambda: results.append(segment(ct, *stages)))
     seconds = time.perf_counter() - began
-    high_water = (
-        int(next(s for s in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in s).split()[1]) / 1024
-    )
-    queue.put(
-        {
-            "case": case if not case.isdigit() else f"phantom 512 x 512 x {case}",
-            "nets": "stub, paper's grids" if paper_grid else "packaged",
-            "shape_zyx": list(ct.shape_zyx),
-            "roi_shape_zyx": list(result.roi.shape_zyx),
-            "seconds": round(seconds, 1),
-            "ct_mib": round(ct.array_zyx.nbytes / 2**20),
-            "extra_mib": round(high_water - loaded),
-            "organs_found": int(np.unique(result.label_map_zyx).size - 1),
-            "steps": {step: round(s, 2) for step, s in result.seconds.items()},
-            "notes": list(result.notes),
-        }
-    )
+    (result,) = results
+    return {
+        "case": case if not case.isdigit() else f"phantom 512 x 512 x {case}",
+        "nets": "stub, paper's grids" if paper_grid else "packaged",
+        "shape_zyx": list(ct.shape_zyx),
+        "roi_shape_zyx": list(result.roi.shape_zyx),
+        "seconds": round(seconds, 1),
+        "ct_mib": round(ct.array_zyx.nbytes / 2**20),
+        "extra_mib": round(extra),
+        "organs_found": int(np.unique(result.label_map_zyx).size - 1),
+        "steps": {step: round(s, 2) for step, s in result.seconds.items()},
+        "notes": list(result.notes),
+    }
 
 
 def main() -> None:
@@ -95,14 +83,9 @@ def main() -> None:
     parser.add_argument("--slices", nargs="+", default=["400", "900"], help="heights of the phantoms")
     parser.add_argument("--paper-grid", action="store_true", help="the paper's spacings and patch, no net")
     arguments = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
     rows = []
     for case in arguments.ct or arguments.slices:
-        queue = context.Queue()
-        process = context.Process(target=measure, args=(case, arguments.paper_grid, queue))
-        process.start()
-        rows.append(queue.get())
-        process.join()
+        rows.append(in_a_process(measure, case, arguments.paper_grid))
         row = rows[-1]
         memory = f"CT {row['ct_mib']} MiB, extra {row['extra_mib']} MiB"
         print(f"{row['case']:<28} {row['nets']:<20} {row['seconds']:7.1f} s  {memory}")
@@ -110,9 +93,8 @@ def main() -> None:
     earlier = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
     replaced = {(row["case"], row["nets"]) for row in rows}
     rows = [row for row in earlier if (row["case"], row["nets"]) not in replaced] + rows
-    machine = {"cores": os.cpu_count(), "python": platform.python_version(), "torch": torch.__version__}
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
+    RESULTS.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2) + "\n")
     print(f"written: {RESULTS}")
 
 

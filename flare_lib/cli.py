@@ -178,7 +178,6 @@ def train(
         raise ValueError(f"stage must be coarse or fine, got {stage}")
 
     from flare_lib.network.device import choose_device
-    from flare_lib.network.weights import load_trained
     from flare_lib.training import presets
     from flare_lib.training.run import run as run_training
 
@@ -186,8 +185,6 @@ def train(
     if recipe.stage != stage:
         raise ValueError(f"preset {preset} is for the {recipe.stage} stage, got {stage}")
     chosen = choose_device(device)
-    if init is not None:
-        load_trained(init)
     began = time.monotonic()
     with _Bars() as bars:
         stem = run_training(

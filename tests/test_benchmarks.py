@@ -1,16 +1,9 @@
 """The benchmark of resize + argmax: its arms do what they are called, its targets and tables say what was measured."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
+import slice_interpolation as benchmark  # of benchmarks/
 import torch
-
-PATH = Path(__file__).parents[1] / "benchmarks" / "slice_interpolation.py"
-SPEC = importlib.util.spec_from_file_location("benchmark_of_slice_interpolation", PATH)
-benchmark = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(benchmark)
 
 SHAPE = (18, 22, 26)
 

@@ -22,6 +22,8 @@ from flare_lib.display.slices import (
     DISPLAY_WINDOW_HU,
     PLANES,
     SIDES,
+    check_label_map,
+    in_plane,
     organ_center,
     organ_colormap,
     plane_axis,
@@ -50,7 +52,7 @@ def draw_slice(
     `box`: the part of the volume that is seen, all of it by default.
     """
     picture = plane_slice(ct_zyx, plane, index)
-    rows_mm, columns_mm = _plane_of(spacing_zyx_mm, plane)
+    rows_mm, columns_mm = in_plane(spacing_zyx_mm, plane)
     extent = (0, picture.shape[1] * columns_mm, 0, picture.shape[0] * rows_mm)
     low, high = window_hu
     axes.imshow(picture, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent, interpolation="nearest")
@@ -59,7 +61,7 @@ def draw_slice(
         colors = {"cmap": organ_colormap(), "vmin": -0.5, "vmax": N_CLASSES - 0.5, "interpolation": "nearest"}
         axes.imshow(labels, alpha=opacity, origin="lower", extent=extent, **colors)
     if box is not None:
-        (first_row, first), (last_row, last) = _plane_of(box.start_zyx, plane), _plane_of(box.stop_zyx, plane)
+        (first_row, first), (last_row, last) = in_plane(box.start_zyx, plane), in_plane(box.stop_zyx, plane)
         axes.set_xlim((picture.shape[1] - last) * columns_mm, (picture.shape[1] - first) * columns_mm)
         axes.set_ylim(first_row * rows_mm, last_row * rows_mm)
     left, right = SIDES[plane]
@@ -90,7 +92,7 @@ def panel_figure(panels: Sequence[Panel], *, height: float = 3.2) -> Figure:
     """Return slices beside each other, each in true proportions, `height` inches of figure; ValueError for none."""
     if not panels:
         raise ValueError("a figure must have a panel at least, got none")
-    sizes_mm = [_plane_of(panel.volume.size_mm_zyx, panel.plane) for panel in panels]
+    sizes_mm = [in_plane(panel.volume.size_mm_zyx, panel.plane) for panel in panels]
     ratios = [columns / rows for rows, columns in sizes_mm]
     room = 0.3  # inches for the titles
     figure = Figure(figsize=((height - room) * sum(ratios) + 0.1, height), facecolor=_PAPER, dpi=80)
@@ -113,18 +115,12 @@ def panel_figure(panels: Sequence[Panel], *, height: float = 3.2) -> Figure:
     return figure
 
 
-def _plane_of(zyx: Sequence[float], plane: str) -> tuple[float, float]:
-    """Return what a triple says of a plane's rows and columns."""
-    rows, columns = (value for axis, value in enumerate(zyx) if axis != plane_axis(plane))
-    return rows, columns
-
-
 def _draw_box(axes: Axes, box: Box, volume: Volume, plane: str, color: str, style: str) -> None:
     """Outline a box on a slice drawn in mm; columns are turned, as in `plane_slice`."""
-    row_mm, column_mm = _plane_of(volume.spacing_zyx_mm, plane)
-    _, n_columns = _plane_of(volume.shape_zyx, plane)
-    (first_row, _), (_, last_column) = _plane_of(box.start_zyx, plane), _plane_of(box.stop_zyx, plane)
-    rows, columns = _plane_of(box.shape_zyx, plane)
+    row_mm, column_mm = in_plane(volume.spacing_zyx_mm, plane)
+    _, n_columns = in_plane(volume.shape_zyx, plane)
+    (first_row, _), (_, last_column) = in_plane(box.start_zyx, plane), in_plane(box.stop_zyx, plane)
+    rows, columns = in_plane(box.shape_zyx, plane)
     corner = ((n_columns - last_column) * column_mm, first_row * row_mm)
     axes.add_patch(Rectangle(corner, columns * column_mm, rows * row_mm, fill=False, ec=color, ls=style, lw=2))
 
@@ -162,8 +158,7 @@ def comparison_figure(
     """
     given = [labels for labels in label_maps.values() if labels is not None]
     for labels in given:
-        if labels.shape != ct.shape_zyx:
-            raise ValueError(f"a label map must have the CT's shape {ct.shape_zyx}, got {labels.shape}")
+        check_label_map(labels, ct)
     body = find_foreground(ct.array_zyx).widen(_ROOM_MM, ct.spacing_zyx_mm, ct.shape_zyx)
     if center_zyx is None:
         middle = tuple((a + b) // 2 for a, b in zip(body.start_zyx, body.stop_zyx, strict=True))

@@ -5,11 +5,13 @@ slices, the head up in coronal and sagittal ones; in sagittal slices the patient
 (RAS+) ZYX.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.colors import ListedColormap, to_rgb
 
 from flare_lib.ct.labels import N_CLASSES, ORGANS
-from flare_lib.ct.volume import Triple
+from flare_lib.ct.volume import Triple, Volume
 
 DISPLAY_WINDOW_HU = (-160.0, 240.0)  # soft tissue: width 400, level 40
 PLANES = ("axial", "coronal", "sagittal")
@@ -48,6 +50,19 @@ def plane_axis(plane: str) -> int:
     return PLANES.index(plane)
 
 
+def in_plane(zyx: Sequence[float], plane: str) -> tuple[float, float]:
+    """Return what a triple (spacing, shape, a corner, ...) says of a plane's rows and columns."""
+    axis = plane_axis(plane)
+    rows, columns = (value for a, value in enumerate(zyx) if a != axis)
+    return rows, columns
+
+
+def check_label_map(label_map_zyx: np.ndarray, ct: Volume) -> None:
+    """Raise ValueError unless a label map has the CT's shape."""
+    if label_map_zyx.shape != ct.shape_zyx:
+        raise ValueError(f"a label map must have the CT's shape {ct.shape_zyx}, got {label_map_zyx.shape}")
+
+
 def slice_picture(
     ct_zyx: np.ndarray,
     label_map_zyx: np.ndarray | None,
@@ -64,8 +79,7 @@ def slice_picture(
     `ct_zyx` in HU, `label_map_zyx` 0 to 13 of the same shape or None, drawn over it with `opacity` 0 to 1. Nearest
     neighbour: what is seen is what is stored, in its true proportions.
     """
-    axis = plane_axis(plane)
-    rows_mm, columns_mm = (s for a, s in enumerate(spacing_zyx_mm) if a != axis)
+    rows_mm, columns_mm = in_plane(spacing_zyx_mm, plane)
     hu = plane_slice(ct_zyx, plane, index)[::-1]
     at = np.ix_(_nearest(hu.shape[0], rows_mm, pixel_mm), _nearest(hu.shape[1], columns_mm, pixel_mm))
     low, high = window_hu

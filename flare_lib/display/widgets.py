@@ -16,7 +16,15 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from flare_lib.ct.volume import Volume
-from flare_lib.display.slices import DISPLAY_WINDOW_HU, PLANES, organ_center, plane_axis, slice_picture
+from flare_lib.display.slices import (
+    DISPLAY_WINDOW_HU,
+    PLANES,
+    check_label_map,
+    in_plane,
+    organ_center,
+    plane_axis,
+    slice_picture,
+)
 
 _CROSS = np.array((255, 210, 60), np.uint8)
 _AXES = ("z", "y", "x")
@@ -101,8 +109,8 @@ class SliceViewer(Viewer):
         opacity: float = 0.45,
         width_px: int = 900,
     ) -> None:
-        if label_map_zyx is not None and label_map_zyx.shape != ct.shape_zyx:
-            raise ValueError(f"a label map must have the CT's shape {ct.shape_zyx}, got {label_map_zyx.shape}")
+        if label_map_zyx is not None:
+            check_label_map(label_map_zyx, ct)
         self._ct, self._labels = ct, label_map_zyx
         if center_zyx is None:
             middle = tuple(n // 2 for n in ct.shape_zyx)
@@ -110,7 +118,7 @@ class SliceViewer(Viewer):
         _, y_mm, x_mm = ct.size_mm_zyx
         self._pixel_mm = (2 * x_mm + y_mm) / width_px
         self.slices = [
-            w.IntSlider(value=at, min=0, max=n - 1, description=f"{plane}, {axis}", continuous_update=True)
+            w.IntSlider(value=at, min=0, max=n - 1, description=f"{plane}, {axis}")
             for at, n, plane, axis in zip(center_zyx, ct.shape_zyx, PLANES, _AXES, strict=True)
         ]
         low, high = window_hu
@@ -143,19 +151,18 @@ class SliceViewer(Viewer):
 
     def _picture(self, plane: str, window_hu: tuple[float, float]) -> np.ndarray:
         """Return one plane with the cross of the other two."""
-        axis, at = plane_axis(plane), [slider.value for slider in self.slices]
+        at = [slider.value for slider in self.slices]
         picture = slice_picture(
             self._ct.array_zyx,
             self._labels,
             self._ct.spacing_zyx_mm,
             plane,
-            at[axis],
+            at[plane_axis(plane)],
             pixel_mm=self._pixel_mm,
             window_hu=window_hu,
             opacity=self.opacity.value,
         )
-        row_axis, column_axis = (a for a in range(3) if a != axis)
-        for direction, a in enumerate((row_axis, column_axis)):
+        for direction, a in enumerate(in_plane(range(3), plane)):
             n = picture.shape[direction]
             line = n - 1 - int((at[a] + 0.5) / self._ct.shape_zyx[a] * n)  # both directions of a slice are turned
             across = np.moveaxis(picture, direction, 0)

@@ -25,7 +25,7 @@ except ImportError:  # numba does not exist for every platform: torch does the s
 
 # the share of voxels between disagreeing corners above which it is faster to interpolate everywhere
 DENSE_ABOVE = {"auto": 0.15, "torch": -1.0, "torch_pruned": 1.0, "numba_dense": -1.0, "numba_pruned": 1.0}
-CPU_MEMORY_BYTES = 32 * 2**20  # of slabs that still fit into a cache: more is no faster
+CPU_MEMORY_BYTES = 32 * 2**20  # more was no faster
 GPU_MEMORY_BYTES = 512 * 2**20
 
 

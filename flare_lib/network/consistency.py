@@ -22,7 +22,6 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-KINDS = ("kl", "urpc")
 _SMALLEST = 1e-8  # of a probability before its logarithm
 
 
@@ -51,7 +50,7 @@ def consistency_loss(
     target = torch.stack(heads).mean(dim=0)
     if not (kind == "urpc" if gradient_through_target is None else gradient_through_target):
         target = target.detach()
-    return torch.stack([_KINDS[kind](target, head) for head in heads]).sum()
+    return torch.stack([KINDS[kind](target, head) for head in heads]).sum()
 
 
 def ramp_up(step: int, n_steps: int, *, highest: float = 0.1) -> float:
@@ -92,4 +91,4 @@ def _urpc(target: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
     return (((target - head) ** 2).mean(dim=1) * certainty).mean() / certainty.mean() + divergence.mean()
 
 
-_KINDS = {"kl": _kl, "urpc": _urpc}
+KINDS = {"kl": _kl, "urpc": _urpc}

@@ -106,7 +106,7 @@ class PaintedPatches(IterableDataset):
             rng = np.random.default_rng([self.recipe.seed, number, k])
             persons = self.persons[kinds[rng.choice(len(kinds), p=shares / shares.sum())]]
             image, target = make_patch(persons[rng.integers(len(persons))], self.recipe, rng)
-            if number < self.recipe.n_steps - self.recipe.plain_steps:
+            if self.recipe.augmentation and number < self.recipe.n_steps - self.recipe.plain_steps:
                 drawn = draw_augmentation(rng, probability=self.recipe.augmentation)
                 image, target = augment(image, target, drawn)
             images.append(image)

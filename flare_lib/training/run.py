@@ -27,7 +27,7 @@ from flare_lib.training.patches import PaintedPatches, make_patch
 from flare_lib.training.presets import Recipe
 
 BODIES_PER_PERSON = 4
-N_PHANTOMS = 16
+N_PHANTOMS = 48
 
 
 def gather_persons(label_maps: str | Path, recipe: Recipe) -> dict[str, list[Structures]]:
@@ -64,7 +64,7 @@ def load_unlabelled(folder: str | Path, recipe: Recipe) -> list[np.ndarray]:
 
     Raises FileNotFoundError for a folder without CTs, and what `load_ct` raises.
     """
-    paths = sorted(path for path in Path(folder).glob("*") if path.name.endswith(SUFFIXES))
+    paths = sorted(path for path in Path(folder).glob("*") if path.name.lower().endswith(SUFFIXES))
     if not paths:
         raise FileNotFoundError(f"{folder} must hold CTs (.nii or .nii.gz), got none")
     cts = map(load_ct, paths)
@@ -91,14 +91,15 @@ def run(
     its training set. Stopped, it goes on from its last checkpoint when it is called again.
     """
     folder = Path(folder)
+    start = None if init is None else load_trained(init).net.state_dict()  # a wrong path is told before any work
     persons = gather_persons(label_maps, recipe)
     if recipe.stage == "fine" and recipe.mean_hu is None:
         mean, sd = training_mean_and_sd(persons, recipe)
         recipe = replace(recipe, mean_hu=round(mean, 2), sd_hu=round(sd, 2))
     torch.manual_seed(recipe.seed)
     net = UNet(features_per_stage=recipe.features_per_stage, strides=recipe.strides, n_heads=recipe.n_heads)
-    if init is not None:
-        fill(net, load_trained(init).net.state_dict(), source=init)
+    if start is not None:
+        fill(net, start, source=init)
     cts = [] if unlabelled is None else load_unlabelled(unlabelled, recipe)
     train(
         net,

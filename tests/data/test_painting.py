@@ -2,22 +2,11 @@
 
 import numpy as np
 import pytest
+from blocks import NAMES
 
 from flare_lib.data.painting import paint
 from flare_lib.data.structures import Structures
 
-NAMES = {
-    0: "air",
-    1: "liver",
-    2: "fat",
-    3: "vertebrae_L2",
-    4: "stomach",
-    5: "lung_lower_lobe_left",
-    6: "kidney_left",
-    7: "kidney_right",
-    8: "unlabelled",
-    9: "aorta",
-}
 QUIET = {"noise_hu": (0.0, 0.0), "blur_mm": (0.0, 0.0), "padding_probability": 0.0}
 
 

@@ -2,21 +2,9 @@
 
 import numpy as np
 import pytest
+from blocks import NAMES
 
 from flare_lib.data.tissues import draw_tissues, is_bone
-
-NAMES = {
-    0: "air",
-    1: "liver",
-    2: "fat",
-    3: "vertebrae_L2",
-    4: "stomach",
-    5: "lung_lower_lobe_left",
-    6: "kidney_left",
-    7: "kidney_right",
-    8: "unlabelled",
-    9: "aorta",
-}
 
 
 def test_persons_differ_and_contrast_makes_the_aorta_brighter_than_muscle_in_most():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from cases import ct, labels
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
@@ -15,17 +16,6 @@ from flare_lib.display.figures import (
     panel_figure,
     save_figure,
 )
-
-
-def ct():
-    return Volume.from_array(np.zeros((6, 8, 10), np.int16) - 100, (5.0, 2.0, 1.5))
-
-
-def labels():
-    label_map = np.zeros((6, 8, 10), np.uint8)
-    label_map[4, 1:3, 7:9] = 1
-    label_map[4, 5, 2] = 5
-    return label_map
 
 
 def test_slices_are_drawn_in_mm():

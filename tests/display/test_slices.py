@@ -2,19 +2,11 @@
 
 import numpy as np
 import pytest
+from cases import SPACING, labels
 from matplotlib.colors import to_hex
 
 from flare_lib.ct.labels import ORGANS
 from flare_lib.display.slices import organ_center, organ_colormap, plane_slice, slice_picture
-
-SPACING = (5.0, 2.0, 1.5)
-
-
-def labels():
-    label_map = np.zeros((6, 8, 10), np.uint8)
-    label_map[4, 1:3, 7:9] = 1
-    label_map[4, 5, 2] = 5
-    return label_map
 
 
 def test_the_patients_right_is_on_the_left_and_front_and_head_are_up():
