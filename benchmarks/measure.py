@@ -28,6 +28,15 @@ def status_mib(key: str) -> float:
     return int(next(line for line in lines if line.startswith(key)).split()[1]) / 1024
 
 
+def give_memory_back_at_once() -> None:
+    """Make the C library return every larger block when it is freed, so that what is resident is what is in use.
+
+    By default it keeps some for later, now more and now less: tens of MiB. Slower, so not for timing.
+    """
+    m_mmap_threshold = -3
+    ctypes.CDLL("libc.so.6").mallopt(m_mmap_threshold, 64 * 1024)
+
+
 def extra_mib_of(run: Callable[[], object]) -> float:
     """Run something and return by how much the resident set rose above its level before."""
     gc.collect()

@@ -24,7 +24,7 @@ from statistics import median
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measure import extra_mib_of, in_a_process, machine
+from measure import extra_mib_of, give_memory_back_at_once, in_a_process, machine
 from scipy import ndimage
 
 from flare_lib.ct.files import load_ct, load_label_map
@@ -205,6 +205,7 @@ def differ_from_float64(scores: torch.Tensor, labels: np.ndarray, z: int) -> int
 
 def stream_extra_mib(height: int, width: int) -> dict:
     """Resize a stream of slabs to `height` slices: the whole input never exists. Extra memory is beside the labels."""
+    give_memory_back_at_once()
     small = torch.from_numpy(anatomy((32, 160, 160)))
     n_in = height * 32 // 100
 
