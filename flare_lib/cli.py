@@ -160,43 +160,66 @@ def phantom(
 
 
 @app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="CTs, with labels or without; data/README.md has the layouts.")],
+) -> None:
+    """Look for what is wrong with the cases of a folder: every problem of every case, before it costs a training."""
+    from flare_lib.data.cohort import check_cases, find_cases
+
+    cases = find_cases(folder)
+    with _Bars() as bars:
+        problems = check_cases(cases, lambda done, total: bars("checking", done, total, unit="case"))
+    for name, found in problems.items():
+        for problem in found:
+            typer.echo(f"{name}: {problem}")
+    labelled = sum(case.label_path is not None for case in cases)
+    typer.echo(f"{len(cases)} cases, {labelled} of them with labels: {len(problems) or 'none'} with problems")
+    raise typer.Exit(1 if problems else 0)
+
+
+@app.command()
 def train(
     stage: Annotated[str, typer.Argument(help="coarse or fine.")],
-    label_maps: Annotated[Path, typer.Option(help="A folder of TotalSegmentator label maps, see data/README.md.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="A folder for the weights, their card, the log.")],
-    preset: Annotated[str | None, typer.Option(help="The recipe; default: first-coarse or first-fine.")] = None,
-    init: Annotated[Path | None, typer.Option(help="Weights to start from; for fine, the coarse ones.")] = None,
+    preset: Annotated[str, typer.Option(help="The recipe: release, paper or course.")] = "release",
+    label_maps: Annotated[
+        Path | None, typer.Option(help="A folder of TotalSegmentator label maps to paint, see data/README.md.")
+    ] = None,
+    cohort: Annotated[Path | None, typer.Option(help="A folder of labelled CTs, see data/README.md.")] = None,
     unlabelled: Annotated[Path | None, typer.Option(help="A folder of CTs, for recipes with n_unlabelled.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Weights to start from; for fine, the coarse ones.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="name=value of the recipe, e.g. n_steps=500; may be repeated.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    workers: Annotated[int, typer.Option(min=0, help="Processes that paint patches beside the training.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that make patches beside the training.")] = 1,
 ) -> None:
-    """Train one stage on painted CTs; stopped, the same command goes on from the last checkpoint."""
-    if stage not in ("coarse", "fine"):
-        raise ValueError(f"stage must be coarse or fine, got {stage}")
+    """Train one stage; stopped, the same command goes on from the last checkpoint.
 
+    Several GPUs: torchrun --nproc-per-node 4 -m flare_lib.cli train ...
+    """
     from flare_lib.network.device import choose_device
     from flare_lib.training import presets
     from flare_lib.training.run import run as run_training
 
-    recipe = presets.preset(preset or f"first-{stage}", **dict(map(parse_setting, settings or [])))
-    if recipe.stage != stage:
-        raise ValueError(f"preset {preset} is for the {recipe.stage} stage, got {stage}")
+    recipe = presets.preset(preset, stage, **dict(map(parse_setting, settings or [])))
     chosen = choose_device(device)
     began = time.monotonic()
     with _Bars() as bars:
         stem = run_training(
             recipe,
-            label_maps=label_maps,
             folder=output,
+            label_maps=label_maps,
+            cohort=cohort,
             unlabelled=unlabelled,
             init=init,
             device=chosen,
             n_workers=workers,
             on_step=lambda step, loss: bars(stage, step + 1, recipe.n_steps, unit="step", beside=f"loss {loss:.3f}"),
+            progress=lambda what, done, total: bars(what, done, total, unit="case"),
         )
+    if init is not None:
+        typer.echo(f"started from all tensors of {init}, same names and shapes")
     typer.echo(
         f"{recipe.n_steps} steps, {time.monotonic() - began:.0f} s of them now; wrote {stem}.safetensors and its card"
     )
@@ -272,17 +295,13 @@ def _check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], figure: Path
 
 def _load_on_grid_of(ct: "Volume", path: Path) -> "np.ndarray":
     """Load reference labels (ZYX, 0 to 13); ValueError for others, and for another grid than the CT's."""
-    import numpy as np
-
     from flare_lib.ct.files import load_label_map
     from flare_lib.ct.labels import N_ORGANS
+    from flare_lib.ct.volume import grid_difference
 
     labels = load_label_map(path)
-    if labels.shape_zyx != ct.shape_zyx or not np.allclose(labels.affine, ct.affine, atol=1e-2):
-        raise ValueError(
-            f"{path} must lie on the CT's grid, {_times(ct.shape_zyx)} voxels (z, y, x) from {ct.affine[:3, 3]} mm; "
-            f"got {_times(labels.shape_zyx)} from {labels.affine[:3, 3]}"
-        )
+    if differs := grid_difference(labels, ct):
+        raise ValueError(f"{path} must lie on the CT's grid, got {differs}")
     if (highest := labels.array_zyx.max()) > N_ORGANS:
         raise ValueError(f"{path} must hold the labels 0 to {N_ORGANS} of FLARE 2022, got {highest}")
     return labels.array_zyx
@@ -328,3 +347,7 @@ class _Bars:
     def __exit__(self, *_exception: object) -> None:
         for bar in self._bars.values():
             bar.close()
+
+
+if __name__ == "__main__":  # torchrun starts modules, not commands
+    main()

@@ -275,7 +275,7 @@ def test_a_reference_on_another_grid_is_refused(flare, nets, ct_path, tmp_path):
     moved[2, 3] += 3.0
     path = save_labels(tmp_path / "reference.nii.gz", labels_zyx(), moved)
     answer = flare("segment", ct_path, "-o", tmp_path / "labels.nii.gz", "--reference", path)
-    assert_refused(answer, "must lie on the CT's grid, 5 x 6 x 7 voxels (z, y, x) from [")
+    assert_refused(answer, "must lie on the CT's grid, got a corner 3.0 mm away")
     assert not (tmp_path / "labels.nii.gz").exists()
 
 
@@ -413,12 +413,14 @@ SMALL = ("patch_size=(8,16,12)", "features_per_stage=(4,6,8)", "strides=((2,2,2)
 
 def test_train_writes_weights_that_segment_can_use(flare, persons, tmp_path):
     settings = [part for setting in (*SMALL, "spacing_zyx_mm=(8,8,8)") for part in ("--set", setting)]
+    settings += ["--set", 'sources={"label_maps": 1.0}']
     for stage, start in (("coarse", []), ("fine", ["--init", tmp_path / "trained" / "coarse"])):
         code, out, err = flare(
             *("train", stage, "--label-maps", persons, "-o", tmp_path / "trained", "--workers", "0"), *start, *settings
         )
         assert (code, err) == (0, [])
         assert out[-1].startswith("2 steps")
+        assert (stage == "fine") == (f"started from all tensors of {tmp_path / 'trained' / 'coarse'}" in out[0])
         assert out[-1].endswith(f"wrote {tmp_path / 'trained' / stage}.safetensors and its card")
     coarse, fine = coarse_to_fine.load_stages(tmp_path / "trained")
     assert (coarse.patch_size, fine.preprocessing.spacing_zyx_mm) == ((8, 16, 12), (8.0, 8.0, 8.0))
@@ -427,11 +429,10 @@ def test_train_writes_weights_that_segment_can_use(flare, persons, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["middle"], "stage must be coarse or fine, got middle"),
+        (["middle"], "stage must be one of coarse, fine, got 'middle'"),
         (["coarse", "--set", "epochs=3"], "got epochs"),
         (["coarse", "--preset", "best"], "preset must be one of"),
-        (["coarse", "--preset", "first-fine"], "preset first-fine is for the fine stage, got coarse"),
-        (["coarse", "--set", "n_steps=0"], "n_steps and batch_size must be 1 or more"),
+        (["coarse", "--set", "n_steps=0"], "n_steps must be 1 or more, got 0"),
         (["coarse", "--init", "nowhere"], "nowhere"),
     ],
 )
@@ -446,3 +447,22 @@ def test_training_needs_persons(flare, tmp_path):
     code, _, err = flare("train", "coarse", "--label-maps", tmp_path, "-o", tmp_path / "trained")
     assert (code, len(err)) == (2, 1)
     assert "must hold */segmentations or *totalseg117*.nii.gz" in err[0]
+
+
+def test_check_tells_every_problem_and_fails(flare, tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    save(tmp_path / "images" / "a_0000.nii.gz", grey_values())
+    save_labels(tmp_path / "labels" / "a.nii.gz", labels_zyx() * 3)
+    save(tmp_path / "images" / "b_0000.nii.gz", grey_values())
+    code, out, _ = flare("check", tmp_path)
+    assert code == 1
+    assert out[0].startswith("a: labels must be 0 to 13, got ")
+    assert out[-1] == "2 cases, 1 of them with labels: 1 with problems"
+    (tmp_path / "labels" / "a.nii.gz").unlink()
+    code, out, _ = flare("check", tmp_path)
+    assert (code, out) == (0, ["2 cases, 0 of them with labels: none with problems"])
+
+
+def test_a_folder_without_cases_cannot_be_checked(flare, tmp_path):
+    assert_refused(flare("check", tmp_path), "must hold CTs")

@@ -91,6 +91,16 @@ class Volume:
         return Volume(array_zyx, self.spacing_zyx_mm, self.affine, self.file_grid)
 
 
+def grid_difference(volume: Volume, other: Volume) -> str | None:
+    """Say how a volume's grid differs from another's; None when both are the same to half a voxel at every corner."""
+    if volume.shape_zyx != other.shape_zyx:
+        return f"{volume.shape_zyx} voxels (z, y, x), not {other.shape_zyx}"
+    corners_xyz = np.array(list(np.ndindex(2, 2, 2))) * (np.array(other.shape_zyx[::-1]) - 1)
+    away = (volume.affine - other.affine)[:3]
+    off_mm = float(np.linalg.norm(corners_xyz @ away[:, :3].T + away[:, 3], axis=1).max())
+    return f"a corner {off_mm:.1f} mm away" if off_mm > 0.5 * min(other.spacing_zyx_mm) else None
+
+
 def check_spacing(spacing_zyx_mm: Triple) -> None:
     """Raise ValueError unless a spacing is 3 positive finite numbers."""
     if len(spacing_zyx_mm) != 3 or not all(math.isfinite(s) and s > 0 for s in spacing_zyx_mm):

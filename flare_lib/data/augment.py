@@ -8,9 +8,11 @@ Drawing is kept apart from applying, so that a figure can show one augmentation 
 Ranges where the paper gives none follow nnU-Net's.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 
 @dataclass(frozen=True)
@@ -50,19 +52,35 @@ def draw_augmentation(
     return Augmentation(**{name: value for (name, value), t in zip(parts.items(), there, strict=True) if t})
 
 
-def augment(image: np.ndarray, labels: np.ndarray, what: Augmentation) -> tuple[np.ndarray, np.ndarray]:
+def room_for(what: Augmentation, shape_zyx: Sequence[int]) -> tuple[int, int, int]:
+    """Return the shape (z, y, x) of a region that holds all that a patch of `shape_zyx` shows once it is augmented."""
+    turn = np.abs(Rotation.from_euler("xyz", what.rotation_rad).as_matrix())
+    reach = np.maximum(turn, turn.T) @ np.asarray(shape_zyx) / what.scale
+    return tuple(int(n) for n in np.maximum(np.ceil(reach), shape_zyx))
+
+
+def augment(
+    image: np.ndarray, labels: np.ndarray, what: Augmentation, *, shape_zyx: Sequence[int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return image (float32) and labels (as they came), both (Z, Y, X), after one augmentation; the inputs are kept.
 
-    Labels follow rotation and scale alone, by nearest neighbour. Raises ValueError when the two shapes differ, and when
-    the scale, gamma or contrast is not above 0.
+    Labels follow rotation and scale alone, by nearest neighbour. `shape_zyx`: of the middle part that is returned,
+    that of the image by default; see `room_for`. Raises ValueError when the two shapes differ, when a smaller image is
+    given than is wanted, and when the scale, gamma or contrast is not above 0.
     """
+    shape_zyx = image.shape if shape_zyx is None else tuple(shape_zyx)
     if image.shape != labels.shape or image.ndim != 3:
         raise ValueError(f"image and labels must have one shape (Z, Y, X), got {image.shape} and {labels.shape}")
     if not min(what.scale, what.contrast, what.gamma) > 0:
         raise ValueError(f"scale, contrast and gamma must be above 0, got {what}")
+    if any(wanted > n for wanted, n in zip(shape_zyx, image.shape, strict=True)):
+        raise ValueError(f"shape_zyx must not be larger than the image's, {image.shape}, got {shape_zyx}")
     image = image.astype(np.float32)
     if any(what.rotation_rad) or what.scale != 1:
-        image, labels = _turn_and_scale(image, labels, what)
+        image, labels = _turn_and_scale(image, labels, what, shape_zyx)
+    else:
+        middle = tuple(slice((n - m) // 2, (n - m) // 2 + m) for n, m in zip(image.shape, shape_zyx, strict=True))
+        image, labels = image[middle], labels[middle]
     if what.blur_voxels:
         image = _applied("GaussianSmooth", image, sigma=what.blur_voxels)
     if what.contrast != 1:
@@ -72,10 +90,13 @@ def augment(image: np.ndarray, labels: np.ndarray, what: Augmentation) -> tuple[
     return image, labels.copy()
 
 
-def _turn_and_scale(image: np.ndarray, labels: np.ndarray, what: Augmentation) -> tuple[np.ndarray, np.ndarray]:
+def _turn_and_scale(
+    image: np.ndarray, labels: np.ndarray, what: Augmentation, shape_zyx: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
     """Read image (trilinear) and labels (nearest) at turned and scaled places; outside lies air, label 0."""
     air = image.min()
     place = {"rotate_params": what.rotation_rad, "scale_params": (1 / what.scale,) * 3, "padding_mode": "zeros"}
+    place["spatial_size"] = tuple(shape_zyx)
     turned = _applied("Affine", image - air, mode="bilinear", image_only=True, **place) + air
     moved = _applied("Affine", labels.astype(np.float32), mode="nearest", image_only=True, **place)
     return turned, np.rint(moved).astype(labels.dtype)

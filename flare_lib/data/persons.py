@@ -6,11 +6,13 @@ The data set: TotalSegmentator v2, CC BY 4.0.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from flare_lib.ct.files import load_label_map
+from flare_lib.ct.volume import Volume
 from flare_lib.data.structures import Structures, complete_body
 
 
@@ -22,7 +24,9 @@ def load_person(path: str | Path) -> Structures:
     """
     path = Path(path)
     if path.is_dir():
-        return _from_masks(path)
+        names = sorted(file.name.removesuffix(".nii.gz") for file in (path / "segmentations").glob("*.nii.gz"))
+        joined = join_masks(path / "segmentations", names)
+        return Structures(joined.array_zyx, dict(enumerate(("nothing", *names))), joined.spacing_zyx_mm)
     names_files = sorted(path.parent.glob("*names*.json"))
     if len(names_files) != 1:
         raise FileNotFoundError(f"one *names*.json must lie beside {path.name}, got {len(names_files)}")
@@ -31,23 +35,27 @@ def load_person(path: str | Path) -> Structures:
     return Structures(volume.array_zyx.astype(np.uint8), {0: "nothing"} | names, volume.spacing_zyx_mm)
 
 
-def _from_masks(folder: Path) -> Structures:
-    """Join the masks of one case; where two overlap, the later name in the alphabet wins."""
-    files = sorted((folder / "segmentations").glob("*.nii.gz"))
-    if not files:
-        raise FileNotFoundError(f"{folder} must hold segmentations/*.nii.gz, got none")
-    array, spacing = None, None
-    for i, file in enumerate(files, start=1):
-        mask = load_label_map(file)
-        if array is None:
-            array, spacing = np.zeros(mask.shape_zyx, np.uint8), mask.spacing_zyx_mm
-        if mask.shape_zyx != array.shape:
+def join_masks(folder: Path, names: Sequence[str]) -> Volume:
+    """Join masks NAME.nii.gz to one label map, uint8: 1 for the first name, and so on; the later name wins.
+
+    A name without a file is left out. Raises FileNotFoundError when none has one, ValueError when shapes differ.
+    """
+    joined: Volume | None = None
+    for i, name in enumerate(names, start=1):
+        path = folder / f"{name}.nii.gz"
+        if not path.is_file():
+            continue
+        mask = load_label_map(path)
+        if joined is None:
+            joined = mask.with_array(np.zeros(mask.shape_zyx, np.uint8))
+        if mask.shape_zyx != joined.shape_zyx:
             raise ValueError(
-                f"all masks of {folder.name} must have shape {array.shape}, got {mask.shape_zyx} for {file.name}"
+                f"all masks of {folder} must have shape {joined.shape_zyx}, got {mask.shape_zyx} for {path.name}"
             )
-        array[mask.array_zyx > 0] = i
-    names = {0: "nothing"} | {i: file.name.removesuffix(".nii.gz") for i, file in enumerate(files, start=1)}
-    return Structures(array, names, spacing)
+        joined.array_zyx[mask.array_zyx > 0] = i
+    if joined is None:
+        raise FileNotFoundError(f"{folder} must hold masks such as liver.nii.gz, got none")
+    return joined
 
 
 def find_persons(folder: str | Path) -> list[Path]:

@@ -22,6 +22,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from flare_lib.network.parallel import sum_over_processes
+
 _SMALLEST = 1e-8  # of a probability before its logarithm
 
 
@@ -88,7 +90,10 @@ def _kl(target: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
 def _urpc(target: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
     divergence = _divergence(target, head)
     certainty = torch.exp(-divergence)
-    return (((target - head) ** 2).mean(dim=1) * certainty).mean() / certainty.mean() + divergence.mean()
+    weighted, weight = sum_over_processes(
+        torch.stack([(((target - head) ** 2).mean(dim=1) * certainty).mean(), certainty.mean()])
+    )
+    return weighted / weight + divergence.mean()
 
 
 KINDS = {"kl": _kl, "urpc": _urpc}

@@ -1,4 +1,4 @@
-"""The loop: forward, loss over the four heads, backward, step; logged, checkpointed, resumable.
+"""The loop: forward, loss over the four heads, backward, step; logged, validated, checkpointed, resumable.
 
 A step's loss is the supervised one of its labelled patches, plus, where there are unlabelled ones, the heads'
 disagreement on them times a weight that grows from almost 0 (paper 2.3).
@@ -6,17 +6,23 @@ disagreement on them times a weight that grows from almost 0 (paper 2.3).
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 from flare_lib.network.consistency import consistency_loss, ramp_up
 from flare_lib.network.losses import dice_cross_entropy_loss
+from flare_lib.network.parallel import average_gradients, rank_and_count
 from flare_lib.training.checkpoint import load_checkpoint, save_checkpoint
-from flare_lib.training.patches import PaintedPatches, loader
+from flare_lib.training.log import Log
+from flare_lib.training.patches import Patches, loader
 from flare_lib.training.presets import Recipe
+from flare_lib.training.validation import validation_dice
+
+Batch = dict[str, torch.Tensor]
 
 
 def learning_rate_factor(step: int, recipe: Recipe) -> float:
@@ -35,21 +41,10 @@ def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(net.parameters(), **settings)
 
 
-def train_step(
-    net: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: dict[str, torch.Tensor],
-    *,
-    consistency: str = "kl",
-    consistency_weight: float = 0.0,
-    mixed_precision: bool = True,
-) -> dict[str, float]:
-    """Do one step and return its losses, {"loss": all of it, "supervised", and "consistency" where it was computed}.
-
-    `batch`: "image" (B, 1, Z, Y, X), "target" (B, Z, Y, X), and perhaps "unlabelled" (U, 1, Z, Y, X), which go through
-    the net together (instance normalisation keeps patches apart). `mixed_precision` runs the net in bfloat16 where that
-    is safe; losses are always computed in float32.
-    """
+def losses_of(
+    net: nn.Module, batch: Batch, *, consistency: str, consistency_weight: float, mixed_precision: bool
+) -> dict[str, torch.Tensor]:
+    """Return the losses of one batch: {"loss": all of it, "supervised", and "consistency" where it was computed}."""
     device = next(net.parameters()).device
     there = {name: tensor.to(device) for name, tensor in batch.items()}
     n_labelled = len(there["image"])
@@ -57,24 +52,56 @@ def train_step(
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed_precision):
         head_logits = net(images)
     supervised = dice_cross_entropy_loss([logits[:n_labelled] for logits in head_logits], there["target"])
-    losses = {"supervised": supervised}
-    loss = supervised
-    if "unlabelled" in there:
-        losses["consistency"] = consistency_loss([logits[n_labelled:] for logits in head_logits], kind=consistency)
-        loss = supervised + consistency_weight * losses["consistency"]
+    if "unlabelled" not in there:
+        return {"loss": supervised, "supervised": supervised}
+    disagreement = consistency_loss([logits[n_labelled:] for logits in head_logits], kind=consistency)
+    loss = supervised + consistency_weight * disagreement
+    return {"loss": loss, "supervised": supervised, "consistency": disagreement}
+
+
+def train_step(
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Batch | Sequence[Batch],
+    *,
+    consistency: str = "kl",
+    consistency_weight: float = 0.0,
+    mixed_precision: bool = True,
+) -> dict[str, float]:
+    """Do one step and return its losses, {"loss": all of it, "supervised", and "consistency" where it was computed}.
+
+    A batch: "image" (B, 1, Z, Y, X), "target" (B, Z, Y, X), and perhaps "unlabelled" (U, 1, Z, Y, X), which go through
+    the net together (instance normalisation keeps patches apart). The gradients of several batches are averaged before
+    the step, and so are the losses returned. `mixed_precision` runs the net in bfloat16 where that is safe; losses are
+    always computed in float32. Several processes (`network.parallel`) take the same step.
+    """
+    batches = [batches] if isinstance(batches, dict) else batches
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    means: dict[str, float] = {}
+    for batch in batches:
+        losses = losses_of(
+            net,
+            batch,
+            consistency=consistency,
+            consistency_weight=consistency_weight,
+            mixed_precision=mixed_precision,
+        )
+        (losses["loss"] / len(batches)).backward()
+        for name, value in losses.items():
+            means[name] = means.get(name, 0.0) + float(value.detach()) / len(batches)
+    average_gradients(net)
     nn.utils.clip_grad_norm_(net.parameters(), 12.0)
     optimizer.step()
-    return {name: float(value.detach()) for name, value in {"loss": loss, **losses}.items()}
+    return means
 
 
 def train(
     net: nn.Module,
-    patches: PaintedPatches,
+    patches: Patches,
     recipe: Recipe,
     *,
     folder: str | Path,
+    validation: Sequence[Batch] = (),
     device: str | torch.device = "cpu",
     mixed_precision: bool = True,
     n_workers: int = 1,
@@ -83,8 +110,11 @@ def train(
 ) -> nn.Module:
     """Train `net` for `recipe.n_steps` steps, or take up the run that `folder` holds where it stopped.
 
-    `folder` receives `checkpoint.pt` (every `checkpoint_every` steps, atomically) and `log.jsonl` (step, loss, learning
-    rate, seconds). `on_step(step, loss)` is called after each step. Returns the net, trained in place.
+    `folder` receives `checkpoint.pt` (every `checkpoint_every` steps, atomically) and `log.jsonl` (step, losses,
+    learning rate, seconds, of these waiting for patches; every `recipe.validate_every` steps and at the end the Dice on
+    the `validation` batches).
+    `on_step(step, loss)` is called after each step. Of several processes the first one writes. Returns the net, trained
+    in place.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,35 +125,40 @@ def train(
     start = 0
     if checkpoint.exists():
         start = load_checkpoint(checkpoint, net=net, optimizer=optimizer, recipe=plain_recipe)
-    patches.start = start
+    patches.start = start * recipe.accumulate
     batches = iter(loader(patches, n_workers=n_workers))
-    with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
+    writes = rank_and_count()[0] == 0
+    with Log(folder if writes else None, start=start) as log:
         for step in range(start, recipe.n_steps):
             began = time.perf_counter()
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * learning_rate_factor(step, recipe)
-            batch = next(batches)
+            several = [next(batches) for _ in range(recipe.accumulate)]
             waited = time.perf_counter() - began
             losses = train_step(
                 net,
                 optimizer,
-                batch,
+                several,
                 consistency=recipe.consistency,
                 consistency_weight=ramp_up(step, recipe.ramp_up_steps, highest=recipe.consistency_weight),
                 mixed_precision=mixed_precision,
             )
-            seconds = time.perf_counter() - began
-            entry = {
-                "step": step,
-                **{name: round(loss, 5) for name, loss in losses.items()},
-                "lr": group["lr"],
-                "s": round(seconds, 3),
-                "wait_s": round(waited, 3),
-            }
-            log.write(json.dumps(entry) + "\n")
-            log.flush()
-            if (step + 1) % checkpoint_every == 0 or step + 1 == recipe.n_steps:
+            entry = {"step": step, **{name: round(loss, 5) for name, loss in losses.items()}, "lr": group["lr"]}
+            entry |= {"s": round(time.perf_counter() - began, 3), "wait_s": round(waited, 3)}
+            last = step + 1 == recipe.n_steps
+            if writes and validation and (last or (step + 1) % recipe.validate_every == 0):
+                entry |= _validated(net, validation)
+            log.write(entry)
+            if writes and (last or (step + 1) % checkpoint_every == 0):
                 save_checkpoint(checkpoint, net=net, optimizer=optimizer, step=step + 1, recipe=plain_recipe)
             if on_step:
                 on_step(step, losses["loss"])
     return net
+
+
+def _validated(net: nn.Module, validation: Sequence[Batch]) -> dict[str, object]:
+    """Return the log's entries about the Dice on held-out patches; an organ that is in none of them has null."""
+    dice = validation_dice(net, validation)
+    known = dice[~np.isnan(dice)]
+    each = [None if np.isnan(d) else round(float(d), 4) for d in dice]
+    return {"validation_dice": round(float(known.mean()), 4) if known.size else None, "organs_dice": each}

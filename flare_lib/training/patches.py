@@ -1,24 +1,27 @@
-"""Patches to learn from: an endless, reproducible stream of painted CTs with their organ labels.
+"""Patches to learn from: an endless, reproducible stream of images with their organ labels.
 
-Patch number i depends on the seed and i alone, so a stream can be taken up again anywhere. A person is picked, deformed
-onto the patch's own grid (never a whole CT: painting 50,000 voxels more than are used is time lost), sometimes cut as a
-scan is cut at its ends, painted, clipped and normalised.
+Patch number i depends on the seed and i alone, so a stream can be taken up again anywhere. It comes from one of two
+kinds of source. A *person* is deformed onto the patch's own grid (never a whole CT: painting 50,000 voxels more than
+are used is time lost), sometimes cut as a scan is cut at its ends, painted, clipped and normalised. Out of a *case*, a
+real CT prepared on disk, a patch is cut, often around a voxel of an organ, normalised and augmented.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from flare_lib.ct.preprocess import clip_hu, normalize
-from flare_lib.data.augment import augment, draw_augmentation
+from flare_lib.data.augment import Augmentation, augment, draw_augmentation, room_for
 from flare_lib.data.painting import paint
+from flare_lib.data.prepared import PreparedCase
 from flare_lib.data.structures import Structures, deform, organ_labels
+from flare_lib.network.parallel import rank_and_count
 from flare_lib.training.presets import Recipe
 
 
-def make_patch(person: Structures, recipe: Recipe, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def paint_patch(person: Structures, recipe: Recipe, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Return one patch of a deformed, painted person: normalised image float32 (Z, Y, X), labels uint8 (Z, Y, X)."""
     seen = deform(person, recipe.patch_size, recipe.spacing_zyx_mm, rng, center_zyx_mm=_center(person, recipe, rng))
     air = next(i for i, name in seen.names.items() if name == "air")
@@ -64,65 +67,104 @@ def _individual(hu: np.ndarray, rng: np.random.Generator) -> tuple[float, float]
     return float(hu.mean() + rng.normal(0, 20)), float(hu.std() * np.exp(rng.normal(0, 0.1)))
 
 
-def cut_patch(array_zyx: np.ndarray, patch_size: Sequence[int], rng: np.random.Generator) -> np.ndarray:
-    """Return a copy of a random patch (Z, Y, X); a volume that is smaller is surrounded by its lowest value."""
-    room = [max(0, p - n) for p, n in zip(patch_size, array_zyx.shape, strict=True)]
-    before = [int(rng.integers(r + 1)) for r in room]
-    start = [int(rng.integers(max(0, n - p) + 1)) for p, n in zip(patch_size, array_zyx.shape, strict=True)]
-    part = array_zyx[tuple(slice(a, a + p) for a, p in zip(start, patch_size, strict=True))]
-    padding = [(b, r - b) for b, r in zip(before, room, strict=True)]
-    return np.pad(part, padding, constant_values=array_zyx.min()) if any(room) else part.copy()
+def cut_patch(
+    case: PreparedCase, recipe: Recipe, rng: np.random.Generator, what: Augmentation | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return one patch of a case: normalised image float32 (Z, Y, X), labels uint8 (Z, Y, X), all 0 without labels.
+
+    Centred on a voxel of an organ as often as `recipe.organ_centred` says, each organ alike, else anywhere; always as
+    far inside the case as its size allows, with air around a smaller one. What an augmentation turns or shrinks into
+    the patch is there: a larger region is cut for it.
+    """
+    what = what or Augmentation()
+    size = np.asarray(recipe.patch_size)
+    room = np.asarray(case.image_hu.shape) - size  # below 0 where the case is smaller
+    around = None
+    if case.places and rng.random() < recipe.organ_centred:
+        places = case.places[rng.choice(list(case.places))]
+        around = places[rng.integers(len(places))] - size // 2
+    anywhere = rng.integers(np.minimum(room, 0), np.maximum(room, 0) + 1)
+    start = anywhere if around is None else np.clip(around, np.minimum(room, 0), np.maximum(room, 0))
+    region = np.asarray(room_for(what, size))
+    start = start - (region - size) // 2
+    hu = _cut(case.image_hu, start, region, recipe.preprocessing.window_hu[0])
+    mean, sd = (case.mean_hu, case.sd_hu) if recipe.mean_hu is None else (recipe.mean_hu, recipe.sd_hu)
+    labels = np.zeros(region, np.uint8) if case.labels is None else _cut(case.labels, start, region, 0)
+    return augment(normalize(hu, mean, sd), labels, what, shape_zyx=recipe.patch_size)
 
 
-class PaintedPatches(IterableDataset):
+def _cut(array_zyx: np.ndarray, start: np.ndarray, shape: np.ndarray, fill: float) -> np.ndarray:
+    """Return a copy of the region from `start` on, `fill` where it reaches outside."""
+    region = np.full(shape, fill, dtype=array_zyx.dtype)
+    low, high = np.maximum(start, 0), np.minimum(start + shape, array_zyx.shape)
+    if (low < high).all():
+        inside = tuple(slice(a, b) for a, b in zip(low - start, high - start, strict=True))
+        region[inside] = array_zyx[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    return region
+
+
+class Patches(IterableDataset):
     """The stream of batches {"image": float32 (B, 1, Z, Y, X), "target": int64 (B, Z, Y, X)} from batch `start` on.
 
-    `persons` {kind: Structures with a completed body}; the kinds are drawn by `recipe.sources`. `unlabelled`: CTs as
-    the net sees them, preprocessed float32 (Z, Y, X); with `recipe.n_unlabelled` patches of them a batch also has
-    "unlabelled", (U, 1, Z, Y, X). Raises ValueError when the recipe asks for persons or CTs that are not there.
+    `sources` {kind: persons with a completed body, or prepared cases}; the kinds are drawn by `recipe.sources`.
+    `unlabelled`: prepared cases; with `recipe.n_unlabelled` patches of them a batch also has "unlabelled",
+    (U, 1, Z, Y, X). Of several processes (`network.parallel`) each gets its own part of a batch that is as many times
+    larger. Raises ValueError when the recipe asks for sources or CTs that are not there.
     """
 
     def __init__(
         self,
-        persons: dict[str, Sequence[Structures]],
+        sources: Mapping[str, Sequence[Structures | PreparedCase]],
         recipe: Recipe,
         *,
-        unlabelled: Sequence[np.ndarray] = (),
+        unlabelled: Sequence[PreparedCase] = (),
         start: int = 0,
     ) -> None:
-        missing = [kind for kind, share in recipe.sources.items() if share > 0 and not persons.get(kind)]
+        missing = [kind for kind, share in recipe.sources.items() if share > 0 and not sources.get(kind)]
         if missing:
             raise ValueError(f"the recipe draws patches from {', '.join(recipe.sources)}, got none of {missing}")
         if recipe.n_unlabelled and not unlabelled:
             raise ValueError(f"the recipe needs unlabelled CTs ({recipe.n_unlabelled} patches a step), got none")
-        self.persons, self.recipe, self.unlabelled, self.start = persons, recipe, unlabelled, start
+        self.sources, self.recipe, self.unlabelled, self.start = sources, recipe, unlabelled, start
+        self.part = rank_and_count()[0]  # now: the processes that make patches in the background do not know
 
     def batch(self, number: int) -> dict[str, torch.Tensor]:
         """Return batch `number` of the stream."""
-        images, targets = [], []
-        kinds = list(self.recipe.sources)
-        shares = np.asarray([self.recipe.sources[kind] for kind in kinds])
-        for k in range(self.recipe.batch_size):
-            rng = np.random.default_rng([self.recipe.seed, number, k])
-            persons = self.persons[kinds[rng.choice(len(kinds), p=shares / shares.sum())]]
-            image, target = make_patch(persons[rng.integers(len(persons))], self.recipe, rng)
-            if self.recipe.augmentation and number < self.recipe.n_steps - self.recipe.plain_steps:
-                drawn = draw_augmentation(rng, probability=self.recipe.augmentation)
-                image, target = augment(image, target, drawn)
-            images.append(image)
-            targets.append(target)
+        recipe, mine = self.recipe, range(self.part * self.recipe.batch_size, (self.part + 1) * self.recipe.batch_size)
+        images, targets = zip(*(self._labelled(number, k) for k in mine), strict=True)
         batch = {
             "image": torch.from_numpy(np.stack(images))[:, None],
             "target": torch.from_numpy(np.stack(targets).astype(np.int64)),
         }
-        if self.recipe.n_unlabelled:
-            rng = np.random.default_rng([self.recipe.seed, number, 0x0B])
-            cuts = [
-                cut_patch(self.unlabelled[rng.integers(len(self.unlabelled))], self.recipe.patch_size, rng)
-                for _ in range(self.recipe.n_unlabelled)
-            ]
-            batch["unlabelled"] = torch.from_numpy(np.stack(cuts))[:, None]
+        if recipe.n_unlabelled:
+            mine = range(self.part * recipe.n_unlabelled, (self.part + 1) * recipe.n_unlabelled)
+            batch["unlabelled"] = torch.from_numpy(np.stack([self._unlabelled(number, k) for k in mine]))[:, None]
         return batch
+
+    def _labelled(self, number: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return patch k of batch `number`, image and labels."""
+        rng = np.random.default_rng([self.recipe.seed, number, k])
+        kinds = list(self.recipe.sources)
+        shares = np.asarray([self.recipe.sources[kind] for kind in kinds])
+        of_kind = self.sources[kinds[rng.choice(len(kinds), p=shares / shares.sum())]]
+        source = of_kind[rng.integers(len(of_kind))]
+        if isinstance(source, PreparedCase):
+            return cut_patch(source, self.recipe, rng, self._augmentation(number, rng))
+        image, target = paint_patch(source, self.recipe, rng)
+        return augment(image, target, self._augmentation(number, rng))
+
+    def _unlabelled(self, number: int, k: int) -> np.ndarray:
+        """Return unlabelled patch k of batch `number`."""
+        rng = np.random.default_rng([self.recipe.seed, number, k, 0x0B])
+        case = self.unlabelled[rng.integers(len(self.unlabelled))]
+        return cut_patch(case, self.recipe, rng, self._augmentation(number, rng))[0]
+
+    def _augmentation(self, number: int, rng: np.random.Generator) -> Augmentation:
+        """Draw what is done to a patch of batch `number`: nothing in the last steps, nor when the recipe has none."""
+        last_steps = (self.recipe.n_steps - self.recipe.plain_steps) * self.recipe.accumulate
+        if not self.recipe.augmentation or number >= last_steps:
+            return Augmentation()
+        return draw_augmentation(rng, probability=self.recipe.augmentation)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         worker = torch.utils.data.get_worker_info()
@@ -133,6 +175,6 @@ class PaintedPatches(IterableDataset):
             number += step
 
 
-def loader(patches: PaintedPatches, *, n_workers: int = 1) -> DataLoader:
+def loader(patches: Patches, *, n_workers: int = 1) -> DataLoader:
     """Return a loader that makes patches in the background; 0 workers makes them in place."""
     return DataLoader(patches, batch_size=None, num_workers=n_workers, prefetch_factor=4 if n_workers else None)

@@ -1,124 +1,223 @@
-"""One training run, from a folder of label maps to weights with their card.
+"""One training run, from folders of cases to weights with their card.
 
-    label maps + phantoms -> bodies -> (fine: mean and SD of the training set) -> net -> loop -> weights + card
+    sources -> held out for validation -> (fine: mean and SD of the training set) -> net -> loop -> weights + card
 
 Coarse starts from nothing, fine from the coarse weights (paper 2.3).
 """
 
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from flare_lib.ct.files import SUFFIXES, load_ct
-from flare_lib.ct.preprocess import find_foreground
-from flare_lib.ct.roi import crop_volume
+from flare_lib.data.cohort import Case, find_cases, split_cases
 from flare_lib.data.persons import embody, find_persons, load_person
 from flare_lib.data.phantom import make_phantom
+from flare_lib.data.prepared import PreparedCase, mean_and_sd_of, prepare_cases
 from flare_lib.data.structures import Structures
+from flare_lib.network.parallel import rank_and_count, start_processes, stop_processes, wait_for_first
 from flare_lib.network.unet import UNet
 from flare_lib.network.weights import fill, load_trained, save_trained
 from flare_lib.training.loop import train
-from flare_lib.training.patches import PaintedPatches, make_patch
+from flare_lib.training.patches import Patches, paint_patch
 from flare_lib.training.presets import Recipe
+from flare_lib.training.validation import N_PATCHES
 
 BODIES_PER_PERSON = 4
-N_PHANTOMS = 48
+N_VALIDATION_PHANTOMS = 4
+
+Progress = Callable[[str, int, int], None]
+Source = Structures | PreparedCase
 
 
-def gather_persons(label_maps: str | Path, recipe: Recipe) -> dict[str, list[Structures]]:
-    """Return the persons a recipe draws from: `label_maps` (a folder, see `data.persons`) and phantoms.
+@dataclass
+class TrainingSet:
+    """What a run draws from: {kind: sources} to learn from and held out, unlabelled cases, and who is in it."""
 
-    Only the kinds with a share above 0 are made. Raises FileNotFoundError for a folder without label maps.
+    sources: dict[str, list[Source]] = field(default_factory=dict)
+    held_out: dict[str, list[Source]] = field(default_factory=dict)
+    unlabelled: list[PreparedCase] = field(default_factory=list)
+
+    def card(self) -> dict[str, object]:
+        """Return how many sources of each kind there are, and the names of the cases held out."""
+        counts = {kind: len(them) for kind, them in self.sources.items()}
+        names = [case.name for case in self.held_out.get("cases", [])]
+        return {"sources": counts, "unlabelled": len(self.unlabelled), "held_out": names}
+
+
+def gather(
+    recipe: Recipe,
+    *,
+    label_maps: str | Path | None = None,
+    cohort: str | Path | None = None,
+    unlabelled: str | Path | None = None,
+    cache: str | Path | None = None,
+    n_workers: int = 1,
+    progress: Progress | None = None,
+) -> TrainingSet:
+    """Gather what a recipe draws from; only the kinds with a share above 0 are made.
+
+    `label_maps`: a folder of persons to paint (see `data.persons`). `cohort`: a folder of labelled CTs (see
+    `data.cohort`), whose cases without labels are used unlabelled; `unlabelled`: a folder of further CTs. Cases are
+    prepared in `cache`, once. Phantoms need nothing. Raises ValueError for a folder that the recipe needs and that was
+    not given, FileNotFoundError for one without cases, and what `prepare_cases` raises.
     """
-    persons: dict[str, list[Structures]] = {}
-    if recipe.sources.get("label_maps"):
-        loaded = [load_person(path) for path in find_persons(label_maps)]
-        persons["label_maps"] = [b for k, p in enumerate(loaded) for b in embody(p, BODIES_PER_PERSON, seed=k)]
-    if recipe.sources.get("phantoms"):
-        persons["phantoms"] = [make_phantom(recipe.seed * 1000 + k) for k in range(N_PHANTOMS)]
-    return persons
+    gathered = TrainingSet()
+    share = recipe.sources.get
+    if share("label_maps"):
+        loaded = [load_person(path) for path in find_persons(_given(label_maps, "label_maps", recipe))]
+        gathered.sources["label_maps"] = [b for k, p in enumerate(loaded) for b in embody(p, BODIES_PER_PERSON, seed=k)]
+    if share("phantoms"):
+        gathered.sources["phantoms"] = [make_phantom(recipe.seed * 1000 + k) for k in range(recipe.n_phantoms)]
+    if share("cases"):
+        cases = find_cases(_given(cohort, "cohort", recipe))
+        training, validation = split_cases(cases, recipe.n_validation, seed=recipe.seed)
+        around = "organs" if recipe.stage == "fine" else "foreground"
+        prepared = _prepared([*training, *validation], recipe, cache, around, n_workers, progress)
+        gathered.sources["cases"] = prepared[: len(training)]
+        gathered.held_out["cases"] = prepared[len(training) :]
+    elif recipe.validate_every:
+        first = recipe.seed * 1000 + 900
+        gathered.held_out["phantoms"] = [make_phantom(first + k) for k in range(N_VALIDATION_PHANTOMS)]
+    if recipe.n_unlabelled:
+        without = [case for case in cases if case.label_path is None] if share("cases") else []
+        if unlabelled is not None:  # labels that lie beside these are left alone
+            without += [replace(case, label_path=None) for case in find_cases(unlabelled)]
+        if not without:
+            raise ValueError(f"the recipe needs unlabelled CTs ({recipe.n_unlabelled} patches a step), got none")
+        gathered.unlabelled = _prepared(without, recipe, cache, "foreground", n_workers, progress)
+    return gathered
 
 
-def training_mean_and_sd(
-    persons: dict[str, Sequence[Structures]], recipe: Recipe, *, n_patches: int = 64
+def _given(folder: str | Path | None, name: str, recipe: Recipe) -> str | Path:
+    if folder is None:
+        raise ValueError(f"a recipe that draws from {', '.join(recipe.sources)} needs the folder {name}, got none")
+    return folder
+
+
+def _prepared(
+    cases: Sequence[Case],
+    recipe: Recipe,
+    cache: str | Path | None,
+    around: str,
+    n_workers: int,
+    progress: Progress | None,
+) -> list[PreparedCase]:
+    if cache is None:
+        raise ValueError("cases must have a folder to be prepared in, got no cache")
+    return prepare_cases(
+        cases,
+        cache,
+        recipe.preprocessing,
+        around=around,
+        margin_mm=recipe.margin_mm,
+        n_workers=n_workers,
+        progress=None if progress is None else lambda done, total: progress("preparing", done, total),
+    )
+
+
+def mean_and_sd_of_sources(
+    sources: dict[str, list[Source]], recipe: Recipe, *, n_patches: int = 64
 ) -> tuple[float, float]:
-    """Return mean and SD in HU over painted patches, clipped to the window: the fine stage's global normalisation."""
+    """Return mean and SD in HU of the training set, clipped to the window: the fine stage's global normalisation.
+
+    Over all voxels of the real cases where there are any (paper 2.1), else over painted patches.
+    """
+    if sources.get("cases"):
+        return mean_and_sd_of(sources["cases"])
     in_hu = replace(recipe, mean_hu=0.0, sd_hu=1.0, cut=0.0)
-    everyone = [person for kind in persons.values() for person in kind]
+    everyone = [person for kind in sources.values() for person in kind]
     sums = np.zeros(3)
     for k in range(n_patches):
         rng = np.random.default_rng([recipe.seed, 0xC7, k])
-        hu = make_patch(everyone[k % len(everyone)], in_hu, rng)[0].astype(np.float64)
+        hu = paint_patch(everyone[k % len(everyone)], in_hu, rng)[0].astype(np.float64)
         sums += hu.size, hu.sum(), (hu**2).sum()
     mean = sums[1] / sums[0]
     return float(mean), float(np.sqrt(sums[2] / sums[0] - mean**2))
 
 
-def load_unlabelled(folder: str | Path, recipe: Recipe) -> list[np.ndarray]:
-    """Load every CT of a folder (.nii, .nii.gz) as the net sees it: foreground, window, spacing, normalisation.
-
-    Raises FileNotFoundError for a folder without CTs, and what `load_ct` raises.
-    """
-    paths = sorted(path for path in Path(folder).glob("*") if path.name.lower().endswith(SUFFIXES))
-    if not paths:
-        raise FileNotFoundError(f"{folder} must hold CTs (.nii or .nii.gz), got none")
-    cts = map(load_ct, paths)
-    return [recipe.preprocessing.apply(crop_volume(ct, find_foreground(ct.array_zyx))).array_zyx for ct in cts]
+def validation_batches(held_out: dict[str, list[Source]], recipe: Recipe) -> list[dict[str, torch.Tensor]]:
+    """Return the patches that a run is validated on, one a batch, the same for the same recipe; none without cases."""
+    there = {kind: 1.0 for kind, them in held_out.items() if them}
+    if not there or not recipe.validate_every:
+        return []
+    plain = replace(recipe, sources=there, batch_size=1, n_unlabelled=0, augmentation=0.0, organ_centred=1.0, cut=0.0)
+    patches = Patches(held_out, replace(plain, seed=recipe.seed + 7919))
+    return [patches.batch(k) for k in range(N_PATCHES)]
 
 
 def run(
     recipe: Recipe,
     *,
-    label_maps: str | Path,
     folder: str | Path,
+    label_maps: str | Path | None = None,
+    cohort: str | Path | None = None,
     unlabelled: str | Path | None = None,
     init: str | Path | None = None,
     device: str | torch.device = "cpu",
     n_workers: int = 1,
     on_step: Callable[[int, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Train one stage and write `folder/{stage}.safetensors` and `.json`; returns the stem of the two.
 
-    Log and checkpoint go to `folder/{stage}/`, so that both stages of a pair share a folder.
-
-    `unlabelled`: a folder of CTs for the consistency of the heads, needed when the recipe has `n_unlabelled`.
-    `init`: the weights to start from (strict: same names, same shapes); a fine recipe without mean and SD gets those of
-    its training set. Stopped, it goes on from its last checkpoint when it is called again.
+    Log and checkpoint go to `folder/{stage}/`, so that both stages of a pair share a folder, and prepared cases to
+    `folder/prepared/`. `label_maps`, `cohort`, `unlabelled`: see `gather`. `init`: the weights to start from (strict:
+    same names, same shapes); a fine recipe without mean and SD gets those of its training set. Stopped, it goes on from
+    its last checkpoint when it is called again. Started by torchrun, all processes train one net.
     """
     folder = Path(folder)
-    start = None if init is None else load_trained(init).net.state_dict()  # a wrong path is told before any work
-    persons = gather_persons(label_maps, recipe)
-    if recipe.stage == "fine" and recipe.mean_hu is None:
-        mean, sd = training_mean_and_sd(persons, recipe)
-        recipe = replace(recipe, mean_hu=round(mean, 2), sd_hu=round(sd, 2))
-    torch.manual_seed(recipe.seed)
-    net = UNet(features_per_stage=recipe.features_per_stage, strides=recipe.strides, n_heads=recipe.n_heads)
-    if start is not None:
-        fill(net, start, source=init)
-    cts = [] if unlabelled is None else load_unlabelled(unlabelled, recipe)
-    train(
-        net,
-        PaintedPatches(persons, recipe, unlabelled=cts),
-        recipe,
-        folder=folder / recipe.stage,
-        device=device,
-        n_workers=n_workers,
-        on_step=on_step,
-    )
-    card = {
+    start = None if init is None else load_trained(init)  # a wrong path is told before any work
+    device = start_processes(torch.device(device))
+    try:
+        with wait_for_first():  # who prepares the cases while the others wait
+            training_set = gather(
+                recipe,
+                label_maps=label_maps,
+                cohort=cohort,
+                unlabelled=unlabelled,
+                cache=folder / "prepared",
+                n_workers=n_workers,
+                progress=progress,
+            )
+        if recipe.stage == "fine" and recipe.mean_hu is None:
+            mean, sd = mean_and_sd_of_sources(training_set.sources, recipe)
+            recipe = replace(recipe, mean_hu=round(mean, 2), sd_hu=round(sd, 2))
+        torch.manual_seed(recipe.seed)
+        net = UNet(features_per_stage=recipe.features_per_stage, strides=recipe.strides, n_heads=recipe.n_heads)
+        if start is not None:
+            fill(net, start.net.state_dict(), source=str(init))
+        train(
+            net,
+            Patches(training_set.sources, recipe, unlabelled=training_set.unlabelled),
+            recipe,
+            folder=folder / recipe.stage,
+            validation=validation_batches(training_set.held_out, recipe),
+            device=device,
+            n_workers=n_workers,
+            on_step=on_step,
+        )
+        stem = folder / recipe.stage
+        if rank_and_count()[0] == 0:
+            save_trained(stem, net.cpu().eval(), _card(recipe, training_set, init))
+    finally:
+        stop_processes()
+    return stem
+
+
+def _card(recipe: Recipe, training_set: TrainingSet, init: str | Path | None) -> dict[str, object]:
+    return {
         "preprocessing": recipe.preprocessing.to_dict(),
         "patch_size": list(recipe.patch_size),
         "recipe": recipe.to_dict(),
+        "training_set": training_set.card(),
+        "processes": rank_and_count()[1],
         "started_from": None if init is None else Path(init).name,
         "trained_until": datetime.now(UTC).strftime("%Y-%m-%d"),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-    stem = folder / recipe.stage
-    save_trained(stem, net.cpu().eval(), card)
-    return stem

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from flare_lib.data.augment import Augmentation, augment, draw_augmentation
+from flare_lib.data.augment import Augmentation, augment, draw_augmentation, room_for
 
 
 def patch():
@@ -46,6 +46,36 @@ def test_a_quarter_turn_about_z_turns_y_into_x_and_labels_with_the_image():
     assert abs(center[2] - 23.5) < 0.6
     assert abs(center[1] - 21.5) == pytest.approx(26.5 - 23.5, abs=0.6)
     assert turned[moved == 2].mean() > 4
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        Augmentation(scale=0.6),
+        Augmentation(rotation_rad=(0.5, 0.0, 0.0)),
+        Augmentation(rotation_rad=(-0.4, 0.3, 0.5), scale=0.7),
+    ],
+)
+def test_a_region_with_room_leaves_no_air_in_the_middle(what):
+    shape = (10, 16, 12)
+    region = np.full(room_for(what, shape), 7.0, np.float32)
+    region[0, 0, 0] = -2  # the lowest value, which is what comes in from outside
+    image, _ = augment(region, np.zeros(region.shape, np.uint8), what, shape_zyx=shape)
+    assert image.shape == shape
+    inside = image[1:-1, 1:-1, 1:-1]
+    np.testing.assert_allclose(inside, 7.0, atol=1e-4)
+
+
+def test_the_middle_part_is_that_of_the_whole():
+    image, labels = patch()
+    for what in (Augmentation(), Augmentation(scale=1.3, rotation_rad=(0.2, 0.1, 0.0))):
+        whole, all_labels = augment(image, labels, what)
+        part, its_labels = augment(image, labels, what, shape_zyx=(12, 20, 16))
+        np.testing.assert_allclose(part, whole[6:18, 5:25, 10:26], atol=1e-4)
+        np.testing.assert_array_equal(its_labels, all_labels[6:18, 5:25, 10:26])
+    assert room_for(Augmentation(), (12, 20, 16)) == (12, 20, 16)
+    with pytest.raises(ValueError, match="must not be larger than the image's"):
+        augment(image, labels, Augmentation(), shape_zyx=(25, 30, 36))
 
 
 def test_image_and_labels_move_alike():

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from flare_lib.data.prepared import PreparedCase
 from flare_lib.data.structures import Structures
 from flare_lib.network.unet import UNet
+from flare_lib.training.log import read_log
 from flare_lib.training.loop import learning_rate_factor, make_optimizer, train, train_step
-from flare_lib.training.patches import PaintedPatches
+from flare_lib.training.patches import Patches
 from flare_lib.training.presets import preset
+from flare_lib.training.validation import validation_dice
 
 NAMES = {0: "air", 1: "liver", 2: "fat"}
 
@@ -24,7 +27,12 @@ def patches(recipe, unlabelled=()):
     array = np.zeros((20, 24, 28), np.uint8)
     array[:, 2:22, 2:26] = 2
     array[4:17, 6:18, 13:23] = 1
-    return PaintedPatches({"label_maps": [Structures(array, NAMES, (5.0, 5.0, 5.0))]}, recipe, unlabelled=unlabelled)
+    return Patches({"label_maps": [Structures(array, NAMES, (5.0, 5.0, 5.0))]}, recipe, unlabelled=unlabelled)
+
+
+def unlabelled_ct():
+    hu = np.random.default_rng(0).normal(0, 100, size=(9, 17, 20)).astype(np.float16)
+    return PreparedCase("u", hu, None, {}, (float(hu.size), float(hu.sum(dtype=float)), 1e4 * hu.size))
 
 
 def recipe(**changes):
@@ -36,7 +44,7 @@ def recipe(**changes):
         "n_steps": 6,
         "sources": {"label_maps": 1.0},
     }
-    return preset("first-coarse", **(small | changes))
+    return preset("release", "coarse", **(small | changes))
 
 
 def new_net(recipe, seed=0):
@@ -73,7 +81,7 @@ def test_sgd_is_the_papers():
 
 def test_the_loss_of_a_step_is_the_supervised_one_and_the_weighted_disagreement():
     r = recipe(n_unlabelled=2)
-    ct = np.random.default_rng(0).normal(size=(9, 17, 20)).astype(np.float32)
+    ct = unlabelled_ct()
     batch = patches(r, [ct]).batch(0)
     net = new_net(r)
     still = torch.optim.SGD(net.parameters(), lr=0.0)
@@ -88,7 +96,7 @@ def test_the_loss_of_a_step_is_the_supervised_one_and_the_weighted_disagreement(
 
 @pytest.mark.parametrize("kind", ["kl", "urpc"])
 def test_unlabelled_cts_bring_the_heads_together(tmp_path, kind):
-    ct = np.random.default_rng(0).normal(size=(9, 17, 20)).astype(np.float32)
+    ct = unlabelled_ct()
     last = {}
     for weight in (0.0, 5.0):
         r = recipe(n_unlabelled=2, consistency=kind, consistency_weight=weight, ramp_up_steps=1, n_steps=25)
@@ -135,7 +143,7 @@ test_loop.run(test_loop.recipe(), Path({folder!r}), checkpoint_every=2, on_step=
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
-@pytest.mark.parametrize("at", [0, 3])
+@pytest.mark.parametrize("at", [0, 3, 4])
 def test_a_run_that_is_killed_and_taken_up_again_gives_bit_equal_weights(tmp_path, at):
     script = KILLED.format(here=str(Path(__file__).parent), at=at, folder=str(tmp_path / "killed"))
     killed = subprocess.run([sys.executable, "-c", script], capture_output=True)
@@ -144,6 +152,52 @@ def test_a_run_that_is_killed_and_taken_up_again_gives_bit_equal_weights(tmp_pat
     whole = run(recipe(), tmp_path / "whole", checkpoint_every=2)
     for name, weight in whole.state_dict().items():
         assert torch.equal(weight, resumed.state_dict()[name]), name
+
+
+def test_the_gradients_of_several_batches_are_averaged():
+    r = recipe()
+    batches = [patches(r).batch(k) for k in range(3)]
+    nets = [new_net(r) for _ in range(4)]
+    for net, some in zip(nets, ([batches[0]], [batches[1]], [batches[2]], batches), strict=True):
+        train_step(net, torch.optim.SGD(net.parameters(), lr=0.0), some, mixed_precision=False)
+    for *each, together in zip(*(net.parameters() for net in nets), strict=True):
+        torch.testing.assert_close(together.grad, sum(p.grad for p in each) / 3, rtol=1e-4, atol=1e-6)
+
+
+def test_a_run_that_accumulates_sees_every_patch_once(tmp_path):
+    r, seen = recipe(accumulate=2, n_steps=3), []
+    stream = patches(r)
+    batch = stream.batch
+    stream.batch = lambda number: (seen.append(number), batch(number))[1]
+    train(new_net(r), stream, r, folder=tmp_path, n_workers=0, mixed_precision=False)
+    assert seen == list(range(6))
+
+
+def test_the_dice_on_held_out_patches_is_logged_every_so_often_and_at_the_end(tmp_path):
+    r = recipe(n_steps=5, validate_every=2)
+    held_out = [patches(recipe(seed=9)).batch(0)]
+    net = train(new_net(r), patches(r), r, folder=tmp_path, validation=held_out, n_workers=0, mixed_precision=False)
+    entries = read_log(tmp_path / "log.jsonl")
+    assert ["validation_dice" in entry for entry in entries] == [False, True, False, True, True]
+    dice = validation_dice(net, held_out)
+    assert entries[-1]["organs_dice"][0] == pytest.approx(dice[0], abs=1e-4)
+    assert entries[-1]["organs_dice"][1:] == [None] * 12
+    assert entries[-1]["validation_dice"] == entries[-1]["organs_dice"][0]
+
+
+def test_a_step_that_a_killed_run_did_after_its_last_checkpoint_has_one_line(tmp_path):
+    class Stop(Exception):
+        pass
+
+    def stop(step, loss):
+        if step == 4:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(recipe(), tmp_path, checkpoint_every=2, on_step=stop)
+    assert [entry["step"] for entry in read_log(tmp_path / "log.jsonl")] == [0, 1, 2, 3, 4]
+    run(recipe(), tmp_path, checkpoint_every=2)
+    assert [entry["step"] for entry in read_log(tmp_path / "log.jsonl")] == [0, 1, 2, 3, 4, 5]
 
 
 def test_the_log_has_a_line_a_step(tmp_path):

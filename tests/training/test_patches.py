@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from flare_lib.ct.labels import organ
+from flare_lib.data.augment import Augmentation
+from flare_lib.data.prepared import PreparedCase
 from flare_lib.data.structures import Structures
-from flare_lib.training.patches import PaintedPatches, cut_patch, loader, make_patch
+from flare_lib.training.patches import Patches, cut_patch, loader, paint_patch
 from flare_lib.training.presets import preset
 
 NAMES = {0: "air", 1: "liver", 2: "fat", 3: "adrenal_gland_left"}
@@ -22,20 +24,20 @@ def person():
 
 def recipe(**changes):
     small = {"patch_size": (12, 16, 20), "sources": {"label_maps": 1.0}, "n_steps": 5}
-    return preset("first-coarse", **(small | changes))
+    return preset("release", "coarse", **(small | changes))
 
 
 def test_a_batch_depends_on_seed_and_number_alone():
-    first = PaintedPatches({"label_maps": [person()]}, recipe())
-    later = PaintedPatches({"label_maps": [person()]}, recipe(), start=3)
-    other = PaintedPatches({"label_maps": [person()]}, recipe(seed=1))
+    first = Patches({"label_maps": [person()]}, recipe())
+    later = Patches({"label_maps": [person()]}, recipe(), start=3)
+    other = Patches({"label_maps": [person()]}, recipe(seed=1))
     assert torch.equal(first.batch(3)["image"], next(iter(later))["image"])
     assert not torch.equal(first.batch(3)["image"], first.batch(4)["image"])
     assert not torch.equal(first.batch(3)["image"], other.batch(3)["image"])
 
 
 def test_a_batch_made_in_the_background_is_the_same():
-    patches = PaintedPatches({"label_maps": [person()]}, recipe())
+    patches = Patches({"label_maps": [person()]}, recipe())
     in_place = next(iter(loader(patches, n_workers=0)))
     in_background = next(iter(loader(patches, n_workers=1)))
     assert torch.equal(in_place["image"], in_background["image"])
@@ -43,7 +45,7 @@ def test_a_batch_made_in_the_background_is_the_same():
 
 
 def test_images_carry_a_channel_and_targets_are_labels_of_flare():
-    batch = PaintedPatches({"label_maps": [person()]}, recipe()).batch(0)
+    batch = Patches({"label_maps": [person()]}, recipe()).batch(0)
     assert batch["image"].shape == (2, 1, 12, 16, 20)
     assert batch["image"].dtype == torch.float32
     assert batch["target"].shape == (2, 12, 16, 20)
@@ -51,21 +53,21 @@ def test_images_carry_a_channel_and_targets_are_labels_of_flare():
 
 
 def test_individual_normalisation_leaves_mean_0_and_sd_1_on_average():
-    patches = [make_patch(person(), recipe(cut=0.0), np.random.default_rng(k))[0] for k in range(60)]
+    patches = [paint_patch(person(), recipe(cut=0.0), np.random.default_rng(k))[0] for k in range(60)]
     assert abs(np.mean([p.mean() for p in patches])) < 0.1
     assert abs(np.mean([p.std() for p in patches]) - 1) < 0.1
 
 
 def test_global_normalisation_uses_the_recipes_mean_and_sd():
-    in_hu, _ = make_patch(person(), recipe(mean_hu=0.0, sd_hu=1.0), np.random.default_rng(0))
-    patch, _ = make_patch(person(), recipe(mean_hu=-25.0, sd_hu=50.0), np.random.default_rng(0))
+    in_hu, _ = paint_patch(person(), recipe(mean_hu=0.0, sd_hu=1.0), np.random.default_rng(0))
+    patch, _ = paint_patch(person(), recipe(mean_hu=-25.0, sd_hu=50.0), np.random.default_rng(0))
     assert -325 <= in_hu.min() < in_hu.max() <= 325
     np.testing.assert_allclose(patch, (in_hu + 25) / 50, atol=1e-5)
 
 
 def test_every_patch_centred_on_an_organ_shows_one_and_small_organs_as_often_as_large():
     centred = recipe(organ_centred=1.0, cut=0.0)
-    labels = [make_patch(person(), centred, np.random.default_rng(k))[1] for k in range(40)]
+    labels = [paint_patch(person(), centred, np.random.default_rng(k))[1] for k in range(40)]
     assert all(label.any() for label in labels)
     adrenal = organ("left adrenal gland").id
     assert np.mean([(label == adrenal).any() for label in labels]) > 0.4
@@ -73,7 +75,7 @@ def test_every_patch_centred_on_an_organ_shows_one_and_small_organs_as_often_as_
 
 def test_beyond_the_ends_of_a_scan_there_is_air_and_no_label():
     cut = recipe(cut=2.0, mean_hu=0.0, sd_hu=1.0)  # 2.0: both ends of every patch
-    image, labels = make_patch(person(), cut, np.random.default_rng(2))
+    image, labels = paint_patch(person(), cut, np.random.default_rng(2))
     beyond = (image == -325).all(axis=(1, 2))
     assert beyond[-1] or beyond[0]
     assert not labels[beyond].any()
@@ -82,45 +84,111 @@ def test_beyond_the_ends_of_a_scan_there_is_air_and_no_label():
 
 def test_a_kind_of_person_that_nobody_brought_is_refused():
     with pytest.raises(ValueError, match="got none of \\['phantoms'\\]"):
-        PaintedPatches({"label_maps": [person()]}, recipe(sources={"label_maps": 0.5, "phantoms": 0.5}))
+        Patches({"label_maps": [person()]}, recipe(sources={"label_maps": 0.5, "phantoms": 0.5}))
 
 
-def test_a_cut_patch_lies_in_its_volume_and_every_place_is_reached():
-    volume = np.arange(5 * 7 * 9).reshape(5, 7, 9)
-    starts = set()
+def case(shape=(5, 7, 9), labels=None, places=None):
+    """A prepared case whose voxels all differ, in HU."""
+    hu = np.arange(np.prod(shape), dtype=np.float16).reshape(shape) - 100
+    values = hu.astype(float)
+    sums = (float(values.size), float(values.sum()), float((values**2).sum()))
+    return PreparedCase("a", hu, labels, places or {}, sums)
+
+
+def in_hu(**changes):
+    return recipe(**({"mean_hu": 0.0, "sd_hu": 1.0, "sources": {"cases": 1.0}} | changes))
+
+
+def test_a_cut_patch_lies_in_its_case_and_every_place_is_reached():
+    volume, starts = case().image_hu, set()
     for seed in range(300):
-        patch = cut_patch(volume, (4, 7, 6), np.random.default_rng(seed))
+        patch, labels = cut_patch(case(), in_hu(patch_size=(4, 7, 6)), np.random.default_rng(seed))
         at = tuple(int(v) for v in np.argwhere(volume == patch[0, 0, 0])[0])
         np.testing.assert_array_equal(patch, volume[at[0] : at[0] + 4, :, at[2] : at[2] + 6])
+        assert not labels.any()
         starts.add(at)
     assert starts == {(z, 0, x) for z in range(2) for x in range(4)}
 
 
-def test_a_volume_smaller_than_the_patch_is_surrounded_by_its_lowest_value():
-    volume = np.full((2, 3, 4), 7.0)
-    volume[0, 0, 0] = -5
-    patch = cut_patch(volume, (4, 3, 6), np.random.default_rng(0))
-    assert patch.shape == (4, 3, 6)
-    assert (patch == 7).sum() == 23
-    assert (patch == -5).sum() == 4 * 3 * 6 - 23
+def test_a_case_smaller_than_the_patch_lies_anywhere_in_it_surrounded_by_air():
+    places = set()
+    for seed in range(100):
+        patch, _ = cut_patch(case((2, 3, 4)), in_hu(patch_size=(4, 3, 6)), np.random.default_rng(seed))
+        assert (patch == -325).sum() == 4 * 3 * 6 - 24
+        places.add(tuple(int(v) for v in np.argwhere(patch == -100)[0]))
+    assert places == {(z, 0, x) for z in range(3) for x in range(3)}
+
+
+def test_patches_are_centred_on_voxels_of_organs_each_organ_alike():
+    labels = np.zeros((20, 22, 24), np.uint8)
+    labels[2:18, 2:12, 2:20] = 1
+    labels[15, 18, 20] = 8
+    places = {k: np.argwhere(labels == k) for k in (1, 8)}
+    one = case(labels.shape, labels, places)
+    cuts = [
+        cut_patch(one, in_hu(patch_size=(4, 4, 6), organ_centred=1.0), np.random.default_rng(k))[1] for k in range(60)
+    ]
+    assert all(cut.any() for cut in cuts)
+    assert 0.3 < np.mean([(cut == 8).any() for cut in cuts]) < 0.7
+    # in the middle where the case is large enough: from 13, 16 and 17 on
+    assert all((cut[2, 2, 3]) == 8 for cut in cuts if (cut == 8).any())
+
+
+def test_individual_normalisation_is_by_the_cases_own_mean_and_sd():
+    own = case()
+    patch, _ = cut_patch(own, in_hu(mean_hu=None, sd_hu=None, patch_size=(5, 7, 9)), np.random.default_rng(0))
+    np.testing.assert_allclose(patch * own.sd_hu + own.mean_hu, own.image_hu, atol=1e-3)
+    assert abs(patch.mean()) < 1e-5
+
+
+def test_what_an_augmentation_shrinks_into_the_patch_was_cut_for_it():
+    full = PreparedCase("a", np.full((40, 44, 48), 50, np.float16), None, {}, (1.0, 0.0, 0.0))
+    r = in_hu(patch_size=(12, 16, 20))
+    for what in (Augmentation(scale=0.6), Augmentation(rotation_rad=(0.3, 0.0, 0.0))):
+        inside = []
+        for seed in range(20):
+            patch, _ = cut_patch(full, r, np.random.default_rng(seed), what)
+            assert patch.shape == (12, 16, 20)
+            inside.append((patch == 50).all())
+        assert any(inside)  # near the rim there is air
 
 
 def test_unlabelled_patches_come_with_the_batch_the_same_for_the_same_number():
-    cts = [np.random.default_rng(k).normal(size=(20, 22, 24)).astype(np.float32) for k in range(2)]
-    patches = PaintedPatches({"label_maps": [person()]}, recipe(n_unlabelled=3), unlabelled=cts)
+    cts = [case((20, 22, 24)), case((14, 30, 18))]
+    patches = Patches({"label_maps": [person()]}, recipe(n_unlabelled=3), unlabelled=cts)
     batch = patches.batch(4)
     assert batch["unlabelled"].shape == (3, 1, 12, 16, 20)
     assert torch.equal(batch["unlabelled"], patches.batch(4)["unlabelled"])
     assert not torch.equal(batch["unlabelled"], patches.batch(5)["unlabelled"])
-    plain = PaintedPatches({"label_maps": [person()]}, recipe())
+    plain = Patches({"label_maps": [person()]}, recipe())
     assert torch.equal(batch["image"], plain.batch(4)["image"])
     with pytest.raises(ValueError, match=r"needs unlabelled CTs \(3 patches a step\), got none"):
-        PaintedPatches({"label_maps": [person()]}, recipe(n_unlabelled=3))
+        Patches({"label_maps": [person()]}, recipe(n_unlabelled=3))
+
+
+def test_cases_and_persons_are_drawn_by_their_shares():
+    labels = np.zeros((20, 22, 24), np.uint8)
+    labels[4:16, 4:18, 4:20] = 3  # no person here has a spleen
+    real = case(labels.shape, labels, {3: np.argwhere(labels == 3)})
+    r = recipe(sources={"label_maps": 0.25, "cases": 0.75}, batch_size=1, organ_centred=1.0, cut=0.0)
+    patches = Patches({"label_maps": [person()], "cases": [real]}, r)
+    spleens = np.mean([bool((patches.batch(k)["target"] == 3).any()) for k in range(80)])
+    assert 0.6 < spleens < 0.9
+
+
+def test_two_processes_together_see_the_batch_that_one_sees_of_twice_the_size(monkeypatch):
+    small, large = recipe(n_unlabelled=1), recipe(n_unlabelled=2, batch_size=4)
+    whole = Patches({"label_maps": [person()]}, large, unlabelled=[case((20, 22, 24))]).batch(2)
+    for part in range(2):
+        monkeypatch.setattr("flare_lib.training.patches.rank_and_count", lambda part=part: (part, 2))
+        mine = Patches({"label_maps": [person()]}, small, unlabelled=[case((20, 22, 24))]).batch(2)
+        for name, n in (("image", 2), ("target", 2), ("unlabelled", 1)):
+            assert torch.equal(mine[name], whole[name][part * n : (part + 1) * n])
 
 
 def test_augmentation_changes_the_patches_but_the_last_ones():
-    plain = PaintedPatches({"label_maps": [person()]}, recipe(n_steps=10))
-    augmented = PaintedPatches({"label_maps": [person()]}, recipe(n_steps=10, augmentation=1.0, plain_steps=4))
+    plain = Patches({"label_maps": [person()]}, recipe(n_steps=10))
+    augmented = Patches({"label_maps": [person()]}, recipe(n_steps=10, augmentation=1.0, plain_steps=4))
     same = [torch.equal(plain.batch(k)["image"], augmented.batch(k)["image"]) for k in range(10)]
     assert same == [False] * 6 + [True] * 4
     assert set(augmented.batch(0)["target"].unique().tolist()) <= {0, 1, 8}

@@ -5,12 +5,14 @@ import json
 import pytest
 
 from flare_lib.network.unet import UNet
-from flare_lib.training.presets import PRESETS, preset
+from flare_lib.training.presets import PRESETS, STAGES, preset
 
 
+@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_fits_its_own_net(name):
-    recipe = preset(name)
+def test_every_preset_fits_its_own_net(name, stage):
+    recipe = preset(name, stage)
+    assert recipe.stage == stage
     net = UNet(features_per_stage=recipe.features_per_stage, strides=recipe.strides, n_heads=recipe.n_heads)
     assert all(size % m == 0 for size, m in zip(recipe.patch_size, net.size_multiple_zyx, strict=True))
     assert recipe.preprocessing.spacing_zyx_mm == recipe.spacing_zyx_mm
@@ -18,13 +20,28 @@ def test_every_preset_fits_its_own_net(name):
 
 
 def test_changes_are_taken_and_unknown_ones_refused():
-    assert preset("first-coarse", n_steps=7).n_steps == 7
+    assert preset("release", "coarse", n_steps=7).n_steps == 7
     with pytest.raises(ValueError, match=r"a recipe's values are .*n_steps.*, got epochs"):
-        preset("first-coarse", epochs=3)
-    with pytest.raises(ValueError, match="preset must be one of first-coarse, first-fine, course-coarse, got 'best'"):
-        preset("best")
-    with pytest.raises(ValueError, match="stage must be 'coarse' or 'fine', got 'middle'"):
-        preset("first-coarse", stage="middle")
+        preset("release", "coarse", epochs=3)
+    with pytest.raises(ValueError, match="preset must be one of paper, release, course, got 'best'"):
+        preset("best", "coarse")
+    with pytest.raises(ValueError, match="stage must be one of coarse, fine, got 'middle'"):
+        preset("release", "middle")
+
+
+def test_the_papers_recipe_is_tables_2_and_3():
+    coarse, fine = preset("paper", "coarse"), preset("paper", "fine")
+    net = UNet(features_per_stage=coarse.features_per_stage, strides=coarse.strides, n_heads=coarse.n_heads)
+    assert net.n_parameters == 30_790_304
+    assert (coarse.patch_size, coarse.batch_size, coarse.n_unlabelled) == ((96, 128, 160), 2, 2)
+    assert (coarse.spacing_zyx_mm, fine.spacing_zyx_mm) == ((3.0, 2.0, 2.0), (2.0, 1.5, 1.5))
+    assert (coarse.n_steps, fine.n_steps) == (500 * 250, 150 * 250)
+    assert (coarse.learning_rate, fine.learning_rate) == (0.01, 0.001)
+    assert (coarse.halve_every, fine.halve_every) == (200 * 250, 150 * 250)
+    assert (coarse.optimizer, coarse.weight_decay, coarse.schedule) == ("sgd", 3e-5, "poly")
+    assert (coarse.consistency, coarse.consistency_weight, coarse.ramp_up_steps) == ("kl", 0.1, 100 * 250)
+    assert (fine.n_unlabelled, fine.plain_steps, fine.margin_mm) == (0, 10 * 250, 40.0)
+    assert coarse.augmentation > 0
 
 
 @pytest.mark.parametrize(
@@ -32,9 +49,12 @@ def test_changes_are_taken_and_unknown_ones_refused():
     [
         ({"optimizer": "lion"}, "optimizer must be one of adamw, sgd, got 'lion'"),
         ({"schedule": "cosine"}, "schedule must be one of poly, halving, got 'cosine'"),
+        ({"accumulate": 0}, "accumulate must be 1 or more, got 0"),
+        ({"n_validation": -1}, "n_validation must be 0 or more, got -1"),
+        ({"sources": {"cts": 1.0}}, "sources must be of cases, label_maps, phantoms, got cts"),
         ({"consistency": "js"}, "consistency must be one of kl, urpc, got 'js'"),
     ],
 )
 def test_a_choice_that_there_is_not_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        preset("first-coarse", **change)
+        preset("release", "coarse", **change)

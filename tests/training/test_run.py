@@ -1,4 +1,4 @@
-"""A run, from a folder of label maps to weights with a card that `load_trained` reads."""
+"""A run, from folders of cases to weights with a card that `load_trained` reads."""
 
 import json
 
@@ -6,14 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from flare_lib.ct.files import save_ct, save_label_map
+from flare_lib.ct.files import load_ct, save_label_map
+from flare_lib.ct.resample import resample_volume
+from flare_lib.ct.roi import bounding_box, crop_volume
 from flare_lib.ct.volume import Volume
+from flare_lib.data.cohort import find_cases, load_labels, write_phantoms
 from flare_lib.network.weights import load_trained
+from flare_lib.training.log import read_log
 from flare_lib.training.presets import preset
-from flare_lib.training.run import gather_persons, load_unlabelled, run, training_mean_and_sd
+from flare_lib.training.run import gather, mean_and_sd_of_sources, run, validation_batches
+from flare_lib.training.validation import N_PATCHES
 
 TINY = {"patch_size": (8, 16, 12), "features_per_stage": (4, 6, 8), "strides": ((2, 2, 2), (1, 2, 2)), "n_heads": 2}
 TINY |= {"n_steps": 2, "spacing_zyx_mm": (8.0, 8.0, 8.0)}
+PAINTED = TINY | {"sources": {"label_maps": 1.0}}
 
 
 @pytest.fixture
@@ -27,8 +33,13 @@ def label_maps(tmp_path):
 
 
 def test_fine_starts_from_coarse_and_its_card_says_so(label_maps, tmp_path):
-    coarse = run(preset("first-coarse", **TINY), label_maps=label_maps, folder=tmp_path / "c", n_workers=0)
-    fine_recipe = preset("first-fine", **TINY, learning_rate=1e-9, weight_decay=0.0)
+    coarse = run(
+        preset("release", "coarse", **PAINTED),
+        label_maps=label_maps,
+        folder=tmp_path / "c",
+        n_workers=0,
+    )
+    fine_recipe = preset("release", "fine", **PAINTED, learning_rate=1e-9, weight_decay=0.0)
     fine = run(fine_recipe, label_maps=label_maps, folder=tmp_path / "f", init=coarse, n_workers=0)
     before, after = load_trained(coarse), load_trained(fine)
     assert after.card["started_from"] == "coarse"
@@ -40,25 +51,87 @@ def test_fine_starts_from_coarse_and_its_card_says_so(label_maps, tmp_path):
 
 
 def test_the_training_sets_mean_and_sd_lie_within_the_window(label_maps):
-    recipe = preset("first-fine", **TINY)
-    persons = gather_persons(label_maps, recipe)
-    assert len(persons["label_maps"]) == 4
-    mean, sd = training_mean_and_sd(persons, recipe, n_patches=8)
+    recipe = preset("release", "fine", **PAINTED)
+    sources = gather(recipe, label_maps=label_maps).sources
+    assert len(sources["label_maps"]) == 4
+    mean, sd = mean_and_sd_of_sources(sources, recipe, n_patches=8)
     assert -325 < mean < 200
     assert 20 < sd < 325
 
 
-def test_unlabelled_cts_are_seen_as_the_net_sees_them(label_maps, tmp_path):
-    recipe = preset("first-coarse", **TINY, n_unlabelled=1)
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    """Three labelled phantoms and two without labels."""
+    folder = tmp_path_factory.mktemp("cohort")
+    write_phantoms(folder, 3, 2, spacing_zyx_mm=(12.0, 11.0, 10.0))
+    return folder
+
+
+REAL = TINY | {"sources": {"cases": 1.0}, "n_validation": 1, "validate_every": 1}
+
+
+def test_real_cases_train_both_stages_as_in_the_paper(cohort, tmp_path):
+    recipe = preset("paper", "coarse", **REAL, n_unlabelled=1, augmentation=0.5)
+    coarse = run(recipe, cohort=cohort, folder=tmp_path, n_workers=0)
+    card = load_trained(coarse).card
+    assert card["training_set"]["sources"] == {"cases": 2}
+    assert card["training_set"]["unlabelled"] == 2
+    assert len(card["training_set"]["held_out"]) == 1
+    entries = read_log(tmp_path / "coarse" / "log.jsonl")
+    assert all({"consistency", "validation_dice"} <= set(entry) for entry in entries)
+
+    fine = run(preset("paper", "fine", **REAL), cohort=cohort, init=coarse, folder=tmp_path, n_workers=0)
+    trained = load_trained(fine)
+    assert trained.card["started_from"] == "coarse"
+    # global normalisation: mean and SD over the voxels of the two training cases, cropped around their organs
+    held_out = trained.card["training_set"]["held_out"]
+    crops = []
+    for case in find_cases(cohort):
+        if case.label_path is None or case.name in held_out:
+            continue
+        ct, labels = load_ct(case.ct_path), load_labels(case)
+        box = bounding_box(labels.array_zyx).widen(40.0, ct.spacing_zyx_mm, ct.shape_zyx)
+        small = resample_volume(crop_volume(ct, box), (8.0, 8.0, 8.0), window_hu=(-325.0, 325.0))
+        crops.append(small.array_zyx.ravel())
+    voxels = np.concatenate(crops).astype(np.float64)
+    expected = voxels.mean(), voxels.std()
+    assert (trained.preprocessing.mean_hu, trained.preprocessing.sd_hu) == pytest.approx(expected, abs=0.006)
+
+
+def test_phantoms_held_out_stand_in_where_there_are_no_cases(tmp_path):
+    recipe = preset("course", "coarse", n_steps=1, validate_every=1, n_unlabelled=0)
+    held_out = gather(recipe).held_out["phantoms"]
+    batches = validation_batches(held_out={"phantoms": held_out}, recipe=recipe)
+    again = validation_batches(held_out={"phantoms": held_out}, recipe=recipe)
+    assert len(batches) == N_PATCHES
+    assert all(batch["target"].any() for batch in batches)
+    assert torch.equal(batches[3]["image"], again[3]["image"])
+    assert validation_batches({}, recipe) == []
+
+
+def test_a_folder_of_unlabelled_cts_is_used_and_its_labels_are_not(cohort, label_maps, tmp_path):
+    recipe = preset("release", "coarse", **PAINTED, n_unlabelled=1)
+    gathered = gather(recipe, label_maps=label_maps, unlabelled=cohort, cache=tmp_path)
+    assert len(gathered.unlabelled) == 5
+    assert all(case.labels is None for case in gathered.unlabelled)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "draws from label_maps, phantoms needs the folder label_maps, got none"),
+        ({"sources": {"cases": 1.0}}, "draws from cases needs the folder cohort, got none"),
+        ({"sources": {"phantoms": 1.0}, "n_unlabelled": 1}, "needs unlabelled CTs"),
+    ],
+)
+def test_what_a_recipe_needs_and_was_not_given_is_said(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        run(preset("release", "coarse", **(TINY | settings)), folder=tmp_path / "t", n_workers=0)
+    assert not (tmp_path / "t").exists()
+
+
+def test_an_unlabelled_folder_with_no_case_is_refused(label_maps, tmp_path):
+    recipe = preset("release", "coarse", **PAINTED, n_unlabelled=1)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="must hold CTs"):
-        load_unlabelled(tmp_path / "nowhere", recipe)
-    hu = np.full((12, 22, 26), -1000, np.int16)
-    hu[2:10, 4:18, 5:21] = 40
-    hu[4, 6, 7] = 300
-    (tmp_path / "cts").mkdir()
-    save_ct(tmp_path / "cts" / "a.nii.gz", Volume.from_array(hu, (8.0, 8.0, 8.0)))
-    (seen,) = load_unlabelled(tmp_path / "cts", recipe)
-    assert seen.shape == (8, 14, 16)
-    assert abs(seen.mean()) < 1e-5
-    stem = run(recipe, label_maps=label_maps, unlabelled=tmp_path / "cts", folder=tmp_path / "c", n_workers=0)
-    assert load_trained(stem).card["recipe"]["n_unlabelled"] == 1
+        run(recipe, label_maps=label_maps, unlabelled=tmp_path / "empty", folder=tmp_path / "t", n_workers=0)

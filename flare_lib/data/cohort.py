@@ -1,0 +1,165 @@
+"""A cohort: the CTs of a folder, with labels and without, checked, and split for training.
+
+Layouts that are read (see data/README.md):
+
+    images/NAME_0000.nii.gz    labels/NAME.nii.gz      FLARE 2022, and any plain pair of folders; _0000 may be missing
+    imagesTr/NAME_0000.nii.gz  labelsTr/NAME.nii.gz    nnU-Net's raw data
+    NAME/ct.nii.gz             NAME/segmentations/     TotalSegmentator, one mask a structure
+    NAME_0000.nii.gz                                   CTs alone, as FLARE 2022's unlabelled ones
+
+A CT without a label map is an unlabelled case, and as such welcome.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from flare_lib.ct.files import SUFFIXES, load_ct, load_label_map, save_ct, save_label_map
+from flare_lib.ct.labels import N_ORGANS, left_right_problems
+from flare_lib.ct.volume import Volume, grid_difference
+from flare_lib.data.persons import join_masks
+from flare_lib.data.phantom import phantom_case
+from flare_lib.data.structures import ORGAN_STRUCTURES
+
+_FOLDERS = (("images", "labels"), ("imagesTr", "labelsTr"))
+SANE_SPACING_MM = (0.2, 10.0)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One patient: a name, where the CT is, and where its labels are: a file, a folder of masks, or None."""
+
+    name: str
+    ct_path: Path
+    label_path: Path | None = None
+
+
+def find_cases(folder: str | Path) -> list[Case]:
+    """Return the cases of a folder in one of the layouts above, by name.
+
+    A label map whose CT is missing is a case too: `check_case` says what is wrong with it. Raises FileNotFoundError for
+    a folder without cases, ValueError for two files of one name.
+    """
+    folder = Path(folder)
+    for images, labels in _FOLDERS:
+        if (folder / images).is_dir():
+            cts, label_maps = _by_name(folder / images, "_0000"), _by_name(folder / labels)
+            break
+    else:
+        cts = {path.parent.name: path for path in folder.glob("*/ct.nii*")}
+        label_maps = {path.parent.name: path for path in folder.glob("*/segmentations")}
+        if not cts:
+            cts = _by_name(folder, "_0000")
+    if not cts:
+        raise FileNotFoundError(
+            f"{folder} must hold CTs (.nii or .nii.gz) as images/ + labels/, imagesTr/ + labelsTr/, NAME/ct.nii.gz or "
+            "directly, got none"
+        )
+    anywhere = next(iter(cts.values())).parent
+    return [
+        Case(name, cts.get(name, anywhere / f"{name}_0000.nii.gz"), label_maps.get(name))
+        for name in sorted({*cts, *label_maps})
+    ]
+
+
+def _by_name(folder: Path, channel: str = "") -> dict[str, Path]:
+    """Return {name of the case: path} of the images in a folder; the number of the channel is no part of the name."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob("*")):
+        if path.name.lower().endswith(SUFFIXES):
+            name = path.name[: path.name.lower().rindex(".nii")].removesuffix(channel)
+            if name in found:
+                raise ValueError(f"every case must have one file in {folder}, got {found[name].name} and {path.name}")
+            found[name] = path
+    return found
+
+
+def load_labels(case: Case) -> Volume:
+    """Load a case's labels, 0 to 13, joined from its masks where that is how they come.
+
+    Raises ValueError for a case without labels, and what `load_label_map` and `join_masks` raise.
+    """
+    if case.label_path is None:
+        raise ValueError(f"{case.name} must have labels, got a CT alone")
+    if not case.label_path.is_dir():
+        return load_label_map(case.label_path)
+    return join_masks(case.label_path, ORGAN_STRUCTURES)
+
+
+def check_case(case: Case) -> list[str]:
+    """Return all that is wrong with a case, a sentence each; nothing for a sound one.
+
+    The CT must load, with a spacing between 0.2 and 10 mm; labels, where there are any, must lie on its grid, be 0 to
+    13 and not all 0, and have their right organs on the right (a swap of the kidneys' labels, a mirrored file).
+    """
+    problems, ct, labels = [], None, None
+    try:
+        ct = load_ct(case.ct_path)
+    except (ValueError, OSError) as error:
+        problems.append(str(error))
+    if ct is not None and not all(SANE_SPACING_MM[0] <= s <= SANE_SPACING_MM[1] for s in ct.spacing_zyx_mm):
+        low, high = SANE_SPACING_MM
+        problems.append(f"the spacing must lie between {low:g} and {high:g} mm, got {_numbers(ct.spacing_zyx_mm)}")
+    if case.label_path is None:
+        return problems
+    try:
+        labels = load_labels(case)
+    except (ValueError, OSError) as error:
+        return [*problems, str(error)]
+    if ct is not None and (differs := grid_difference(labels, ct)):
+        problems.append(f"labels must lie on the CT's grid, got {differs}")
+    present = np.flatnonzero(np.bincount(labels.array_zyx.ravel()))
+    if present.max() > N_ORGANS:
+        problems.append(f"labels must be 0 to {N_ORGANS}, got {_numbers(present[present > N_ORGANS])}")
+    if not present.max():
+        problems.append("the label map must hold an organ, got background alone")
+    return problems + left_right_problems(labels.array_zyx)
+
+
+def check_cases(cases: Sequence[Case], progress: Callable[[int, int], None] | None = None) -> dict[str, list[str]]:
+    """Return {name: problems} of the cases that have some, see `check_case`; all cases are looked at."""
+    problems = {}
+    for done, case in enumerate(cases, start=1):
+        if found := check_case(case):
+            problems[case.name] = found
+        if progress:
+            progress(done, len(cases))
+    return problems
+
+
+def _numbers(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{n:g}" for n in numbers)
+
+
+def split_cases(cases: Sequence[Case], n_validation: int, *, seed: int = 0) -> tuple[list[Case], list[Case]]:
+    """Return (training, validation) of the labelled cases, drawn by `seed` from the sorted names.
+
+    The paper: 40 and 10 of FLARE 2022's 50. Raises ValueError unless a case is left to train on.
+    """
+    labelled = sorted((case for case in cases if case.label_path is not None), key=lambda case: case.name)
+    if not 0 <= n_validation < len(labelled):
+        raise ValueError(f"n_validation must leave a labelled case of {len(labelled)} to train on, got {n_validation}")
+    held_out = set(np.random.default_rng(seed).permutation(len(labelled))[:n_validation].tolist())
+    training = [case for k, case in enumerate(labelled) if k not in held_out]
+    return training, [case for k, case in enumerate(labelled) if k in held_out]
+
+
+def write_phantoms(
+    folder: str | Path, n_labelled: int, n_unlabelled: int = 0, *, seed: int = 0, **settings: object
+) -> list[Case]:
+    """Write synthetic cases as images/ + labels/ and return them: a cohort without any data.
+
+    Phantoms `seed`, `seed` + 1, ...; the unlabelled come last. `settings` as in `phantom_case` (spacing, field of
+    view). Raises ValueError when a file cannot be written.
+    """
+    folder = Path(folder)
+    for part in ("images", "labels"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    for k in range(n_labelled + n_unlabelled):
+        ct, labels = phantom_case(seed + k, **settings)
+        save_ct(folder / "images" / f"phantom_{seed + k:04}_0000.nii.gz", ct)
+        if k < n_labelled:
+            save_label_map(folder / "labels" / f"phantom_{seed + k:04}.nii.gz", labels.array_zyx, ct)
+    return find_cases(folder)

@@ -1,0 +1,211 @@
+"""Cases made ready for training once, on disk: cropped, windowed, at the net's spacing (paper 2.1).
+
+    CT -> foreground, or the organs and 40 mm around them -> window -> spacing -> image.npy, labels.npy, case.json
+
+Images are kept in HU (float16, which rounds to a quarter of a HU at most) and are normalised when a patch is read, so
+that the mean and SD of all cases need no second pass: each case stores its count, sum and sum of squares. The files
+are memory-mapped: thousands of cases take no memory.
+
+The folder of a cohort is named by the recipe that made it, so that a changed recipe never reads what another one made;
+a case whose source files changed is made anew. A case appears complete or not at all, and what is there is not made
+again: a preparation that was stopped goes on where it was.
+"""
+
+import hashlib
+import json
+import math
+import multiprocessing
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from flare_lib.ct.files import load_ct
+from flare_lib.ct.labels import N_ORGANS
+from flare_lib.ct.preprocess import Preprocessing, find_foreground
+from flare_lib.ct.resample import resample_volume
+from flare_lib.ct.roi import bounding_box, crop_volume
+from flare_lib.ct.volume import grid_difference
+from flare_lib.data.cohort import Case, load_labels
+
+AROUND = ("foreground", "organs")
+_FORMAT = 1  # of the files: to be raised when they change
+_PLACES = 500  # voxels of each organ that are remembered, so that a patch can be centred on one without a search
+
+
+@dataclass(frozen=True)
+class PreparedCase:
+    """One case as a net is trained on it.
+
+    `image_hu` float16 (Z, Y, X), in the window, memory-mapped; `labels` uint8 of the same shape, or None; `places`
+    {organ id: voxels of it, int (n, 3), ZYX}; `mean_hu` and `sd_hu` its own (individual normalisation); `sums` the
+    count, sum and sum of squares of its voxels.
+    """
+
+    name: str
+    image_hu: np.ndarray
+    labels: np.ndarray | None
+    places: dict[int, np.ndarray]
+    sums: tuple[float, float, float]
+
+    @property
+    def mean_hu(self) -> float:
+        """The mean of its voxels."""
+        return self.sums[1] / self.sums[0]
+
+    @property
+    def sd_hu(self) -> float:
+        """The (population) standard deviation of its voxels; 1 where it has no contrast at all."""
+        return _sd(self.sums)
+
+
+def mean_and_sd_of(cases: Sequence[PreparedCase]) -> tuple[float, float]:
+    """Return mean and SD in HU over all voxels of all cases: the fine stage's global normalisation (paper 2.1, 4.5)."""
+    if not cases:
+        raise ValueError("mean and SD must be taken of a case at least, got none")
+    sums = tuple(math.fsum(case.sums[k] for case in cases) for k in range(3))
+    return sums[1] / sums[0], _sd(sums)
+
+
+def prepare_cases(
+    cases: Sequence[Case],
+    folder: str | Path,
+    preprocessing: Preprocessing,
+    *,
+    around: str = "foreground",
+    margin_mm: float = 40.0,
+    n_workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[PreparedCase]:
+    """Prepare the cases that `folder` does not hold yet, and return all of them in their order.
+
+    `around` "foreground" (the paper's coarse data set) or "organs", the box of the labels and `margin_mm` around it
+    (its fine one). Spacing and window are those of `preprocessing`; its mean and SD play no part. `n_workers` processes
+    work side by side; `progress(done, total)`. Raises ValueError for a case without labels when these are needed, for
+    an empty label map, labels above 13 or off the CT's grid, and what loading raises, with the name of the case.
+    """
+    if around not in AROUND:
+        raise ValueError(f"around must be one of {', '.join(AROUND)}, got {around!r}")
+    recipe = {"format": _FORMAT, "spacing_zyx_mm": preprocessing.spacing_zyx_mm, "window_hu": preprocessing.window_hu}
+    recipe |= {"around": around, "margin_mm": margin_mm if around == "organs" else None}
+    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+    folder = Path(folder) / key
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+    missing = [case for case in cases if not _is_there(case, folder)]
+    done = len(cases) - len(missing)
+    if progress:
+        progress(done, len(cases))
+    make = partial(_prepare, folder=folder, preprocessing=preprocessing, around=around, margin_mm=margin_mm)
+    for _ in _mapped(make, missing, n_workers):
+        done += 1
+        if progress:
+            progress(done, len(cases))
+    return [_load(folder / case.name) for case in cases]
+
+
+def _mapped(make: Callable[[Case], None], cases: Sequence[Case], n_workers: int) -> Iterator[None]:
+    """Call `make` for every case, in this process or in several."""
+    if n_workers < 2 or len(cases) < 2:
+        yield from map(make, cases)
+        return
+    # a forked process would inherit locks of the threads that numba and torch may have started
+    with ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(make, cases)
+
+
+def _prepare(case: Case, *, folder: Path, preprocessing: Preprocessing, around: str, margin_mm: float) -> None:
+    """Prepare one case: write its folder beside its place, then rename it."""
+    try:
+        image, labels = _crop_and_resample(case, preprocessing, around, margin_mm)
+    except (ValueError, OSError) as error:
+        raise type(error)(f"case {case.name}: {error}") from error
+    values = image.astype(np.float64)
+    card = {
+        "sources": _sources(case),
+        "sums": [float(values.size), float(values.sum()), float(np.square(values).sum())],
+    }
+    unfinished = Path(tempfile.mkdtemp(dir=folder, prefix=f".{case.name}-"))
+    try:
+        np.save(unfinished / "image.npy", image.astype(np.float16))
+        if labels is not None:
+            np.save(unfinished / "labels.npy", labels)
+            np.save(unfinished / "places.npy", _places(labels, np.random.default_rng(labels.size)))
+        (unfinished / "case.json").write_text(json.dumps(card) + "\n", encoding="utf-8")
+        shutil.rmtree(folder / case.name, ignore_errors=True)  # made from files that have changed since
+        unfinished.rename(folder / case.name)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def _crop_and_resample(
+    case: Case, preprocessing: Preprocessing, around: str, margin_mm: float
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return image (float32 HU) and labels (uint8, or None) on the training grid."""
+    ct = load_ct(case.ct_path)
+    labels = None if case.label_path is None else load_labels(case)
+    if labels is not None:
+        if differs := grid_difference(labels, ct):
+            raise ValueError(f"labels must lie on the CT's grid, got {differs}")
+        if (highest := labels.array_zyx.max()) > N_ORGANS or not highest:
+            raise ValueError(f"labels must be 0 to {N_ORGANS} and not all 0, got {highest} as the highest")
+    if around == "organs":
+        if labels is None:
+            raise ValueError("a case cropped around its organs must have labels, got a CT alone")
+        box = bounding_box(labels.array_zyx).widen(margin_mm, ct.spacing_zyx_mm, ct.shape_zyx)
+    else:
+        box = find_foreground(ct.array_zyx)
+    spacing, window = preprocessing.spacing_zyx_mm, preprocessing.window_hu
+    image = resample_volume(crop_volume(ct, box), spacing, window_hu=window).array_zyx
+    if labels is None:
+        return image, None
+    return image, resample_volume(crop_volume(labels, box), spacing, labels=True).array_zyx
+
+
+def _places(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return rows (organ, z, y, x): up to `_PLACES` voxels of every organ, drawn at random, int16."""
+    rows = []
+    for organ in np.unique(labels)[1:]:
+        where = np.argwhere(labels == organ)
+        some = where[rng.permutation(len(where))[:_PLACES]]
+        rows.append(np.column_stack([np.full(len(some), organ), some]))
+    return np.concatenate(rows).astype(np.int16) if rows else np.zeros((0, 4), np.int16)
+
+
+def _sources(case: Case) -> list[list[int]]:
+    """Return size and time of change of a case's files."""
+    stats = [path.stat() for path in (case.ct_path, case.label_path) if path is not None]
+    return [[s.st_size, s.st_mtime_ns] for s in stats]
+
+
+def _is_there(case: Case, folder: Path) -> bool:
+    """Tell whether a case was prepared from the files as they are now."""
+    card = folder / case.name / "case.json"
+    if not card.is_file():
+        return False
+    try:
+        return json.loads(card.read_text(encoding="utf-8"))["sources"] == _sources(case)
+    except OSError:
+        return False  # the CT is gone: preparing says so
+
+
+def _load(folder: Path) -> PreparedCase:
+    card = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+    labels, places = None, {}
+    if (folder / "labels.npy").is_file():
+        labels = np.load(folder / "labels.npy", mmap_mode="r")
+        rows = np.load(folder / "places.npy").astype(int)
+        places = {int(organ): rows[rows[:, 0] == organ, 1:] for organ in np.unique(rows[:, 0])}
+    image = np.load(folder / "image.npy", mmap_mode="r")
+    return PreparedCase(folder.name, image, labels, places, tuple(card["sums"]))
+
+
+def _sd(sums: Sequence[float]) -> float:
+    count, total, squares = sums
+    return math.sqrt(max(0.0, squares / count - (total / count) ** 2)) or 1.0

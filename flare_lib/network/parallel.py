@@ -1,0 +1,74 @@
+"""Training in several processes that act as one: each sees its part of the batch, all take the same step.
+
+`torchrun --nproc-per-node 2 -m flare_lib.cli train ...` starts the processes and tells each who it is. A loss that is a
+ratio of sums over the batch (Dice) is not the mean of its parts' losses, so these sums are taken over all processes
+before the ratio. Then two processes give what one gives with twice the batch.
+
+Reference: https://docs.pytorch.org/docs/stable/elastic/run.html
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+def start_processes(device: torch.device) -> torch.device:
+    """Join the other processes when torchrun started this one; return the device of this one.
+
+    Communication is nccl on GPUs, each process on its own, gloo otherwise. Outside torchrun nothing happens.
+    """
+    if "WORLD_SIZE" not in os.environ or dist.is_initialized():
+        return device
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device
+
+
+def stop_processes() -> None:
+    """Part from the other processes; nothing happens when there are none."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank_and_count() -> tuple[int, int]:
+    """Return which process this is and how many there are: (0, 1) when there is one."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the sum of a tensor over all processes, gradients included; the tensor itself when there is one."""
+    if rank_and_count()[1] == 1:
+        return tensor
+    import torch.distributed.nn  # not imported with torch itself
+
+    return torch.distributed.nn.functional.all_reduce(tensor)
+
+
+def average_gradients(net: nn.Module) -> None:
+    """Replace every gradient by its mean over all processes."""
+    count = rank_and_count()[1]
+    if count == 1:
+        return
+    gradients = [p.grad for p in net.parameters() if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])  # one message instead of one a parameter
+    dist.all_reduce(flat)
+    flat /= count
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+@contextmanager
+def wait_for_first() -> Iterator[None]:
+    """Let the first process go through the block alone, then all the others, who find done what it did."""
+    rank, count = rank_and_count()
+    if count > 1 and rank > 0:
+        dist.barrier()
+    yield
+    if count > 1 and rank == 0:
+        dist.barrier()

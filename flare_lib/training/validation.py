@@ -1,0 +1,35 @@
+"""How well a net does while it is trained: the Dice on patches of cases that it is not trained on.
+
+The same patches every time, so that the figures of one run can be compared. As nnU-Net's online evaluation it sees
+patches, not whole CTs: a guide, not a result.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from flare_lib.ct.labels import N_CLASSES
+
+N_PATCHES = 16
+
+
+def validation_dice(net: nn.Module, batches: Sequence[dict[str, torch.Tensor]]) -> np.ndarray:
+    """Return the Dice of each organ over all patches together: float64 (13,), NaN for an organ that is in none.
+
+    `batches` as `Patches` yields them. The net is put into eval mode and back.
+    """
+    device = next(net.parameters()).device
+    counts = np.zeros((N_CLASSES, N_CLASSES), np.int64)  # [found, true]
+    was_training = net.training
+    net.eval()
+    with torch.inference_mode():
+        for batch in batches:
+            found = net(batch["image"].to(device))[0].argmax(dim=1).cpu()
+            pairs = (found * N_CLASSES + batch["target"]).flatten()
+            counts += torch.bincount(pairs, minlength=N_CLASSES**2).reshape(N_CLASSES, N_CLASSES).numpy()
+    net.train(was_training)
+    true = counts.sum(axis=0)[1:]
+    dice = 2 * np.diagonal(counts)[1:] / np.maximum(counts.sum(axis=1)[1:] + true, 1)
+    return np.where(true > 0, dice, np.nan)

@@ -1,0 +1,171 @@
+"""Cohorts: every layout gives the same cases, every problem of every case is told, splits are drawn by the seed."""
+
+import numpy as np
+import pytest
+from cohorts import SHAPE, SPACING, hu, organs, pair, write_ct, write_labels
+
+from flare_lib.ct.files import load_ct, load_label_map, save_label_map
+from flare_lib.ct.volume import Volume
+from flare_lib.data.cohort import Case, check_case, check_cases, find_cases, load_labels, split_cases, write_phantoms
+from flare_lib.data.structures import ORGAN_STRUCTURES
+
+
+def flare22(folder):
+    write_ct(folder / "images" / "FLARE22_Tr_0001_0000.nii.gz")
+    write_labels(folder / "labels" / "FLARE22_Tr_0001.nii.gz")
+    return "FLARE22_Tr_0001"
+
+
+def nnunet(folder):
+    write_ct(folder / "imagesTr" / "liver_12_0000.nii.gz")
+    write_labels(folder / "labelsTr" / "liver_12.nii.gz")
+    return "liver_12"
+
+
+def plain(folder):
+    write_ct(folder / "images" / "a.nii")
+    write_labels(folder / "labels" / "a.nii.gz")
+    return "a"
+
+
+def totalsegmentator(folder):
+    write_ct(folder / "s0001" / "ct.nii.gz")
+    for k in np.unique(organs())[1:]:
+        mask = (organs() == k).astype(np.uint8)
+        write_labels(folder / "s0001" / "segmentations" / f"{ORGAN_STRUCTURES[k - 1]}.nii.gz", mask)
+    write_labels(folder / "s0001" / "segmentations" / "heart.nii.gz", np.ones(SHAPE, np.uint8))
+    return "s0001"
+
+
+@pytest.mark.parametrize("layout", [flare22, nnunet, plain, totalsegmentator])
+def test_every_layout_gives_the_case_with_its_labels(tmp_path, layout):
+    name = layout(tmp_path)
+    (case,) = find_cases(tmp_path)
+    assert case.name == name
+    assert check_case(case) == []
+    np.testing.assert_array_equal(load_ct(case.ct_path).array_zyx, hu())
+    np.testing.assert_array_equal(load_labels(case).array_zyx, organs())
+
+
+def test_cts_alone_are_unlabelled_cases_in_the_order_of_their_names(tmp_path):
+    for name in ("Case_00002_0000.nii.gz", "Case_00001_0000.nii.gz"):
+        write_ct(tmp_path / name)
+    (tmp_path / "readme.txt").write_text("no CT")
+    cases = find_cases(tmp_path)
+    assert [(case.name, case.label_path) for case in cases] == [("Case_00001", None), ("Case_00002", None)]
+    assert check_cases(cases) == {}
+    with pytest.raises(ValueError, match="Case_00001 must have labels, got a CT alone"):
+        load_labels(cases[0])
+
+
+def test_a_folder_without_cases_and_two_files_of_one_name_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="must hold CTs"):
+        find_cases(tmp_path)
+    write_ct(tmp_path / "a.nii.gz")
+    write_ct(tmp_path / "a_0000.nii")
+    with pytest.raises(ValueError, match=r"one file in .*, got a.nii.gz and a_0000.nii"):
+        find_cases(tmp_path)
+
+
+def labels_above_13(folder):
+    labels = organs()
+    labels[0, 0, :2] = 14, 40
+    pair(folder, labels=labels)
+
+
+def no_labels_at_all(folder):
+    pair(folder, labels=np.zeros(SHAPE, np.uint8))
+
+
+def another_shape(folder):
+    pair(folder, labels=np.pad(organs(), [(0, 0), (0, 0), (0, 2)]))
+
+
+def another_place(folder):
+    pair(folder)
+    affine = np.diag([*SPACING[::-1], 1.0])
+    affine[2, 3] = 8.0
+    save_label_map(folder / "labels" / "a.nii.gz", organs(), Volume(organs(), SPACING, affine))
+
+
+def mirrored(folder):
+    pair(folder, labels=organs()[:, :, ::-1].copy())
+
+
+def no_ct(folder):
+    pair(folder, "b")
+    write_labels(folder / "labels" / "a.nii.gz")
+
+
+def truncated_ct(folder):
+    pair(folder)
+    path = folder / "images" / "a_0000.nii.gz"
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def thick_slices(folder):
+    write_ct(folder / "images" / "a_0000.nii.gz", spacing=(20.0, 2.0, 1.5))
+    write_labels(folder / "labels" / "a.nii.gz", spacing=(20.0, 2.0, 1.5))
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (labels_above_13, ["labels must be 0 to 13, got 14, 40"]),
+        (no_labels_at_all, ["the label map must hold an organ, got background alone"]),
+        (another_shape, ["grid, got (9, 14, 22) voxels (z, y, x), not (9, 14, 20)"]),
+        (another_place, ["labels must lie on the CT's grid, got a corner 8.0 mm away"]),
+        (mirrored, ["the liver must lie to the patient's right of the spleen", "the right kidney must lie"]),
+        (no_ct, ["an image must exist to be loaded"]),
+        (truncated_ct, ["must be a complete NIfTI file"]),
+        (thick_slices, ["the spacing must lie between 0.2 and 10 mm, got 20, 2, 1.5"]),
+    ],
+)
+def test_what_is_wrong_with_a_case_is_told(tmp_path, make, told):
+    make(tmp_path)
+    problems = check_cases(find_cases(tmp_path))
+    assert list(problems) == ["a"]
+    assert len(problems["a"]) == len(told)
+    for problem, part in zip(problems["a"], told, strict=True):
+        assert part in problem
+
+
+def test_every_problem_of_every_case_is_told(tmp_path):
+    labels = np.pad(organs()[:, :, ::-1], [(0, 0), (0, 0), (0, 2)])
+    labels[0, 0, 0] = 15
+    pair(tmp_path, "two", labels=labels)
+    pair(tmp_path, "sound")
+    pair(tmp_path, "empty", labels=np.zeros(SHAPE, np.uint8))
+    seen = []
+    problems = check_cases(find_cases(tmp_path), lambda done, total: seen.append((done, total)))
+    assert {name: len(found) for name, found in problems.items()} == {"empty": 1, "two": 4}
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def cases(n_labelled, n_unlabelled=2):
+    labelled = [Case(f"c{k:02}", None, "labels") for k in range(n_labelled)]
+    return [*labelled, *(Case(f"u{k}", None) for k in range(n_unlabelled))]
+
+
+def test_a_split_is_drawn_by_the_seed_and_holds_every_labelled_case_once():
+    training, validation = split_cases(cases(50), 10, seed=3)
+    assert (len(training), len(validation)) == (40, 10)
+    assert sorted(c.name for c in (*training, *validation)) == [f"c{k:02}" for k in range(50)]
+    assert split_cases(cases(50)[::-1], 10, seed=3)[1] == validation
+    assert split_cases(cases(50), 10, seed=4)[1] != validation
+
+
+@pytest.mark.parametrize("n_validation", [-1, 3, 7])
+def test_a_split_leaves_a_case_to_train_on(n_validation):
+    with pytest.raises(ValueError, match=f"a labelled case of 3 to train on, got {n_validation}"):
+        split_cases(cases(3), n_validation)
+
+
+def test_phantoms_are_a_sound_cohort(tmp_path):
+    written = write_phantoms(tmp_path, 1, 1, seed=5, spacing_zyx_mm=(9.0, 8.0, 7.0))
+    assert [(case.name, case.label_path is None) for case in written] == [
+        ("phantom_0005", False),
+        ("phantom_0006", True),
+    ]
+    assert check_cases(written) == {}
+    assert set(np.unique(load_label_map(written[0].label_path).array_zyx)) >= {1, 2, 3, 5, 11, 13}

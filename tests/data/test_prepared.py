@@ -1,0 +1,143 @@
+"""Prepared cases: the paper's cropping, the values of a fresh preprocessing, nothing stale and nothing half-written."""
+
+import json
+
+import numpy as np
+import pytest
+from cohorts import SPACING, hu, organs, pair, write_ct, write_labels
+
+from flare_lib.ct.files import load_ct
+from flare_lib.ct.preprocess import Preprocessing, find_foreground
+from flare_lib.ct.roi import bounding_box, crop, crop_volume
+from flare_lib.data import prepared
+from flare_lib.data.cohort import find_cases
+from flare_lib.data.prepared import mean_and_sd_of, prepare_cases
+
+AS_THEY_ARE = Preprocessing(SPACING)
+FINER = Preprocessing((4.0, 3.0, 2.0))
+
+
+def test_around_the_foreground_a_case_is_what_preprocessing_makes_of_its_body(tmp_path):
+    (case,) = prepare_cases(find_cases(pair(tmp_path)), tmp_path / "cache", FINER)
+    ct = load_ct(tmp_path / "images" / "a_0000.nii.gz")
+    fresh = FINER.apply(crop_volume(ct, find_foreground(ct.array_zyx))).array_zyx
+    normalized = (case.image_hu.astype(np.float32) - case.mean_hu) / case.sd_hu
+    np.testing.assert_allclose(normalized, fresh, atol=0.13 / case.sd_hu)  # half a step of float16 at 256 to 325 HU
+    assert case.labels.shape == case.image_hu.shape
+    assert case.labels.dtype == np.uint8
+
+
+def test_around_the_organs_a_case_is_their_box_and_the_margin(tmp_path):
+    (case,) = prepare_cases(find_cases(pair(tmp_path)), tmp_path / "cache", AS_THEY_ARE, around="organs", margin_mm=4.0)
+    box = bounding_box(organs()).widen(4.0, SPACING, organs().shape)
+    np.testing.assert_array_equal(case.labels, crop(organs(), box))
+    np.testing.assert_array_equal(case.image_hu, crop(hu(), box).clip(-325, 325))
+
+
+def test_places_are_voxels_of_their_organs(tmp_path):
+    (case,) = prepare_cases(find_cases(pair(tmp_path)), tmp_path / "cache", AS_THEY_ARE)
+    assert set(case.places) == {1, 2, 3, 13}
+    for organ, places in case.places.items():
+        assert (case.labels[tuple(places.T)] == organ).all()
+        assert len(np.unique(places, axis=0)) == (organs() == organ).sum()
+
+
+def test_mean_and_sd_are_those_of_all_voxels_together(tmp_path):
+    for seed in range(3):
+        pair(tmp_path, f"c{seed}", ct=hu(seed) // (seed + 1))
+    cases = prepare_cases(find_cases(tmp_path), tmp_path / "cache", AS_THEY_ARE, around="organs", margin_mm=1.0)
+    voxels = np.concatenate([case.image_hu.astype(np.float64).ravel() for case in cases])
+    assert mean_and_sd_of(cases) == pytest.approx((voxels.mean(), voxels.std()), rel=1e-9)
+    own = cases[0].image_hu.astype(np.float64)
+    assert (cases[0].mean_hu, cases[0].sd_hu) == pytest.approx((own.mean(), own.std()), rel=1e-9)
+    with pytest.raises(ValueError, match="of a case at least, got none"):
+        mean_and_sd_of([])
+
+
+def test_an_unlabelled_case_has_no_labels_and_cannot_be_cropped_around_its_organs(tmp_path):
+    write_ct(tmp_path / "a.nii.gz")
+    cases = find_cases(tmp_path)
+    (case,) = prepare_cases(cases, tmp_path / "cache", AS_THEY_ARE)
+    assert (case.labels, case.places) == (None, {})
+    with pytest.raises(ValueError, match=r"case a: .* must have labels, got a CT alone"):
+        prepare_cases(cases, tmp_path / "cache", AS_THEY_ARE, around="organs")
+
+
+def counted(monkeypatch):
+    """Return a list that grows by a name whenever a case is prepared."""
+    made, prepare = [], prepared._prepare
+    monkeypatch.setattr(prepared, "_prepare", lambda case, **how: (made.append(case.name), prepare(case, **how)))
+    return made
+
+
+def test_what_is_there_is_not_made_again_and_a_changed_recipe_or_file_is(tmp_path, monkeypatch):
+    made = counted(monkeypatch)
+    pair(tmp_path, "a")
+    pair(tmp_path, "b")
+    cases, cache = find_cases(tmp_path), tmp_path / "cache"
+    seen = []
+    prepare_cases(cases[:1], cache, AS_THEY_ARE)
+    prepare_cases(cases, cache, AS_THEY_ARE, progress=lambda done, total: seen.append((done, total)))
+    assert made == ["a", "b"]
+    assert seen == [(1, 2), (2, 2)]
+    for changed in (FINER, Preprocessing(SPACING, window_hu=(-100.0, 200.0))):
+        prepare_cases(cases[:1], cache, changed)
+    prepare_cases(cases[:1], cache, AS_THEY_ARE, around="organs")
+    prepare_cases(cases[:1], cache, AS_THEY_ARE, around="organs", margin_mm=2.0)
+    assert made == ["a", "b", "a", "a", "a", "a"]
+    prepare_cases(cases[:1], cache, Preprocessing(SPACING, mean_hu=1.0, sd_hu=2.0))  # plays no part
+    assert len(made) == 6
+    pair(tmp_path, "a", ct=hu(7))
+    (case,) = prepare_cases(cases[:1], cache, AS_THEY_ARE)
+    assert len(made) == 7
+    assert case.image_hu[3, 4, 5] == hu(7)[4, 6, 8]
+
+
+def test_several_processes_make_the_same_cases(tmp_path):
+    for seed in range(3):
+        pair(tmp_path, f"c{seed}", ct=hu(seed))
+    alone = prepare_cases(find_cases(tmp_path), tmp_path / "one", FINER)
+    together = prepare_cases(find_cases(tmp_path), tmp_path / "two", FINER, n_workers=2)
+    for a, b in zip(alone, together, strict=True):
+        assert (a.name, a.sums) == (b.name, b.sums)
+        np.testing.assert_array_equal(a.image_hu, b.image_hu)
+        np.testing.assert_array_equal(a.places[1], b.places[1])
+
+
+def test_a_full_disk_leaves_nothing_half_written_and_the_rest_usable(tmp_path, monkeypatch):
+    pair(tmp_path, "a")
+    pair(tmp_path, "b")
+    cases, cache, save = find_cases(tmp_path), tmp_path / "cache", np.save
+    prepare_cases(cases[:1], cache, AS_THEY_ARE)
+
+    def full_disk(path, array):
+        if path.name == "labels.npy":
+            raise OSError("No space left on device")
+        save(path, array)
+
+    monkeypatch.setattr(np, "save", full_disk)
+    with pytest.raises(OSError, match="No space left on device"):
+        prepare_cases(cases, cache, AS_THEY_ARE)
+    (of_recipe,) = cache.iterdir()
+    assert sorted(path.name for path in of_recipe.iterdir()) == ["a", "recipe.json"]
+    assert json.loads((of_recipe / "recipe.json").read_text())["around"] == "foreground"
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (np.zeros_like(organs()), "case a: labels must be 0 to 13 and not all 0, got 0 as the highest"),
+        (organs() + 1, "case a: labels must be 0 to 13 and not all 0, got 14 as the highest"),
+        (np.pad(organs(), [(0, 0), (1, 0), (0, 0)]), r"case a: labels must lie on the CT's grid, got \(9, 15, 20\)"),
+    ],
+)
+def test_labels_that_cannot_be_are_refused_by_name(tmp_path, labels, told):
+    pair(tmp_path)
+    write_labels(tmp_path / "labels" / "a.nii.gz", labels)
+    with pytest.raises(ValueError, match=told):
+        prepare_cases(find_cases(tmp_path), tmp_path / "cache", AS_THEY_ARE)
+
+
+def test_around_must_be_known(tmp_path):
+    with pytest.raises(ValueError, match="around must be one of foreground, organs, got 'heart'"):
+        prepare_cases([], tmp_path, AS_THEY_ARE, around="heart")

@@ -1,0 +1,94 @@
+"""Several processes as one: two with a batch each take the step that one takes with both batches."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from flare_lib.network.parallel import (
+    average_gradients,
+    rank_and_count,
+    start_processes,
+    sum_over_processes,
+    wait_for_first,
+)
+
+STEPS = """
+import sys, torch
+from flare_lib.network.parallel import rank_and_count, start_processes, stop_processes, wait_for_first
+from flare_lib.network.unet import UNet
+from flare_lib.training.loop import train_step
+
+torch.set_num_threads(1)
+assert start_processes(torch.device("cpu")) == torch.device("cpu")
+rank, count = rank_and_count()
+torch.manual_seed(0)
+net = UNet(features_per_stage=(4, 6, 8), strides=((2, 2, 2), (1, 2, 2)), n_heads=2)
+optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.99, nesterov=True)
+generator = torch.Generator().manual_seed(1)
+for step in range(3):
+    image = torch.randn(4, 1, 4, 8, 12, generator=generator)
+    target = torch.randint(0, 14, (4, 4, 8, 12), generator=generator)
+    unlabelled = torch.randn(2, 1, 4, 8, 12, generator=generator)
+    parts = {"image": image, "target": target, "unlabelled": unlabelled}
+    mine = {k: t[rank * len(t) // count : (rank + 1) * len(t) // count] for k, t in parts.items()}
+    train_step(net, optimizer, mine, consistency=sys.argv[2], consistency_weight=0.5, mixed_precision=False)
+with wait_for_first():
+    pass
+torch.save(net.state_dict(), f"{sys.argv[1]}/{count}-{rank}.pt")
+stop_processes()
+"""
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def run_processes(count, folder, kind):
+    port = str(free_port())
+    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "GLOO_SOCKET_IFNAME": "lo"}
+    torchrun = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", STEPS, str(folder), kind],
+            env=here | ({} if count == 1 else torchrun | {"RANK": str(rank), "LOCAL_RANK": str(rank)}),
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(count)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors.decode()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="gloo over the loopback device, as Linux names it")
+@pytest.mark.parametrize("kind", ["kl", "urpc"])
+def test_two_processes_take_the_step_of_one_with_twice_the_batch(tmp_path, kind):
+    run_processes(1, tmp_path, kind)
+    run_processes(2, tmp_path, kind)
+    one, *two = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("1-0", "2-0", "2-1"))
+    for name, weight in one.items():
+        for other in two:
+            torch.testing.assert_close(other[name], weight, rtol=0, atol=1e-5)
+        assert torch.equal(two[0][name], two[1][name])
+
+
+def test_alone_nothing_happens(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert start_processes(torch.device("cpu")) == torch.device("cpu")
+    assert rank_and_count() == (0, 1)
+    tensor = torch.ones(3)
+    assert sum_over_processes(tensor) is tensor
+    net = torch.nn.Linear(2, 1)
+    net(torch.ones(1, 2)).sum().backward()
+    before = net.weight.grad.clone()
+    average_gradients(net)
+    assert torch.equal(net.weight.grad, before)
+    with wait_for_first():
+        pass
