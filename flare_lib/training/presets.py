@@ -114,7 +114,7 @@ _COURSE = Recipe(
     (9.0, 9.0, 9.0),
     (24, 32, 40),
     n_steps=300,
-    learning_rate=4e-3,
+    learning_rate=1e-2,
     warm_up_steps=10,
     sources={"phantoms": 1.0},
     n_phantoms=12,
