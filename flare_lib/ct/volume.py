@@ -92,13 +92,13 @@ class Volume:
 
 
 def grid_difference(volume: Volume, other: Volume) -> str | None:
-    """Say how a volume's grid differs from another's; None when both are the same to half a voxel at every corner."""
+    """Say how a volume's grid differs from another's; None when no corner is off by more than a tenth of a voxel."""
     if volume.shape_zyx != other.shape_zyx:
         return f"{volume.shape_zyx} voxels (z, y, x), not {other.shape_zyx}"
     corners_xyz = np.array(list(np.ndindex(2, 2, 2))) * (np.array(other.shape_zyx[::-1]) - 1)
     away = (volume.affine - other.affine)[:3]
     off_mm = float(np.linalg.norm(corners_xyz @ away[:, :3].T + away[:, 3], axis=1).max())
-    return f"a corner {off_mm:.1f} mm away" if off_mm > 0.5 * min(other.spacing_zyx_mm) else None
+    return f"a corner {off_mm:.1f} mm away" if off_mm > 0.1 * min(other.spacing_zyx_mm) else None
 
 
 def check_spacing(spacing_zyx_mm: Triple) -> None:

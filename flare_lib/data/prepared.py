@@ -56,20 +56,32 @@ class PreparedCase:
     @property
     def mean_hu(self) -> float:
         """The mean of its voxels."""
-        return self.sums[1] / self.sums[0]
+        return mean_and_sd_of_sums(self.sums)[0]
 
     @property
     def sd_hu(self) -> float:
         """The (population) standard deviation of its voxels; 1 where it has no contrast at all."""
-        return _sd(self.sums)
+        return mean_and_sd_of_sums(self.sums)[1]
+
+
+def sums_of(hu: np.ndarray) -> tuple[float, float, float]:
+    """Return count, sum and sum of squares of an array's values, in float64: those of several arrays may be added."""
+    values = hu.astype(np.float64)
+    return float(values.size), float(values.sum()), float(np.square(values).sum())
+
+
+def mean_and_sd_of_sums(sums: Sequence[float]) -> tuple[float, float]:
+    """Return mean and (population) SD from count, sum and sum of squares; an SD of 0, no contrast at all, becomes 1."""
+    count, total, squares = sums
+    mean = total / count
+    return mean, math.sqrt(max(0.0, squares / count - mean**2)) or 1.0
 
 
 def mean_and_sd_of(cases: Sequence[PreparedCase]) -> tuple[float, float]:
     """Return mean and SD in HU over all voxels of all cases: the fine stage's global normalisation (paper 2.1, 4.5)."""
     if not cases:
         raise ValueError("mean and SD must be taken of a case at least, got none")
-    sums = tuple(math.fsum(case.sums[k] for case in cases) for k in range(3))
-    return sums[1] / sums[0], _sd(sums)
+    return mean_and_sd_of_sums([math.fsum(case.sums[k] for case in cases) for k in range(3)])
 
 
 def prepare_cases(
@@ -125,11 +137,7 @@ def _prepare(case: Case, *, folder: Path, preprocessing: Preprocessing, around: 
         image, labels = _crop_and_resample(case, preprocessing, around, margin_mm)
     except (ValueError, OSError) as error:
         raise type(error)(f"case {case.name}: {error}") from error
-    values = image.astype(np.float64)
-    card = {
-        "sources": _sources(case),
-        "sums": [float(values.size), float(values.sum()), float(np.square(values).sum())],
-    }
+    card = {"sources": _sources(case), "sums": sums_of(image)}
     unfinished = Path(tempfile.mkdtemp(dir=folder, prefix=f".{case.name}-"))
     try:
         np.save(unfinished / "image.npy", image.astype(np.float16))
@@ -204,8 +212,3 @@ def _load(folder: Path) -> PreparedCase:
         places = {int(organ): rows[rows[:, 0] == organ, 1:] for organ in np.unique(rows[:, 0])}
     image = np.load(folder / "image.npy", mmap_mode="r")
     return PreparedCase(folder.name, image, labels, places, tuple(card["sums"]))
-
-
-def _sd(sums: Sequence[float]) -> float:
-    count, total, squares = sums
-    return math.sqrt(max(0.0, squares / count - (total / count) ** 2)) or 1.0

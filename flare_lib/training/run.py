@@ -17,7 +17,7 @@ import torch
 from flare_lib.data.cohort import Case, find_cases, split_cases
 from flare_lib.data.persons import embody, find_persons, load_person
 from flare_lib.data.phantom import make_phantom
-from flare_lib.data.prepared import PreparedCase, mean_and_sd_of, prepare_cases
+from flare_lib.data.prepared import PreparedCase, mean_and_sd_of, mean_and_sd_of_sums, prepare_cases, sums_of
 from flare_lib.data.structures import Structures
 from flare_lib.network.parallel import rank_and_count, start_processes, stop_processes, wait_for_first
 from flare_lib.network.unet import UNet
@@ -134,10 +134,8 @@ def mean_and_sd_of_sources(
     sums = np.zeros(3)
     for k in range(n_patches):
         rng = np.random.default_rng([recipe.seed, 0xC7, k])
-        hu = paint_patch(everyone[k % len(everyone)], in_hu, rng)[0].astype(np.float64)
-        sums += hu.size, hu.sum(), (hu**2).sum()
-    mean = sums[1] / sums[0]
-    return float(mean), float(np.sqrt(sums[2] / sums[0] - mean**2))
+        sums += sums_of(paint_patch(everyone[k % len(everyone)], in_hu, rng)[0])
+    return mean_and_sd_of_sums(sums.tolist())
 
 
 def validation_batches(held_out: dict[str, list[Source]], recipe: Recipe) -> list[dict[str, torch.Tensor]]:

@@ -1,6 +1,5 @@
 """The loop: it learns, logs, stops and goes on as if it had never stopped."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -60,6 +59,20 @@ def run(recipe, folder, **settings):
     )
 
 
+class Stop(Exception):
+    pass
+
+
+def stop_at(last):
+    """Return an `on_step` that stops a run after a step."""
+
+    def on_step(step, _loss):
+        if step == last:
+            raise Stop
+
+    return on_step
+
+
 def test_the_learning_rate_warms_up_and_then_falls_to_zero_by_the_papers_power():
     r = recipe(n_steps=1000, warm_up_steps=10)
     assert learning_rate_factor(0, r) == pytest.approx(0.1)
@@ -102,8 +115,8 @@ def test_unlabelled_cts_bring_the_heads_together(tmp_path, kind):
         r = recipe(n_unlabelled=2, consistency=kind, consistency_weight=weight, ramp_up_steps=1, n_steps=25)
         r = replace(r, warm_up_steps=1, learning_rate=1e-2)
         train(new_net(r), patches(r, [ct]), r, folder=tmp_path / str(weight), n_workers=0, mixed_precision=False)
-        lines = (tmp_path / str(weight) / "log.jsonl").read_text(encoding="utf-8").splitlines()
-        last[weight] = np.mean([json.loads(line)["consistency"] for line in lines[-5:]])
+        entries = read_log(tmp_path / str(weight) / "log.jsonl")
+        last[weight] = np.mean([entry["consistency"] for entry in entries[-5:]])
     assert last[5.0] < 0.5 * last[0.0]
 
 
@@ -115,16 +128,9 @@ def test_the_loss_falls(tmp_path):
 
 
 def test_a_run_stopped_and_taken_up_again_gives_bit_equal_weights(tmp_path):
-    class Stop(Exception):
-        pass
-
-    def stop(step, loss):
-        if step == 3:
-            raise Stop
-
     whole = run(recipe(), tmp_path / "whole", checkpoint_every=2)
     with pytest.raises(Stop):
-        run(recipe(), tmp_path / "stopped", checkpoint_every=2, on_step=stop)
+        run(recipe(), tmp_path / "stopped", checkpoint_every=2, on_step=stop_at(3))
     resumed = run(recipe(), tmp_path / "stopped", checkpoint_every=2)
     for name, weight in whole.state_dict().items():
         assert torch.equal(weight, resumed.state_dict()[name]), name
@@ -186,15 +192,8 @@ def test_the_dice_on_held_out_patches_is_logged_every_so_often_and_at_the_end(tm
 
 
 def test_a_step_that_a_killed_run_did_after_its_last_checkpoint_has_one_line(tmp_path):
-    class Stop(Exception):
-        pass
-
-    def stop(step, loss):
-        if step == 4:
-            raise Stop
-
     with pytest.raises(Stop):
-        run(recipe(), tmp_path, checkpoint_every=2, on_step=stop)
+        run(recipe(), tmp_path, checkpoint_every=2, on_step=stop_at(4))
     assert [entry["step"] for entry in read_log(tmp_path / "log.jsonl")] == [0, 1, 2, 3, 4]
     run(recipe(), tmp_path, checkpoint_every=2)
     assert [entry["step"] for entry in read_log(tmp_path / "log.jsonl")] == [0, 1, 2, 3, 4, 5]
@@ -202,7 +201,7 @@ def test_a_step_that_a_killed_run_did_after_its_last_checkpoint_has_one_line(tmp
 
 def test_the_log_has_a_line_a_step(tmp_path):
     run(recipe(), tmp_path)
-    entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    entries = read_log(tmp_path / "log.jsonl")
     assert [entry["step"] for entry in entries] == list(range(6))
     assert all(entry["loss"] > 0 and entry["s"] >= entry["wait_s"] >= 0 for entry in entries)
 
