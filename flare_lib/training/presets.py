@@ -114,11 +114,11 @@ _COURSE = Recipe(
     (9.0, 9.0, 9.0),
     (24, 32, 40),
     n_steps=300,
-    learning_rate=1e-2,
+    learning_rate=1.5e-2,
     warm_up_steps=10,
     sources={"phantoms": 1.0},
     n_phantoms=12,
-    features_per_stage=(8, 16, 32, 48),
+    features_per_stage=(16, 24, 32, 48),  # with 8 features at first, 300 steps find the liver and little else
     strides=((2, 2, 2),) * 3,
     n_heads=3,
     n_unlabelled=2,
