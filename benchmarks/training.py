@@ -1,0 +1,130 @@
+"""What training costs and whether it learns: a step against the bare net, and one phantom learnt by heart.
+
+    python benchmarks/training.py            # about 5 minutes on 2 cores
+    python benchmarks/training.py --steps 5  # a quick look
+
+A step is the whole of it: patches painted and augmented in the background, forward, loss, backward, update, log, at the
+preset `release`, fine; "bare" is forward and backward of the same net, same patches' size and precision, nothing else.
+The two take turns, the medians of all their steps are compared. Results go to `benchmarks/results/training.json`.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from measure import machine
+from torch import nn
+
+from flare_lib.data.cohort import write_phantoms
+from flare_lib.data.phantom import make_phantom
+from flare_lib.data.prepared import prepare_cases
+from flare_lib.evaluation.metrics import dice_scores
+from flare_lib.inference.sliding_window import sliding_window
+from flare_lib.network.unet import UNet
+from flare_lib.training.log import read_log
+from flare_lib.training.loop import train
+from flare_lib.training.patches import Patches, cut_patch
+from flare_lib.training.presets import Recipe, preset
+
+RESULTS = Path(__file__).parent / "results" / "training.json"
+ROUNDS = 3
+
+
+def net_of(recipe: Recipe) -> UNet:
+    """A net with the recipe's seed."""
+    torch.manual_seed(recipe.seed)
+    return UNet(features_per_stage=recipe.features_per_stage, strides=recipe.strides, n_heads=recipe.n_heads)
+
+
+def bare_seconds(net: nn.Module, recipe: Recipe, n_steps: int) -> list[float]:
+    """Seconds of forward + backward on noise."""
+    image = torch.randn(recipe.batch_size, 1, *recipe.patch_size)
+    seconds = []
+    for _ in range(n_steps):
+        net.zero_grad(set_to_none=True)
+        began = time.perf_counter()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            head_logits = net(image)
+        sum(logits.float().mean() for logits in head_logits).backward()
+        seconds.append(time.perf_counter() - began)
+    return seconds
+
+
+def step_time(n_steps: int) -> dict:
+    """Return the medians of a bare and of a whole step, and their ratio."""
+    recipe = preset("release", "fine", n_steps=n_steps, sources={"phantoms": 1.0}, mean_hu=-114.0, sd_hu=188.0)
+    recipe = replace(recipe, augmentation=0.2)
+    persons = [make_phantom(k) for k in range(4)]
+    bare, whole, waited = [], [], []
+    for k in range(ROUNDS):
+        net = net_of(recipe)
+        bare += bare_seconds(net, recipe, n_steps)[1:]
+        with tempfile.TemporaryDirectory() as folder:
+            train(net, Patches({"phantoms": persons}, replace(recipe, seed=k)), recipe, folder=folder)
+            entries = read_log(Path(folder) / "log.jsonl")[1:]  # the first waits for the loader to start
+        whole += [entry["s"] for entry in entries]
+        waited += [entry["wait_s"] for entry in entries]
+    medians = {name: float(np.median(v)) for name, v in (("bare_s", bare), ("step_s", whole), ("wait_s", waited))}
+    return {**medians, "ratio": medians["step_s"] / medians["bare_s"], "steps": len(whole)}
+
+
+def overfit(n_steps: int) -> dict:
+    """Train a course-sized net on one phantom and segment that phantom: Dice per organ, seconds, the curve."""
+    recipe = preset("course", "fine", n_steps=n_steps, sources={"cases": 1.0}, organ_centred=0.5, learning_rate=8e-3)
+    with tempfile.TemporaryDirectory() as folder:
+        cases = write_phantoms(folder, 1, seed=7, spacing_zyx_mm=(4.0, 3.0, 3.0))
+        prepared = prepare_cases(cases, Path(folder) / "prepared", recipe.preprocessing, around="organs")
+        net, began = net_of(recipe), time.perf_counter()
+        train(net, Patches({"cases": prepared}, recipe), recipe, folder=Path(folder) / "run")
+        seconds = time.perf_counter() - began
+        losses = [entry["loss"] for entry in read_log(Path(folder) / "run" / "log.jsonl")]
+        whole = replace(recipe, patch_size=prepared[0].image_hu.shape, organ_centred=0.0)
+        image, reference = cut_patch(prepared[0], whole, np.random.default_rng(0))
+    net.eval()
+    with torch.inference_mode():
+        slabs = sliding_window(
+            torch.from_numpy(image),
+            lambda patch: net.finest(patch).softmax(dim=1),
+            patch_size=recipe.patch_size,
+            tile_step=0.5,
+            weights="gaussian",
+        )
+        found = np.concatenate([slab.scores.argmax(dim=0).byte().numpy() for slab in slabs])
+    dice = dice_scores(found, reference)
+    per_100 = [float(np.mean(losses[k : k + 100])) for k in range(0, len(losses), 100)]
+    return {
+        "seconds": seconds,
+        "steps": n_steps,
+        "mean_dice": float(dice.mean()),
+        "lowest_dice": float(dice.min()),
+        "mean_loss_per_100_steps": per_100,
+        "falls": bool((np.diff(per_100) < 0).all()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=15, help="steps of a round of the step time")
+    parser.add_argument("--overfit-steps", type=int, default=1000)
+    parser.add_argument("-o", "--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    result = {"machine": machine(), "step": step_time(options.steps), "overfit": overfit(options.overfit_steps)}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    step, by_heart = result["step"], result["overfit"]
+    print(f"step {step['step_s']:.2f} s, bare {step['bare_s']:.2f} s, ratio {step['ratio']:.2f}")
+    print(f"waiting for patches {step['wait_s']:.3f} s of it; medians of {step['steps']} steps")
+    print(
+        f"one phantom, {by_heart['steps']} steps in {by_heart['seconds']:.0f} s: mean Dice {by_heart['mean_dice']:.3f}"
+    )
+    print(f"lowest organ {by_heart['lowest_dice']:.3f}; loss falls every 100 steps: {by_heart['falls']}")
+    print(f"wrote {options.out}")
+
+
+if __name__ == "__main__":
+    main()
