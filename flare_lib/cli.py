@@ -1,4 +1,4 @@
-"""The `flare` command: fetch, info, segment, phantom, train, notebooks. Each is a thin layer over the library.
+"""The `flare` command and its parts: fetch, info, segment, evaluate, train ... Each is a thin layer over the library.
 
 What a user got wrong is told in one line on stderr, "error: what must hold, what came", with exit code 2; outputs are
 checked before any work, and appear complete or not at all. Progress is shown on a terminal only.
@@ -160,6 +160,51 @@ def phantom(
 
 
 @app.command()
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="A folder of label maps, .nii or .nii.gz.")],
+    references: Annotated[Path, typer.Argument(help="A folder of references, files of the same names.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The table, .csv.")],
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Without the challenge's special rules, see flare_lib.evaluation.")
+    ] = False,
+    figure: Annotated[Path | None, typer.Option(help="Also a box plot per organ: .png, .jpg, .pdf or .svg.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; each holds one case.")] = 1,
+) -> None:
+    """Score label maps against references by the rules of FLARE 2022: DSC and NSD of 13 organs."""
+    from flare_lib.evaluation import cohort_scores
+    from flare_lib.evaluation.flare_rules import CLEAN, OFFICIAL
+
+    if output.suffix != ".csv":
+        raise ValueError(f"the table must be a .csv file, got {output}")
+    _check_folder("table", output)
+    _check_figure(figure)
+    pairs = cohort_scores.find_pairs(predictions, references)
+    with _Bars() as bars:
+        cases = cohort_scores.score_pairs(
+            pairs,
+            rules=CLEAN if clean else OFFICIAL,
+            n_workers=workers,
+            progress=lambda done, total: bars("scoring", done, total, unit="case"),
+        )
+    failed = [case for case in cases if case.scores is None]
+    for case in failed:
+        typer.echo(f"error: {case.name}: {case.problem}", err=True)
+    if len(failed) == len(cases):
+        raise typer.Exit(2)
+    cohort_scores.write_table(output, cases)
+    if figure is not None:
+        from flare_lib.display.charts import score_boxes_figure
+        from flare_lib.display.figures import save_figure
+
+        scored = [case.scores for case in cases if case.scores is not None]
+        save_figure(score_boxes_figure([s.dice for s in scored], [s.nsd for s in scored]), figure)
+    typer.echo(cohort_scores.summary(cases))
+    written = f"{output} and {figure}" if figure is not None else output
+    typer.echo(f"{len(cases) - len(failed)} of {len(cases)} cases scored; wrote {written}")
+    raise typer.Exit(2 if failed else 0)
+
+
+@app.command()
 def check(
     folder: Annotated[Path, typer.Argument(help="CTs, with labels or without; data/README.md has the layouts.")],
 ) -> None:
@@ -282,15 +327,26 @@ def _check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], figure: Path
 
     for output in outputs:
         check_writable(output)
-    if figure is not None and figure.suffix.lower() not in _FIGURE_SUFFIXES:
-        raise ValueError(f"a figure must end in {', '.join(_FIGURE_SUFFIXES)}, got {figure}")
-    if figure is not None and not (figure.parent.is_dir() and os.access(figure.parent, os.W_OK)):
-        raise ValueError(f"the figure's folder must exist and be writable, got {figure.parent}")
+    _check_figure(figure)
     taken = {path.resolve() for path in inputs}
     for output in (*outputs, *([figure] if figure else [])):
         if output.resolve() in taken:
             raise ValueError(f"every output must be a file of its own, not an input or another output, got {output}")
         taken.add(output.resolve())
+
+
+def _check_figure(figure: Path | None) -> None:
+    """Raise ValueError unless a figure, if one is wanted, can be written."""
+    if figure is None:
+        return
+    if figure.suffix.lower() not in _FIGURE_SUFFIXES:
+        raise ValueError(f"a figure must end in {', '.join(_FIGURE_SUFFIXES)}, got {figure}")
+    _check_folder("figure", figure)
+
+
+def _check_folder(what: str, path: Path) -> None:
+    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        raise ValueError(f"the {what}'s folder must exist and be writable, got {path.parent}")
 
 
 def _load_on_grid_of(ct: "Volume", path: Path) -> "np.ndarray":

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from flare_lib import cli
-from flare_lib.ct.files import load_ct, load_label_map
+from flare_lib.ct.files import load_ct, load_label_map, save_label_map
 from flare_lib.ct.labels import organ
 from flare_lib.ct.roi import Box
+from flare_lib.ct.volume import Volume
 from flare_lib.data import phantom, sources
 from flare_lib.data.sources import SampleCase
 from flare_lib.inference import coarse_to_fine
@@ -252,6 +253,48 @@ def test_a_figure_that_cannot_be_written_is_told_before_any_work(flare, nets, ct
     answer = flare("segment", ct_path, "-o", tmp_path / "labels.nii.gz", "--figure", tmp_path / figure)
     assert_refused(answer, message)
     assert nets == []
+
+
+@pytest.fixture
+def two_folders(tmp_path):
+    """Folders of predictions and references: case a, half of whose liver is found, and b, all of it."""
+    for name, last in (("a", 6), ("b", 10)):
+        for folder, stop in (("found", last), ("true", 10)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            labels = np.zeros((6, 8, 12), np.uint8)
+            labels[1:5, 2:6, 2:stop] = 1
+            save_label_map(tmp_path / folder / f"{name}.nii.gz", labels, Volume.from_array(labels, (3.0, 2.0, 1.0)))
+    return tmp_path / "found", tmp_path / "true"
+
+
+def test_label_maps_are_scored_against_references(flare, two_folders, tmp_path):
+    table, figure = tmp_path / "scores.csv", tmp_path / "scores.png"
+    code, out, err = flare("evaluate", *two_folders, "-o", table, "--figure", figure)
+    assert (code, err) == (0, [])
+    assert out[1].split()[:2] == ["liver", "0.8333"]
+    assert "a (0.6667)" in out[1]
+    assert out[-1] == f"2 of 2 cases scored; wrote {table} and {figure}"
+    assert table.read_text().splitlines()[1].startswith("a,0.6667,1,")
+    assert figure.stat().st_size > 5000
+
+
+def test_a_case_that_cannot_be_scored_is_named_and_does_not_stop_the_others(flare, two_folders, tmp_path):
+    (two_folders[0] / "b.nii.gz").write_bytes(b"")
+    code, out, err = flare("evaluate", *two_folders, "-o", tmp_path / "scores.csv")
+    assert code == 2
+    assert len(err) == 1
+    assert err[0].startswith("error: b: ")
+    assert out[-1].startswith("1 of 2 cases scored")
+    (two_folders[0] / "a.nii.gz").unlink()
+    code, out, err = flare("evaluate", *two_folders, "-o", tmp_path / "none.csv")
+    assert (code, out, len(err)) == (2, [], 2)
+    assert not (tmp_path / "none.csv").exists()
+
+
+def test_a_table_of_scores_has_a_place_and_a_name_before_any_work(flare, two_folders, tmp_path):
+    assert_refused(flare("evaluate", *two_folders, "-o", tmp_path / "s.txt"), "must be a .csv file")
+    assert_refused(flare("evaluate", *two_folders, "-o", tmp_path / "no" / "s.csv"), "table's folder must exist")
+    assert_refused(flare("evaluate", tmp_path, two_folders[1], "-o", tmp_path / "s.csv"), "must hold label maps")
 
 
 def test_several_cts_need_a_folder_and_have_no_reference(flare, nets, ct_path, tmp_path):

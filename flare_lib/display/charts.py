@@ -46,6 +46,32 @@ def dice_figure(series: Mapping[str, np.ndarray], *, title: str = "Dice per orga
     return figure
 
 
+def score_boxes_figure(dice: Sequence[np.ndarray], nsd: Sequence[np.ndarray]) -> Figure:
+    """Return two box plots, DSC and NSD, a box an organ over cases, each case (13,); NaN is left out.
+
+    The box holds the middle half of the cases, the line is their median, the whiskers reach 1.5 times as far; every
+    case is a dot.
+    """
+    figure = Figure(figsize=(9, 5), layout="constrained", dpi=80)
+    for axes, name, cases in zip(figure.subplots(2, 1, sharex=True), ("DSC", "NSD"), (dice, nsd), strict=True):
+        scores = np.array(cases, float)
+        per_organ = [column[~np.isnan(column)] for column in scores.T]
+        boxes = axes.boxplot(
+            per_organ, positions=range(len(ORGANS)), widths=0.6, patch_artist=True, showfliers=False, manage_ticks=False
+        )
+        for box, organ in zip(boxes["boxes"], ORGANS, strict=True):
+            box.set_facecolor(organ.color)
+        for line in boxes["medians"]:
+            line.set_color("#000000")
+        for k, column in enumerate(per_organ):
+            axes.scatter(np.full(len(column), k) + np.linspace(-0.2, 0.2, len(column)), column, 6, "#333333", zorder=3)
+        axes.set_ylim(0, 1.03)
+        axes.set_ylabel(name)
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xticks(range(len(ORGANS)), [organ.abbreviation for organ in ORGANS])
+    return figure
+
+
 def loss_figure(entries: Sequence[Mapping[str, float]], *, smooth: int = 10, title: str = "Training") -> Figure:
     """Return the losses of a run against its steps: each "loss", "supervised" and "consistency" that its log has.
 

@@ -13,10 +13,10 @@ def dice_scores(prediction: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
     `prediction`, `reference`: integers 0..13 of one shape with at least one axis. Returns float64 (13,), organ 1 first:
     1 where both label maps lack the organ, 0 where only one does. Raises TypeError for labels that are not integers,
-    ValueError for other labels and for shapes that differ. Source: paper 3.1, FLARE 2022 evaluation script; its rule
-    for the aorta, vena cava and esophagus, which scores them between two slices only, is not applied here.
+    ValueError for other labels and for shapes that differ. Source: paper 3.1, FLARE 2022 evaluation script; its other
+    rules are in `flare_rules`.
     """
-    counts = _joint_histogram(_checked("prediction", prediction), _checked("reference", reference))
+    counts = _joint_histogram(check_label_map("prediction", prediction), check_label_map("reference", reference))
     both = np.diagonal(counts)[1:]
     either = counts.sum(axis=1)[1:] + counts.sum(axis=0)[1:]
     return np.where(either > 0, 2 * both / np.maximum(either, 1), 1.0)
@@ -33,8 +33,8 @@ def _joint_histogram(prediction: np.ndarray, reference: np.ndarray) -> np.ndarra
     return counts.reshape(N_CLASSES, N_CLASSES)
 
 
-def _checked(name: str, label_map: np.ndarray) -> np.ndarray:
-    """Return a label map as an array; raise unless it holds integers 0..13 along at least one axis."""
+def check_label_map(name: str, label_map: np.ndarray) -> np.ndarray:
+    """Return a label map as an array; TypeError, ValueError unless it holds integers 0..13 along at least one axis."""
     label_map = np.asarray(label_map)
     if not np.issubdtype(label_map.dtype, np.integer):
         raise TypeError(f"{name} must hold integers, got {label_map.dtype}")

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from flare_lib.ct.labels import ORGANS
-from flare_lib.display.charts import dice_figure, loss_figure, timing_figure
+from flare_lib.display.charts import dice_figure, loss_figure, score_boxes_figure, timing_figure
 
 
 def test_bars_are_as_long_as_the_steps_took():
@@ -34,3 +34,16 @@ def test_both_terms_of_a_loss_are_drawn_when_there_are_two():
     assert labels == [["supervised"], ["loss", "supervised", "consistency"]]
     with pytest.raises(ValueError, match="needs an entry at least"):
         loss_figure([])
+
+
+def test_boxes_hold_the_middle_half_of_the_cases_that_have_a_score():
+    dice = [np.full(13, value) for value in (0.2, 0.4, 0.6, 0.8, 1.0)]
+    dice[0][4] = np.nan
+    upper, lower = score_boxes_figure(dice, [d / 2 for d in dice]).axes
+    assert [axes.get_ylabel() for axes in (upper, lower)] == ["DSC", "NSD"]
+    assert [to_hex(box.get_facecolor()) for box in upper.patches] == [o.color for o in ORGANS]
+    for axes, scale in ((upper, 1), (lower, 0.5)):
+        heights = [box.get_path().get_extents() for box in axes.patches]
+        np.testing.assert_allclose([heights[0].y0, heights[0].y1], [0.4 * scale, 0.8 * scale])
+        np.testing.assert_allclose([heights[4].y0, heights[4].y1], [0.55 * scale, 0.85 * scale])
+        assert len(axes.collections[4].get_offsets()) == 4

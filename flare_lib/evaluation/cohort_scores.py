@@ -1,0 +1,152 @@
+"""The scores of a cohort: a folder of label maps against a folder of references, as one table.
+
+Columns and names are those of the FLARE 2022 evaluation script, so that its tables and these can be read together.
+"""
+
+import csv
+import functools
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from flare_lib.ct.files import load_label_map
+from flare_lib.ct.labels import ORGANS
+from flare_lib.ct.volume import grid_difference
+from flare_lib.ct.whole_file import whole_file
+from flare_lib.evaluation.flare_rules import OFFICIAL, Rules, Scores, flare_scores
+
+# what the challenge's script calls the organs
+COLUMNS = (
+    "Liver",
+    "RK",
+    "Spleen",
+    "Pancreas",
+    "Aorta",
+    "IVC",
+    "RAG",
+    "LAG",
+    "Gallbladder",
+    "Esophagus",
+    "Stomach",
+    "Duodenum",
+    "LK",
+)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A label map and its reference, two files of one name; None for the one that is missing."""
+
+    name: str
+    prediction: Path | None
+    reference: Path | None
+
+
+@dataclass(frozen=True)
+class CaseScores:
+    """A case's scores, or the reason why it has none."""
+
+    name: str
+    scores: Scores | None
+    problem: str = ""
+
+
+def find_pairs(predictions: str | Path, references: str | Path) -> list[Pair]:
+    """Return the label maps of two folders (.nii, .nii.gz) by name, those without a counterpart too.
+
+    Raises FileNotFoundError for a folder without label maps, ValueError for two files of one name.
+    """
+    found, true = (_by_name(Path(folder)) for folder in (predictions, references))
+    return [Pair(name, found.get(name), true.get(name)) for name in sorted({*found, *true})]
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    by_name: dict[str, Path] = {}
+    for path in sorted([*folder.glob("[!.]*.nii"), *folder.glob("[!.]*.nii.gz")]):
+        name = path.name.removesuffix(".gz").removesuffix(".nii")
+        if name in by_name:
+            raise ValueError(f"a name must have one file, got {by_name[name]} and {path}")
+        by_name[name] = path
+    if not by_name:
+        raise FileNotFoundError(f"{folder} must hold label maps (.nii or .nii.gz), got none")
+    return by_name
+
+
+def score_pair(pair: Pair, *, rules: Rules = OFFICIAL) -> CaseScores:
+    """Score one case; what cannot be scored has a problem in place of scores."""
+    try:
+        for kind in ("prediction", "reference"):
+            if getattr(pair, kind) is None:
+                raise ValueError(f"a case must have both label maps, got no {kind}")
+        prediction, reference = load_label_map(pair.prediction), load_label_map(pair.reference)
+        if differs := grid_difference(prediction, reference):
+            raise ValueError(f"the prediction must lie on the reference's grid, got {differs}")
+        scores = flare_scores(prediction.array_zyx, reference.array_zyx, reference.spacing_zyx_mm, rules=rules)
+    except (ValueError, TypeError, OSError) as error:
+        return CaseScores(pair.name, None, str(error))
+    return CaseScores(pair.name, scores)
+
+
+def score_pairs(
+    pairs: Sequence[Pair],
+    *,
+    rules: Rules = OFFICIAL,
+    n_workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[CaseScores]:
+    """Score all cases, in `n_workers` processes, and return them in their order; `progress(done, total)`."""
+    scored = []
+    for case in _mapped(functools.partial(score_pair, rules=rules), pairs, n_workers):
+        scored.append(case)
+        if progress:
+            progress(len(scored), len(pairs))
+    return scored
+
+
+def _mapped(score: Callable[[Pair], CaseScores], pairs: Sequence[Pair], n_workers: int) -> Iterator[CaseScores]:
+    if n_workers < 2 or len(pairs) < 2:
+        yield from map(score, pairs)
+        return
+    with ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(score, pairs)
+
+
+def write_table(path: str | Path, cases: Sequence[CaseScores]) -> None:
+    """Write the cases that have scores as CSV: Name, a DSC for each organ, an NSD for each; NaN as an empty field."""
+    header = ["Name", *(f"{organ}_{score}" for score in ("DSC", "NSD") for organ in COLUMNS)]
+    rows = [
+        [case.name, *("" if np.isnan(v) else f"{v:g}" for v in (*case.scores.dice, *case.scores.nsd))]
+        for case in cases
+        if case.scores is not None
+    ]
+    with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def summary(cases: Sequence[CaseScores]) -> str:
+    """Return a line per organ, mean and SD of DSC and NSD over the cases and the case with the lowest DSC.
+
+    NaN is left out of the means. The last line has the means over the organs. Raises ValueError when no case has
+    scores.
+    """
+    scored = [case for case in cases if case.scores is not None]
+    if not scored:
+        raise ValueError("a summary needs a case with scores, got none")
+    dice, nsd = (np.array([getattr(case.scores, kind) for case in scored]) for kind in ("dice", "nsd"))
+    lines = [f"{'organ':22}{'DSC':>15}{'NSD':>17}   lowest DSC"]
+    for k, organ in enumerate(ORGANS):
+        known = ~np.isnan(dice[:, k])
+        if not known.any():
+            lines.append(f"{organ.name:22}{'not scored':>15}")
+            continue
+        worst = scored[int(np.nanargmin(dice[:, k]))].name
+        columns = [f"{v[known, k].mean():.4f} ± {v[known, k].std():.3f}" for v in (dice, nsd)]
+        lines.append(f"{organ.name:22}{columns[0]:>15}{columns[1]:>17}   {worst} ({np.nanmin(dice[:, k]):.4f})")
+    some = ~np.isnan(dice).all(axis=0)
+    means = [np.nanmean(v[:, some], axis=0).mean() for v in (dice, nsd)]
+    lines.append(f"{f'mean of {some.sum()} organs':22}{means[0]:>7.4f}{means[1]:>17.4f}")
+    return "\n".join(lines)

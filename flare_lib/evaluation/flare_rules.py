@@ -1,0 +1,112 @@
+"""A case's scores by the rules of FLARE 2022: Dice (DSC) and normalised surface Dice (NSD) of every organ.
+
+Each rule of the challenge's script that is not in the textbook has a switch in `Rules`. `OFFICIAL` has them all as the
+challenge had them, so that numbers can be compared with published ones; `CLEAN` has none.
+
+1. Aorta, vena cava and esophagus leave the field of view, so they are scored only between the reference's first and
+   last slice. The script's upper bound is exclusive: the last slice is dropped, and of an organ in a single slice
+   nothing is left. Its scores are then NaN.
+2. An organ whose DSC is below 0.2 gets an NSD of 0.
+3. An organ that both lack scores 1 and 1, one that only one has 0 and 0.
+4. Scores are rounded to 4 places.
+
+Reference: the evaluation script of FLARE 2022; tolerances in `ct.labels`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from flare_lib.ct.labels import N_ORGANS, ORGANS, Organ
+from flare_lib.evaluation.metrics import check_label_map
+from flare_lib.evaluation.surface import surface_distances
+
+LONG_ORGANS = (5, 6, 10)  # aorta, inferior vena cava, esophagus
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which of the challenge's rules hold.
+
+    `long_organs_within`: "reference" scores organs 5, 6 and 10 between the reference's first and last slice,
+    "reference, last slice dropped" as the script does, "everywhere" like all others. `lowest_dice_for_nsd`: below this
+    DSC the NSD is 0. `decimals`: rounded to so many places; None for no rounding.
+    """
+
+    long_organs_within: str = "everywhere"
+    lowest_dice_for_nsd: float = 0.0
+    decimals: int | None = None
+
+    def __post_init__(self) -> None:
+        known = ("everywhere", "reference", "reference, last slice dropped")
+        if self.long_organs_within not in known:
+            raise ValueError(f"long_organs_within must be one of {known}, got {self.long_organs_within!r}")
+
+
+OFFICIAL = Rules("reference, last slice dropped", 0.2, 4)
+CLEAN = Rules()
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of a case: DSC and NSD of each organ, float64 (13,), organ 1 first; NaN where nothing is scored."""
+
+    dice: np.ndarray
+    nsd: np.ndarray
+
+
+def flare_scores(
+    prediction: np.ndarray, reference: np.ndarray, spacing_zyx_mm: Sequence[float], *, rules: Rules = OFFICIAL
+) -> Scores:
+    """Score a label map against its reference: integers 0..13, (Z, Y, X), one shape; spacing that of the reference.
+
+    Raises TypeError for labels that are not integers, ValueError for other labels, shapes that differ or are not
+    three-dimensional, and a spacing that is not 3 positive numbers.
+    """
+    prediction, reference = check_label_map("prediction", prediction), check_label_map("reference", reference)
+    if prediction.shape != reference.shape or reference.ndim != 3:
+        raise ValueError(
+            f"prediction and reference must be (Z, Y, X) of one shape, got {prediction.shape} and {reference.shape}"
+        )
+    found = [ndimage.find_objects(label_map, max_label=N_ORGANS) for label_map in (prediction, reference)]
+    pairs = [
+        _score(organ, prediction, reference, *boxes, spacing_zyx_mm, rules)
+        for organ, *boxes in zip(ORGANS, *found, strict=True)
+    ]
+    scores = np.array(pairs, float).T
+    return Scores(*(scores if rules.decimals is None else scores.round(rules.decimals)))
+
+
+def _score(
+    organ: Organ,
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    of_prediction: Box | None,
+    of_reference: Box | None,
+    spacing_zyx_mm: Sequence[float],
+    rules: Rules,
+) -> tuple[float, float]:
+    """Return DSC and NSD of one organ, whose voxels lie in these boxes, None where there are none."""
+    if of_reference is None:
+        return (1.0, 1.0) if of_prediction is None else (0.0, 0.0)
+    box = of_reference if of_prediction is None else _union(of_prediction, of_reference)
+    if organ.id in LONG_ORGANS and rules.long_organs_within != "everywhere":
+        slices = of_reference[0]
+        dropped = rules.long_organs_within == "reference, last slice dropped"
+        box = (slice(slices.start, slices.stop - dropped), *box[1:])
+    found, true = prediction[box] == organ.id, reference[box] == organ.id
+    voxels = np.count_nonzero(found) + np.count_nonzero(true)
+    if voxels == 0:
+        return float("nan"), float("nan")
+    dice = 2 * np.count_nonzero(found & true) / voxels
+    if dice < rules.lowest_dice_for_nsd:
+        return dice, 0.0
+    distances = surface_distances(found, true, spacing_zyx_mm, within_mm=organ.tolerance_mm)
+    return dice, distances.surface_dice(organ.tolerance_mm)
+
+
+def _union(a: Box, b: Box) -> Box:
+    return tuple(slice(min(x.start, y.start), max(x.stop, y.stop)) for x, y in zip(a, b, strict=True))
