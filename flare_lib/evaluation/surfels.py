@@ -28,7 +28,10 @@ def surfel_areas(spacing_zyx_mm: Sequence[float]) -> np.ndarray:
     """
     dz, dy, dx = spacing_zyx_mm
     faces_mm2 = np.array([dy * dx, dz * dx, dz * dy])  # of a voxel, across z, y, x
-    return np.array([np.linalg.norm(triangles * faces_mm2, axis=1).sum() for triangles in _triangles()])
+    areas = np.zeros(256)
+    for code, triangles in enumerate(_triangles()):
+        areas[code] = np.sqrt(((triangles * faces_mm2) ** 2).sum(axis=1)).sum()
+    return areas
 
 
 @functools.cache
