@@ -194,7 +194,7 @@ def run(
             Patches(training_set.sources, recipe, unlabelled=training_set.unlabelled),
             recipe,
             folder=folder / recipe.stage,
-            validation=validation_batches(training_set.held_out, recipe),
+            validation=validation_batches(training_set.held_out, recipe) if rank_and_count()[0] == 0 else (),
             device=device,
             n_workers=n_workers,
             on_step=on_step,
