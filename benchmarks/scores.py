@@ -1,6 +1,6 @@
 """How fast cases are scored: ours against google-deepmind's surface-distance and against label-by-label Dice.
 
-    python benchmarks/scores.py            # 13 organs at 256 x 320 x 320, about 3 minutes
+    python benchmarks/scores.py            # 13 organs at 256 x 320 x 320
     python benchmarks/scores.py --runs 1
 
 The reference is a phantom; the prediction is the same, moved by a voxel or two and with ragged borders. The ways take

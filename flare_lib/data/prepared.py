@@ -14,11 +14,9 @@ again: a preparation that was stopped goes on where it was.
 import hashlib
 import json
 import math
-import multiprocessing
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +26,7 @@ import numpy as np
 from flare_lib.ct.files import load_ct
 from flare_lib.ct.labels import N_ORGANS
 from flare_lib.ct.preprocess import Preprocessing, find_foreground
+from flare_lib.ct.processes import map_in_processes
 from flare_lib.ct.resample import resample_volume
 from flare_lib.ct.roi import bounding_box, crop_volume
 from flare_lib.ct.volume import grid_difference
@@ -114,21 +113,11 @@ def prepare_cases(
     if progress:
         progress(done, len(cases))
     make = partial(_prepare, folder=folder, preprocessing=preprocessing, around=around, margin_mm=margin_mm)
-    for _ in _mapped(make, missing, n_workers):
+    for _ in map_in_processes(make, missing, n_workers):
         done += 1
         if progress:
             progress(done, len(cases))
     return [_load(folder / case.name) for case in cases]
-
-
-def _mapped(make: Callable[[Case], None], cases: Sequence[Case], n_workers: int) -> Iterator[None]:
-    """Call `make` for every case, in this process or in several."""
-    if n_workers < 2 or len(cases) < 2:
-        yield from map(make, cases)
-        return
-    # a forked process would inherit locks of the threads that numba and torch may have started
-    with ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(make, cases)
 
 
 def _prepare(case: Case, *, folder: Path, preprocessing: Preprocessing, around: str, margin_mm: float) -> None:

@@ -5,9 +5,7 @@ Columns and names are those of the FLARE 2022 evaluation script, so that its tab
 
 import csv
 import functools
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import numpy as np
 
 from flare_lib.ct.files import load_label_map
 from flare_lib.ct.labels import ORGANS
+from flare_lib.ct.processes import map_in_processes
 from flare_lib.ct.volume import grid_difference
 from flare_lib.ct.whole_file import whole_file
 from flare_lib.evaluation.flare_rules import OFFICIAL, Rules, Scores, flare_scores
@@ -100,19 +99,11 @@ def score_pairs(
 ) -> list[CaseScores]:
     """Score all cases, in `n_workers` processes, and return them in their order; `progress(done, total)`."""
     scored = []
-    for case in _mapped(functools.partial(score_pair, rules=rules), pairs, n_workers):
+    for case in map_in_processes(functools.partial(score_pair, rules=rules), pairs, n_workers):
         scored.append(case)
         if progress:
             progress(len(scored), len(pairs))
     return scored
-
-
-def _mapped(score: Callable[[Pair], CaseScores], pairs: Sequence[Pair], n_workers: int) -> Iterator[CaseScores]:
-    if n_workers < 2 or len(pairs) < 2:
-        yield from map(score, pairs)
-        return
-    with ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(score, pairs)
 
 
 def write_table(path: str | Path, cases: Sequence[CaseScores]) -> None:
