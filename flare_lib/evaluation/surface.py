@@ -16,6 +16,7 @@ import numpy as np
 from numba import njit
 from scipy.spatial import cKDTree
 
+from flare_lib.ct.roi import bounding_box
 from flare_lib.ct.volume import check_spacing
 from flare_lib.evaluation.surfels import surfel_areas
 
@@ -81,23 +82,15 @@ def surface_distances(
     spacing = tuple(float(s) for s in spacing_zyx_mm)
     check_spacing(spacing)
     areas = surfel_areas(spacing)
-    box = _box_of(prediction | reference)
-    codes = [_codes(mask[box]) for mask in (prediction, reference)]
+    box = bounding_box(prediction | reference)
+    inside = (slice(0, 0),) * 3 if box is None else box.slices
+    codes = [_codes(mask[inside]) for mask in (prediction, reference)]
     cells = [(code > 0) & (code < 255) for code in codes]
     there = [np.argwhere(cell) for cell in cells]
     return SurfaceDistances(
         *(_distances(there[k], cells[1 - k], there[1 - k], spacing, within_mm) for k in (0, 1)),
         *(areas[codes[k][cells[k]]] for k in (0, 1)),
     )
-
-
-def _box_of(mask: np.ndarray) -> tuple[slice, ...]:
-    """Return the box around a mask's voxels; an empty one for an empty mask."""
-    box = []
-    for axis in range(3):
-        inside = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        box.append(slice(inside[0], inside[-1] + 1) if len(inside) else slice(0, 0))
-    return tuple(box)
 
 
 def _codes(mask: np.ndarray) -> np.ndarray:
