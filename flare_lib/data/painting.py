@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from flare_lib.data.structures import UNLABELLED, Structures, smooth_field
-from flare_lib.data.tissues import draw_tissues, is_bone
+from flare_lib.data.tissues import PHASE_PROBABILITIES, draw_tissues, is_bone
 
 _HOLLOW = ("stomach", "colon", "small_bowel", "duodenum", "esophagus")
 
@@ -25,16 +25,19 @@ def paint(
     noise_hu: tuple[float, float] = (3.0, 25.0),
     blur_mm: tuple[float, float] = (0.3, 1.6),
     padding_probability: float = 0.15,
+    phases: Sequence[float] = PHASE_PROBABILITIES,
+    lesion_probability: float = 0.4,
 ) -> np.ndarray:
     """Paint a CT over a structure map.
 
     Returns int16 HU on the same grid (ZYX). All randomness comes from `rng`: the same state gives the same CT.
     `noise_hu`: range of the noise SD; `blur_mm`: range of the in-plane SD of the scanner's point spread (the slice
     thickness adds to it along z); `padding_probability`: how often the round field of view is filled with -1024
-    or -3024 beyond its rim.
+    or -3024 beyond its rim; `phases`: the probabilities of the contrast phases (`tissues.PHASES`);
+    `lesion_probability`: how often each of liver, spleen, kidneys and pancreas has cysts or tumours.
     """
     ids = structures.array_zyx
-    mean, texture = draw_tissues(structures.names, rng)
+    mean, texture = draw_tissues(structures.names, rng, phases=phases)
     shape, spacing = ids.shape, structures.spacing_zyx_mm
     fine = smooth_field(rng, shape, spacing, max(rng.uniform(5, 14), 1.2 * max(spacing)))
     broad = smooth_field(rng, shape, spacing, rng.uniform(20, 45))
@@ -50,7 +53,7 @@ def paint(
     for organ in _HOLLOW:
         _paint_contents(hu, structures, organ, edge, fine, broad, rng)
     for organ in ("liver", "spleen", "kidney", "pancreas"):
-        _paint_lesions(hu, structures, organ, rng)
+        _paint_lesions(hu, structures, organ, rng, lesion_probability)
     _paint_outside(hu, structures, rng)
     return _scan(hu, spacing, rng, noise_hu, blur_mm, padding_probability)
 
@@ -181,9 +184,11 @@ def _paint_contents(
         hu[top] = rng.uniform(-1000, -850)
 
 
-def _paint_lesions(hu: np.ndarray, structures: Structures, organ: str, rng: np.random.Generator) -> None:
+def _paint_lesions(
+    hu: np.ndarray, structures: Structures, organ: str, rng: np.random.Generator, probability: float
+) -> None:
     """Put cysts and tumours (blurred-edged ellipsoids, 3-25 mm in radius) into an organ of some persons."""
-    where = np.argwhere(structures.mask(organ)) if rng.random() < 0.4 else np.empty((0, 3), int)
+    where = np.argwhere(structures.mask(organ)) if rng.random() < probability else np.empty((0, 3), int)
     if not len(where):
         return
     spacing = np.asarray(structures.spacing_zyx_mm)

@@ -7,6 +7,7 @@ measures are round figures of adult anatomy; the volumes are within the ranges o
 """
 
 from itertools import pairwise
+from typing import Any
 
 import cc3d
 import numpy as np
@@ -138,10 +139,14 @@ def phantom_case(
     shape_zyx: Shape | None = None,
     spacing_zyx_mm: Triple = (2.5, 2.0, 2.0),
     field_of_view: str = "abdomen",
+    **appearance: Any,
 ) -> tuple[Volume, Volume]:
-    """Return a painted CT (int16 HU) and its labels (uint8, 0 to 13) of one person; arguments as `make_phantom`."""
+    """Return a painted CT (int16 HU) and its labels (uint8, 0 to 13) of one person.
+
+    Arguments as `make_phantom`; `appearance` as `painting.paint` (noise, contrast phases, lesions).
+    """
     structures = make_phantom(seed, shape_zyx=shape_zyx, spacing_zyx_mm=spacing_zyx_mm, field_of_view=field_of_view)
-    hu = paint(structures, np.random.default_rng([seed, 0xCD]))
+    hu = paint(structures, np.random.default_rng([seed, 0xCD]), **appearance)
     spacing = structures.spacing_zyx_mm
     return Volume.from_array(hu, spacing), Volume.from_array(organ_labels(structures), spacing)
 

@@ -4,10 +4,12 @@ HU ranges are textbook values for unenhanced tissue plus an enhancement that dep
 person: one phase, one dose, for all tissues together.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 PHASES = ("none", "arterial", "portal", "late")
-_PHASE_PROBABILITIES = (0.15, 0.2, 0.5, 0.15)
+PHASE_PROBABILITIES = (0.15, 0.2, 0.5, 0.15)
 
 # name prefix: (HU unenhanced, its spread between persons, enhancement arterial / portal / late, texture SD)
 TISSUES: dict[str, tuple[float, float, tuple[float, float, float], float]] = {
@@ -62,14 +64,16 @@ TISSUES: dict[str, tuple[float, float, tuple[float, float, float], float]] = {
 _BONE = (220.0, 60.0, (0.0, 5.0, 5.0), 45.0)
 
 
-def draw_tissues(names: dict[int, str], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def draw_tissues(
+    names: dict[int, str], rng: np.random.Generator, *, phases: Sequence[float] = PHASE_PROBABILITIES
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw one person: mean HU and texture SD of every id, two float32 tables of 256.
 
-    The phase is drawn once and mixed with a neighbouring one; the dose scales all enhancement; each tissue deviates
-    a little.
+    The phase is drawn once, with the probabilities `phases` of `PHASES`, and mixed with a neighbouring one; the dose
+    scales all enhancement; each tissue deviates a little. Raises ValueError for probabilities that do not add up to 1.
     """
     enhancement_weights = np.zeros(len(PHASES))
-    phase = rng.choice(len(PHASES), p=_PHASE_PROBABILITIES)
+    phase = rng.choice(len(PHASES), p=phases)
     neighbour = int(np.clip(phase + rng.integers(-1, 2), 0, len(PHASES) - 1)) if phase else 0
     share = rng.uniform(0, 0.5)
     enhancement_weights[phase] += 1 - share

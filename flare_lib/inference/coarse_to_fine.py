@@ -93,12 +93,14 @@ def segment(
     margin_mm: float = 20.0,
     max_distance_mm: float = MAX_DISTANCE_MM,
     tile_steps: tuple[float, float] = (1.0, 0.5),
+    clean_up: bool = True,
     progress: Progress | None = None,
 ) -> Segmentation:
     """Segment the 13 organs of one CT, coarse to fine.
 
     `margin_mm` widens the box of the organs that the coarse stage found; `max_distance_mm` is how far from the great
-    vessels a region may lie; `tile_steps` of the coarse and the fine sliding window, in patches.
+    vessels a region may lie; `tile_steps` of the coarse and the fine sliding window, in patches;
+    `clean_up` False leaves out the post-processing after either stage.
     `progress(stage, tiles done, tiles in all)`. When the coarse stage finds nothing, the fine stage looks at the whole
     foreground, and the notes say so.
     """
@@ -118,7 +120,8 @@ def segment(
     )
     lap("coarse net")
     seen = place_resampled(body, coarse_labels)
-    coarse_labels, _ = postprocess(coarse_labels, seen.spacing_zyx_mm, max_distance_mm=max_distance_mm)
+    if clean_up:
+        coarse_labels, _ = postprocess(coarse_labels, seen.spacing_zyx_mm, max_distance_mm=max_distance_mm)
     found = bounding_box(coarse_labels)
     if found is None:
         notes.append("the coarse stage found no organ, so the fine stage looked at the whole foreground")
@@ -126,17 +129,58 @@ def segment(
     roi = found.rescale(coarse_labels.shape, body.shape_zyx).widen(margin_mm, body.spacing_zyx_mm, body.shape_zyx)
     lap("coarse clean-up")
 
-    fine_image = fine.prepare(crop_volume(body, roi))
-    lap("fine preprocessing")
-    fine_slabs = _slabs(fine_image, fine, tile_steps[1], "fine", progress)
-    fine_labels = resize_argmax(fine_slabs, roi.shape_zyx, in_shape_zyx=fine_image.shape[1:])
-    lap("fine net, resize + argmax")
-    fine_labels, _ = postprocess(fine_labels, body.spacing_zyx_mm, max_distance_mm=max_distance_mm)
-    lap("fine clean-up")
+    limit_mm = max_distance_mm if clean_up else None
+    fine_labels = _segment_region(crop_volume(body, roi), fine, "fine", tile_steps[1], limit_mm, lap, progress)
     roi = roi.shift(foreground.start_zyx)
     label_map = paste(fine_labels, roi, ct.shape_zyx)
     lap("paste")
     return Segmentation(label_map, seen.with_array(coarse_labels), roi, lap.seconds, tuple(notes))
+
+
+def segment_in_one_stage(
+    ct: Volume,
+    stage: Stage,
+    *,
+    tile_step: float = 0.5,
+    max_distance_mm: float = MAX_DISTANCE_MM,
+    clean_up: bool = True,
+    progress: Progress | None = None,
+) -> Segmentation:
+    """Segment a CT with one net that looks at the whole foreground, as plain nnU-Net does (paper 4, the baseline).
+
+    Arguments as `segment`; the region of interest is the foreground.
+    """
+    lap = _Laps()
+    foreground = find_foreground(ct.array_zyx)
+    body = crop_volume(ct, foreground)
+    lap("foreground")
+    limit_mm = max_distance_mm if clean_up else None
+    labels = _segment_region(body, stage, "one stage", tile_step, limit_mm, lap, progress)
+    label_map = paste(labels, foreground, ct.shape_zyx)
+    lap("paste")
+    return Segmentation(label_map, ct.with_array(label_map), foreground, lap.seconds, ())
+
+
+def _segment_region(
+    region: Volume,
+    stage: Stage,
+    name: str,
+    tile_step: float,
+    max_distance_mm: float | None,
+    lap: "_Laps",
+    progress: Progress | None,
+) -> np.ndarray:
+    """Return the labels of a region on its own grid; no clean-up where there is no distance for it."""
+    image = stage.prepare(region)
+    lap(f"{name} preprocessing")
+    labels = resize_argmax(
+        _slabs(image, stage, tile_step, name, progress), region.shape_zyx, in_shape_zyx=image.shape[1:]
+    )
+    lap(f"{name} net, resize + argmax")
+    if max_distance_mm is not None:
+        labels, _ = postprocess(labels, region.spacing_zyx_mm, max_distance_mm=max_distance_mm)
+        lap(f"{name} clean-up")
+    return labels
 
 
 def _slabs(image: torch.Tensor, stage: Stage, tile_step: float, name: str, progress: Progress | None):

@@ -1,0 +1,90 @@
+"""A synthetic cohort built like FLARE 2022's: few labelled cases, all alike, and many unlabelled ones of all sorts.
+
+FLARE 2022 has 50 labelled CTs, most of one kind (portal phase, the abdomen alone), 2,000 unlabelled ones from other
+hospitals, and test cases from all of them. Here every hospital, a `Centre`, has its own contrast phases, noise, slice
+thickness, lesions and field of view; only the first one has labels to learn from.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from flare_lib.ct.files import save_ct, save_label_map
+from flare_lib.ct.volume import Triple
+from flare_lib.data.cohort import Case, find_cases
+from flare_lib.data.phantom import phantom_case
+
+
+@dataclass(frozen=True)
+class Centre:
+    """How a hospital scans, and whom: `phases` none, arterial, portal, late; the rest as `phantom_case` has it."""
+
+    name: str
+    phases: tuple[float, float, float, float]
+    noise_hu: tuple[float, float]
+    lesion_probability: float
+    spacing_zyx_mm: Triple
+    field_of_view: str = "abdomen"
+
+    def case(self, seed: int):
+        """Return CT and labels of one of its patients."""
+        return phantom_case(
+            seed,
+            spacing_zyx_mm=self.spacing_zyx_mm,
+            field_of_view=self.field_of_view,
+            noise_hu=self.noise_hu,
+            phases=self.phases,
+            lesion_probability=self.lesion_probability,
+        )
+
+
+CENTRES = (
+    Centre("portal", (0, 0, 1, 0), (4, 10), 0.1, (3.0, 2.5, 2.5)),
+    Centre("arterial", (0, 1, 0, 0), (10, 25), 0.4, (5.0, 3.0, 3.0)),
+    Centre("late-lesions", (0, 0, 0.2, 0.8), (6, 16), 0.9, (2.5, 3.0, 3.0)),
+    Centre("unenhanced-half-body", (1, 0, 0, 0), (8, 20), 0.4, (5.0, 3.0, 3.0), "half_body"),
+    Centre("whole-body", (0.6, 0, 0.4, 0), (12, 25), 0.4, (5.0, 3.5, 3.5), "whole_body"),
+)
+
+
+@dataclass(frozen=True)
+class CentreCohort:
+    """Training cases, the labelled ones first, and test cases, which have labels; the names begin with the centre's."""
+
+    training: list[Case]
+    test: list[Case]
+
+
+def write_centres(folder: str | Path, n_labelled: int, n_unlabelled: int, n_test: int) -> CentreCohort:
+    """Write the cohort to `folder`/training and `folder`/test, images/ + labels/, and return it.
+
+    The labelled cases are of the first centre, the unlabelled and the test cases of all in turn; no patient twice.
+    What is there already is not made again. Raises ValueError for numbers that are not positive (`n_unlabelled` may be
+    0) and when a file cannot be written.
+    """
+    if n_labelled < 1 or n_unlabelled < 0 or n_test < 1:
+        raise ValueError(
+            "a cohort must have a labelled and a test case at least, got "
+            f"{n_labelled} labelled, {n_unlabelled} unlabelled, {n_test} for the test"
+        )
+    parts = (("training", n_labelled, n_unlabelled, 20_000), ("test", n_test, 0, 30_000))
+    for part, n_with_labels, n_without, first in parts:
+        for kind in ("images", "labels"):
+            (Path(folder) / part / kind).mkdir(parents=True, exist_ok=True)
+        for k in range(n_with_labels + n_without):
+            alike = part == "training" and k < n_with_labels
+            centre = CENTRES[0] if alike else CENTRES[k % len(CENTRES)]
+            _write(Path(folder) / part, centre, first + k, labelled=k < n_with_labels)
+    cohort = CentreCohort(*(find_cases(Path(folder) / part) for part, *_ in parts))
+    cohort.training.sort(key=lambda case: (case.label_path is None, case.name))
+    return cohort
+
+
+def _write(folder: Path, centre: Centre, seed: int, *, labelled: bool) -> None:
+    name = f"{centre.name}_{seed}"
+    image, labels = folder / "images" / f"{name}_0000.nii.gz", folder / "labels" / f"{name}.nii.gz"
+    if image.is_file() and (labels.is_file() or not labelled):
+        return
+    ct, label_map = centre.case(seed)
+    if labelled:
+        save_label_map(labels, label_map.array_zyx, ct)
+    save_ct(image, ct)

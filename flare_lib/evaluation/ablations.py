@@ -1,0 +1,219 @@
+"""The paper's comparisons, run again on a synthetic cohort: what each of its ideas gives (paper 4.1, 4.5, 4.6, Table 8).
+
+    a cohort of several centres -> nets, trained alike but for one idea -> arms, ways to segment with them -> scores
+
+All nets of a study have one architecture, one optimiser and the same labelled cases. A net for one stage is trained
+for as many steps as the coarse and the fine one together. What a study has done already is not done again.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from flare_lib.ct.files import load_ct, load_label_map
+from flare_lib.ct.labels import N_ORGANS
+from flare_lib.ct.preprocess import mean_and_sd, normalize
+from flare_lib.ct.resample import resample_nearest, resample_trilinear
+from flare_lib.ct.roi import Box
+from flare_lib.ct.volume import Volume
+from flare_lib.ct.whole_file import whole_file
+from flare_lib.data.centres import CentreCohort
+from flare_lib.data.cohort import Case
+from flare_lib.data.prepared import PreparedCase, mean_and_sd_of, prepare_cases, sums_of
+from flare_lib.evaluation.flare_rules import flare_scores
+from flare_lib.inference.coarse_to_fine import NetStage, Segmentation, Stage, segment, segment_in_one_stage
+from flare_lib.network.unet import UNet
+from flare_lib.network.weights import TrainedNet, fill
+from flare_lib.training.loop import train
+from flare_lib.training.patches import Patches
+from flare_lib.training.presets import Recipe, preset
+
+SQUEEZED_SHAPE = (32, 40, 48)
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class NetPlan:
+    """One net of a study: its recipe, what its CTs are cropped around, the net it starts from, squeezed or not."""
+
+    recipe: Recipe
+    around: str = "foreground"
+    start: str | None = None
+    squeezed: bool = False
+    individual: bool = False
+
+
+def net_plans(n_coarse_steps: int, n_fine_steps: int, seed: int) -> dict[str, NetPlan]:
+    """Return the nets of a study by name, each after the one that it starts from."""
+    common = {"sources": {"cases": 1.0}, "augmentation": 0.2, "seed": seed, "learning_rate": 1e-2}
+    n = n_coarse_steps + n_fine_steps
+    coarse = preset("course", "coarse", n_steps=n_coarse_steps, ramp_up_steps=n_coarse_steps // 2, **common)
+    coarse = replace(coarse, organ_centred=1 / 3)
+    fine = preset("course", "fine", n_steps=n_fine_steps, **common)
+    fine = replace(fine, spacing_zyx_mm=(5.0, 5.0, 5.0), patch_size=(32, 40, 48), n_unlabelled=0)
+    alone = replace(fine, n_steps=n, organ_centred=1 / 3)
+    with_unlabelled = replace(alone, n_unlabelled=2, ramp_up_steps=n // 2)
+    return {
+        "one stage": NetPlan(alone),
+        "one stage, kl": NetPlan(replace(with_unlabelled, consistency="kl")),
+        "one stage, urpc": NetPlan(replace(with_unlabelled, consistency="urpc")),
+        "coarse": NetPlan(coarse, individual=True),
+        "coarse, global": NetPlan(coarse),
+        "coarse, squeezed": NetPlan(replace(coarse, patch_size=SQUEEZED_SHAPE), squeezed=True, individual=True),
+        "fine": NetPlan(fine, around="organs", start="coarse"),
+        "fine, individual": NetPlan(fine, around="organs", start="coarse", individual=True),
+    }
+
+
+def train_net(
+    name: str, plans: dict[str, NetPlan], cohort: CentreCohort, folder: str | Path, *, progress: Progress | None = None
+) -> NetStage:
+    """Train one net of a study in `folder`/name, or take up or load what is there; first the one that it starts from.
+
+    Prepared cases go to `folder`/../prepared, for all seeds. Raises what training raises.
+    """
+    plan, folder = plans[name], Path(folder)
+    labelled = [case for case in cohort.training if case.label_path is not None]
+    without = [case for case in cohort.training if case.label_path is None] if plan.recipe.n_unlabelled else []
+    cache = folder.parent / "prepared"
+    preprocessing = plan.recipe.preprocessing
+    cases = prepare_cases(labelled, cache, preprocessing, around=plan.around, margin_mm=plan.recipe.margin_mm)
+    unlabelled = prepare_cases(without, cache, preprocessing)
+    recipe = plan.recipe
+    if plan.squeezed:
+        cases, unlabelled = ([_squeeze(case) for case in them] for them in (cases, unlabelled))
+    if not plan.individual:
+        mean, sd = mean_and_sd_of(cases)
+        recipe = replace(recipe, mean_hu=mean, sd_hu=sd)
+    torch.manual_seed(recipe.seed)
+    net = UNet(features_per_stage=recipe.features_per_stage, strides=recipe.strides, n_heads=recipe.n_heads)
+    if plan.start is not None:
+        fill(net, train_net(plan.start, plans, cohort, folder).net.state_dict(), source=plan.start)
+    train(
+        net,
+        Patches({"cases": cases}, recipe, unlabelled=unlabelled),
+        recipe,
+        folder=folder / name.replace(", ", "-").replace(" ", "-"),
+        on_step=None if progress is None else lambda step, _loss: progress(name, step + 1, recipe.n_steps),
+    )
+    trained = TrainedNet(net.eval(), recipe.preprocessing, recipe.patch_size, {})
+    return SqueezedStage(trained) if plan.squeezed else NetStage(trained)
+
+
+class SqueezedStage(NetStage):
+    """A net that sees all of a CT at once, squeezed into one patch whatever its extent (paper 4.6)."""
+
+    def prepare(self, ct: Volume) -> torch.Tensor:
+        """Clip, squeeze to the patch size, normalise by the CT's own mean and SD."""
+        image = resample_trilinear(ct.array_zyx, self.patch_size, window_hu=self.preprocessing.window_hu)
+        mean, sd = mean_and_sd(image)
+        return torch.from_numpy(normalize(image, mean, sd or 1.0))[None]
+
+
+def _squeeze(case: PreparedCase) -> PreparedCase:
+    image = resample_trilinear(np.asarray(case.image_hu, np.float32), SQUEEZED_SHAPE)
+    labels = None if case.labels is None else resample_nearest(np.asarray(case.labels), SQUEEZED_SHAPE)
+    return PreparedCase(case.name, image, labels, {}, sums_of(image))
+
+
+# {arm: (nets that it needs, how it segments)}; "coarse to fine" is the paper's way, the arms after it change one thing
+ARMS: dict[str, tuple[tuple[str, ...], Callable[..., Segmentation]]] = {
+    "one stage": (("one stage",), segment_in_one_stage),
+    "one stage, kl": (("one stage, kl",), segment_in_one_stage),
+    "one stage, urpc": (("one stage, urpc",), segment_in_one_stage),
+    "coarse to fine": (("coarse", "fine"), segment),
+    "coarse global": (("coarse, global", "fine"), segment),
+    "coarse squeezed": (("coarse, squeezed", "fine"), segment),
+    "fine individual": (("coarse", "fine, individual"), segment),
+    "no clean-up": (("coarse", "fine"), lambda *a: segment(*a, clean_up=False)),
+    "margin 0 mm": (("coarse", "fine"), lambda *a: segment(*a, margin_mm=0.0)),
+    "margin 40 mm": (("coarse", "fine"), lambda *a: segment(*a, margin_mm=40.0)),
+}
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """A case's DSC and NSD per organ (13 numbers, NaN as None), seconds, and how much of the organs the ROI holds."""
+
+    case: str
+    centre: str
+    dice: list[float | None]
+    nsd: list[float | None]
+    seconds: float
+    in_roi: float
+
+
+def score_case(case: Case, stages: Sequence[Stage], way: Callable[..., Segmentation]) -> CaseResult:
+    """Segment a test case one way and score it by the official rules."""
+    ct, reference = load_ct(case.ct_path), load_label_map(case.label_path)
+    result = way(ct, *stages)
+    scores = flare_scores(result.label_map_zyx, reference.array_zyx, reference.spacing_zyx_mm)
+    return CaseResult(
+        case.name,
+        case.name.rpartition("_")[0],
+        _plain(scores.dice),
+        _plain(scores.nsd),
+        round(sum(result.seconds.values()), 3),
+        round(share_in_roi(reference.array_zyx, result.roi), 4),
+    )
+
+
+def share_in_roi(reference_zyx: np.ndarray, roi: Box) -> float:
+    """Return which share of an organ's voxels lies in the box, the lowest of all organs that are there; 1 for none."""
+    everywhere = np.bincount(reference_zyx.ravel(), minlength=N_ORGANS + 1)[1:]
+    inside = np.bincount(reference_zyx[roi.slices].ravel(), minlength=N_ORGANS + 1)[1:]
+    there = everywhere > 0
+    return float((inside[there] / everywhere[there]).min(initial=1.0))
+
+
+def _plain(scores: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(s) else round(float(s), 4) for s in scores]
+
+
+def run_study(
+    cohort: CentreCohort,
+    folder: str | Path,
+    *,
+    seeds: Sequence[int],
+    n_coarse_steps: int,
+    n_fine_steps: int,
+    arms: Sequence[str] = tuple(ARMS),
+    progress: Progress | None = None,
+) -> dict[str, dict[str, list[CaseResult]]]:
+    """Train what the arms need, for every seed, segment all test cases and return {arm: {seed: results}}.
+
+    Results are kept in `folder`/seed/arm.json. Raises ValueError for an arm that there is not.
+    """
+    if unknown := set(arms) - set(ARMS):
+        raise ValueError(f"arms must be of {', '.join(ARMS)}, got {', '.join(sorted(unknown))}")
+    results: dict[str, dict[str, list[CaseResult]]] = {arm: {} for arm in arms}
+    for seed in seeds:
+        plans, nets = net_plans(n_coarse_steps, n_fine_steps, seed), {}
+        for arm in arms:
+            at = Path(folder) / f"seed{seed}"
+            stored = at / f"{arm.replace(' ', '-').replace(',', '')}.json"
+            if not stored.is_file():
+                names, way = ARMS[arm]
+                for name in names:
+                    nets[name] = nets.get(name) or train_net(name, plans, cohort, at, progress=progress)
+                scored = []
+                for done, case in enumerate(cohort.test, start=1):
+                    scored.append(score_case(case, [nets[name] for name in names], way))
+                    if progress:
+                        progress(f"{arm}, seed {seed}", done, len(cohort.test))
+                with whole_file(stored) as unfinished:
+                    unfinished.write_text(json.dumps([asdict(r) for r in scored]), encoding="utf-8")
+            results[arm][str(seed)] = [CaseResult(**r) for r in json.loads(stored.read_text(encoding="utf-8"))]
+    return results
+
+
+def mean_score(results: Sequence[CaseResult], kind: str = "dice", centres: Sequence[str] | None = None) -> float:
+    """Return the mean over organs of the mean over cases, "dice" or "nsd", of all cases or of some centres' cases."""
+    rows = np.array([getattr(r, kind) for r in results if centres is None or r.centre in centres], float)
+    if not rows.size:
+        raise ValueError(f"there must be a case of {centres}, got none")
+    return float(np.nanmean(np.nanmean(rows, axis=0)))
