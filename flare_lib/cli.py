@@ -5,6 +5,7 @@ checked before any work, and appear complete or not at all. Progress is shown on
 """
 
 import ast
+import json
 import os
 import sys
 import time
@@ -107,6 +108,7 @@ def segment(
         raise FileNotFoundError(f"every input must exist, got {missing[0]}")
 
     from flare_lib.ct.files import load_ct, save_label_map
+    from flare_lib.evaluation.efficiency import note_steps
     from flare_lib.inference.coarse_to_fine import load_stages
     from flare_lib.inference.coarse_to_fine import segment as segment_ct
     from flare_lib.network.device import choose_device
@@ -119,6 +121,7 @@ def segment(
             truth = None if reference is None else _load_on_grid_of(ct, reference)
             with _Bars() as bars:
                 result = segment_ct(ct, coarse, fine, margin_mm=margin_mm, progress=bars)
+            note_steps(result.seconds)
             save_label_map(target, result.label_map_zyx, ct)
         except (ValueError, OSError) as error:
             failed = _fail(str(error))
@@ -202,6 +205,33 @@ def evaluate(
     written = f"{output} and {figure}" if figure is not None else output
     typer.echo(f"{len(cases) - len(failed)} of {len(cases)} cases scored; wrote {written}")
     raise typer.Exit(2 if failed else 0)
+
+
+@app.command()
+def profile(
+    command: Annotated[list[str], typer.Argument(help="The command, after --.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="All that was sampled, .json.")] = Path("profile.json"),
+    figure: Annotated[Path | None, typer.Option(help="Also the curves: .png, .jpg, .pdf or .svg.")] = None,
+) -> None:
+    """Run any command and measure its time, CPU, memory and GPU memory: flare profile -- flare segment ct.nii.gz ..."""
+    from flare_lib.ct.whole_file import whole_file
+    from flare_lib.evaluation.efficiency import profile_command
+
+    if output.suffix != ".json":
+        raise ValueError(f"what was sampled must go to a .json file, got {output}")
+    _check_folder("profile", output)
+    _check_figure(figure)
+    run, status = profile_command(command)
+    with whole_file(output) as unfinished:
+        unfinished.write_text(json.dumps({"command": command, "status": status, **run.to_dict()}), encoding="utf-8")
+    if figure is not None:
+        from flare_lib.display.charts import efficiency_figure
+        from flare_lib.display.figures import save_figure
+
+        save_figure(efficiency_figure(run, title=" ".join(command)), figure)
+    typer.echo(run.summary())
+    typer.echo(f"the command ended with {status}; wrote {output}{f' and {figure}' if figure else ''}")
+    raise typer.Exit(status if status >= 0 else 128 - status)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """The `flare` command: what it prints, what it writes, and one line with exit code 2 for every mistake."""
 
 import gzip
+import json
 import subprocess
 import sys
 
@@ -509,3 +510,32 @@ def test_check_tells_every_problem_and_fails(flare, tmp_path):
 
 def test_a_folder_without_cases_cannot_be_checked(flare, tmp_path):
     assert_refused(flare("check", tmp_path), "must hold CTs")
+
+
+def test_profile_measures_any_command_and_passes_its_status_on(flare, tmp_path):
+    code, out, _ = flare(
+        "profile", "-o", tmp_path / "p.json", "--figure", tmp_path / "p.png", "--", sys.executable, "-c", "exit(3)"
+    )
+    assert code == 3
+    assert out[0].startswith("wall time")
+    assert out[-1] == f"the command ended with 3; wrote {tmp_path / 'p.json'} and {tmp_path / 'p.png'}"
+    stored = json.loads((tmp_path / "p.json").read_text())
+    assert stored["status"] == 3
+    assert stored["command"][-2:] == ["-c", "exit(3)"]
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-o", "p.csv", "--", "true"], "must go to a .json file, got p.csv"),
+        (["-o", "nowhere/p.json", "--", "true"], "folder must exist and be writable, got nowhere"),
+        (["--", "no-such-command"], "no-such-command"),
+    ],
+)
+def test_profile_says_what_it_cannot_do(flare, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = flare("profile", *arguments)
+    assert code == 2
+    assert said in err[0]
+    assert list(tmp_path.iterdir()) == []

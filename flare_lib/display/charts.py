@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from flare_lib.ct.labels import ORGANS
+from flare_lib.evaluation.efficiency import Efficiency
 
 _LOSS_COLORS = {"loss": "#333333", "supervised": "#0072b2", "consistency": "#d55e00"}
 
@@ -69,6 +70,33 @@ def score_boxes_figure(dice: Sequence[np.ndarray], nsd: Sequence[np.ndarray]) ->
         axes.set_ylabel(name)
         axes.spines[["top", "right"]].set_visible(False)
     axes.set_xticks(range(len(ORGANS)), [organ.abbreviation for organ in ORGANS])
+    return figure
+
+
+def efficiency_figure(run: Efficiency, *, title: str = "") -> Figure:
+    """Return CPU, memory and, where it was measured, GPU memory of a run against time, its steps as bands with names.
+
+    Lines: the process and all it started; grey: the whole machine.
+    """
+    curves = [("CPU, % of a core", "process_cpu_percent"), ("memory, MiB", "process_ram_mib")]
+    curves += [("GPU memory, MiB", "machine_gpu_mib")] if "machine_gpu_mib" in run.curves else []
+    figure = Figure(figsize=(9, 1 + 1.6 * len(curves)), layout="constrained", dpi=80)
+    rows = figure.subplots(len(curves), 1, sharex=True)
+    for axes, (name, curve) in zip(rows, curves, strict=True):
+        axes.fill_between(run.times_s, run.curves[curve], step="pre", color="#4477aa", alpha=0.35, linewidth=0)
+        axes.step(run.times_s, run.curves[curve], where="pre", color="#4477aa")
+        axes.set(ylabel=name, ylim=(0, None))
+        axes.yaxis.label.set_fontsize(8)
+        axes.spines[["top", "right"]].set_visible(False)
+        for k, (_, start, end) in enumerate(run.steps):
+            axes.axvspan(start, end, color="#999999" if k % 2 else "#dddddd", alpha=0.3, linewidth=0, zorder=0)
+    for name, start, end in run.steps:
+        if end - start > 0.03 * run.seconds:  # a name for each step that has room for one
+            x, top = (start + end) / 2, rows[0].get_xaxis_transform()
+            rows[0].text(x, 1.02, name, rotation=20, ha="left", va="bottom", fontsize=7, transform=top)
+    rows[-1].set_xlabel("seconds")
+    rows[-1].set_xlim(0, run.seconds or 1)
+    figure.suptitle(title, fontsize=10)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""The paper's comparisons, run again on a synthetic cohort: what each of its ideas gives (paper 4.1, 4.5, 4.6, Table 8).
+"""The paper's comparisons, run again on a synthetic cohort: what each of its ideas gives (4.1, 4.5, 4.6, Table 8).
 
     a cohort of several centres -> nets, trained alike but for one idea -> arms, ways to segment with them -> scores
 

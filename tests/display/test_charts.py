@@ -5,7 +5,8 @@ import pytest
 from matplotlib.colors import to_hex
 
 from flare_lib.ct.labels import ORGANS
-from flare_lib.display.charts import dice_figure, loss_figure, score_boxes_figure, timing_figure
+from flare_lib.display.charts import dice_figure, efficiency_figure, loss_figure, score_boxes_figure, timing_figure
+from flare_lib.evaluation.efficiency import Efficiency
 
 
 def test_bars_are_as_long_as_the_steps_took():
@@ -47,3 +48,15 @@ def test_boxes_hold_the_middle_half_of_the_cases_that_have_a_score():
         np.testing.assert_allclose([heights[0].y0, heights[0].y1], [0.4 * scale, 0.8 * scale])
         np.testing.assert_allclose([heights[4].y0, heights[4].y1], [0.55 * scale, 0.85 * scale])
         assert len(axes.collections[4].get_offsets()) == 4
+
+
+def test_the_curves_of_a_run_carry_its_samples_and_its_steps():
+    times = np.array([0.1, 0.2, 0.4])
+    curves = {"process_cpu_percent": np.array([0.0, 100.0, 50.0]), "process_ram_mib": np.array([10.0, 30.0, 20.0])}
+    figure = efficiency_figure(Efficiency(times, curves, (("coarse net", 0.0, 0.2), ("fine net", 0.2, 0.4))))
+    assert len(figure.axes) == 2
+    for axes, curve in zip(figure.axes, curves.values(), strict=True):
+        np.testing.assert_allclose(axes.lines[0].get_ydata(), curve)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["coarse net", "fine net"]
+    with_card = efficiency_figure(Efficiency(times, {**curves, "machine_gpu_mib": np.array([1.0, 2.0, 3.0])}))
+    np.testing.assert_allclose(with_card.axes[2].lines[0].get_ydata(), [1, 2, 3])

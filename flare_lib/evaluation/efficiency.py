@@ -1,0 +1,258 @@
+"""What a run costs: time, CPU, memory and GPU memory, sampled ten times a second, and the areas under these curves.
+
+The challenge looks at the whole machine while a case is segmented (FLARE 2022, resource evaluation). Here the process
+itself, with all that it starts, is measured as well, so that the figures hold on a machine that does other things too.
+"""
+
+import json
+import os
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+INTERVAL_S = 0.1
+_STEPS_FILE = "FLARE_LIB_STEPS"  # names the file in which a profiled command notes its steps
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """What one run cost.
+
+    `times_s`, float64 (n,), from the start of the run; a sample stands for the time since the one before it. `curves`
+    {name: float64 (n,)}:
+    "process_cpu_percent" (100 is one core) and "process_ram_mib" (resident, shared pages counted once a process) of the
+    process and its children, "machine_cpu_percent" (100 is all cores), "machine_ram_mib" and, with an NVIDIA card,
+    "machine_gpu_mib" of everything that runs. `steps`: (name, start, end) in s.
+    """
+
+    times_s: np.ndarray
+    curves: dict[str, np.ndarray]
+    steps: tuple[tuple[str, float, float], ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Wall time."""
+        return float(self.times_s[-1]) if self.times_s.size else 0.0
+
+    def peak(self, curve: str) -> float:
+        """Return the highest value of a curve, 0 for a run without samples; KeyError for a curve that there is not."""
+        return float(self.curves[curve].max(initial=0.0))
+
+    def area(self, curve: str) -> float:
+        """Return the area under a curve: each sample times the time it stands for, in the curve's unit times s.
+
+        With samples exactly 0.1 s apart it is the challenge's sum of all samples times 0.1 s.
+        """
+        return float(self.curves[curve] @ np.diff(self.times_s, prepend=0.0))
+
+    def challenge_row(self) -> dict[str, float | None]:
+        """Return the figures under the challenge's column names: s, MiB, percent; None without an NVIDIA card."""
+        row: dict[str, float | None] = {"Time": round(self.seconds, 2)}
+        for curve, peak, area in (
+            ("machine_gpu_mib", "MaxGPU_Mem", "AUC_GPU_Time"),
+            ("machine_cpu_percent", "MaxCPU_Utilization", "AUC_CPU_Time"),
+            ("machine_ram_mib", "MaxRAM", "AUC_RAM_Time"),
+        ):
+            there = curve in self.curves
+            row |= {
+                peak: round(self.peak(curve), 2) if there else None,
+                area: round(self.area(curve), 1) if there else None,
+            }
+        return row
+
+    def to_dict(self) -> dict:
+        """Return all of it as JSON has it."""
+        return {
+            "seconds": round(self.seconds, 3),
+            "peaks": {name: round(self.peak(name), 2) for name in self.curves},
+            "areas": {name: round(self.area(name), 2) for name in self.curves},
+            "challenge": self.challenge_row(),
+            "steps": [[name, round(start, 3), round(end, 3)] for name, start, end in self.steps],
+            "times_s": self.times_s.round(3).tolist(),
+            "curves": {name: values.round(2).tolist() for name, values in self.curves.items()},
+        }
+
+    def summary(self) -> str:
+        """Return the figures as lines that people read."""
+        lines = [f"{'wall time':26}{self.seconds:10.1f} s"]
+        lines.append(f"{'CPU time of the process':26}{self.area('process_cpu_percent') / 100:10.1f} s")
+        lines.append(f"{'memory of the process':26}{self.peak('process_ram_mib'):10.0f} MiB at most")
+        lines.append(f"{'CPU of the machine':26}{self.peak('machine_cpu_percent'):10.0f} % at most")
+        lines.append(f"{'memory of the machine':26}{self.peak('machine_ram_mib'):10.0f} MiB at most")
+        gpu = f"{self.peak('machine_gpu_mib'):10.0f} MiB at most" if "machine_gpu_mib" in self.curves else ""
+        lines.append(f"{'GPU memory':26}{gpu or 'not measured: no NVIDIA card'}")
+        return "\n".join(lines)
+
+
+def steps_from(seconds: Mapping[str, float], *, start: float = 0.0) -> tuple[tuple[str, float, float], ...]:
+    """Return (name, start, end) of steps {name: s} that follow each other from `start` on."""
+    ends = start + np.cumsum([0.0, *seconds.values()])
+    return tuple((name, float(a), float(b)) for name, a, b in zip(seconds, ends, ends[1:], strict=False))
+
+
+class _Sampler:
+    """Takes the samples of one process tree."""
+
+    def __init__(self, pid: int, gpu_mib: Callable[[], float] | None) -> None:
+        self.process, self.gpu_mib = psutil.Process(pid), gpu_mib
+        self.began = self.before = time.perf_counter()
+        self.cpu_before = self._tree()[0]
+        psutil.cpu_percent()  # the next call tells the share since this one
+        self.rows: list[tuple[float, ...]] = []
+
+    def _tree(self) -> tuple[float, float]:
+        """Return CPU seconds and resident MiB of the process and of all it started and has not outlived."""
+        cpu = ram = 0.0
+        try:
+            processes = [self.process, *self.process.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return 0.0, 0.0
+        for process in processes:
+            try:
+                with process.oneshot():
+                    times = process.cpu_times()
+                    # what ended before is in its parent's share of children
+                    cpu += times.user + times.system + times.children_user + times.children_system
+                    ram += process.memory_info().rss / _MIB
+            except (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
+                continue
+        return cpu, ram
+
+    def take(self, *, cpu_s: float | None = None) -> None:
+        """Take a sample; `cpu_s`: the CPU seconds of a tree that has ended, as the system counted them."""
+        now = time.perf_counter()
+        cpu, ram = self._tree() if cpu_s is None else (cpu_s, 0.0)
+        elapsed = max(now - self.before, 1e-6)
+        percent = 100 * max(0.0, cpu - self.cpu_before) / elapsed
+        machine = psutil.cpu_percent(), psutil.virtual_memory().used / _MIB
+        row = (now - self.began, percent, ram, *machine)
+        self.rows.append((*row, self.gpu_mib()) if self.gpu_mib else row)
+        self.before, self.cpu_before = now, max(cpu, self.cpu_before)
+
+    def result(self, steps: Sequence[tuple[str, float, float]]) -> Efficiency:
+        """Return what was sampled."""
+        names = ["process_cpu_percent", "process_ram_mib", "machine_cpu_percent", "machine_ram_mib"]
+        names += ["machine_gpu_mib"] if self.gpu_mib else []
+        columns = np.array(self.rows, float).reshape(-1, len(names) + 1).T
+        return Efficiency(columns[0], dict(zip(names, columns[1:], strict=True)), tuple(steps))
+
+
+class Profile:
+    """A run that is being measured: `step` tells where it has got to, `result` is there when it has ended."""
+
+    def __init__(self) -> None:
+        self.result: Efficiency | None = None
+        self._began = time.perf_counter()
+        self._steps: list[tuple[str, float]] = []
+
+    def step(self, name: str) -> None:
+        """Say that a step begins now; it ends where the next one begins."""
+        self._steps.append((name, time.perf_counter() - self._began))
+
+    def _spans(self, end: float) -> list[tuple[str, float, float]]:
+        turns = [start for _, start in self._steps] + [end]
+        return [(name, *span) for (name, _), span in zip(self._steps, pairwise(turns), strict=True)]
+
+
+@contextmanager
+def profile(*, interval_s: float = INTERVAL_S) -> Iterator[Profile]:
+    """Measure what the block costs in this process and all it starts; the yielded `Profile` has the `result`.
+
+    A thread takes the samples. Raises ValueError for an interval that is not positive.
+    """
+    _check_interval(interval_s)
+    run, over = Profile(), threading.Event()
+    sampler = _Sampler(os.getpid(), gpu_memory())
+
+    def sample() -> None:
+        while not over.wait(interval_s):
+            sampler.take()
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield run
+    finally:
+        over.set()
+        thread.join()
+        sampler.take()
+        run.result = sampler.result(run._spans(sampler.rows[-1][0]))
+
+
+def profile_command(command: Sequence[str], *, interval_s: float = INTERVAL_S) -> tuple[Efficiency, int]:
+    """Run a command, measure it and all it starts; returns what it cost and its exit status.
+
+    Its input and output are this process's. A command of this library notes its steps. Raises ValueError for an empty
+    command, FileNotFoundError and PermissionError for one that cannot be run.
+    """
+    _check_interval(interval_s)
+    if not command:
+        raise ValueError("a command must have a word at least, got none")
+    before = os.times()
+    with tempfile.TemporaryDirectory() as folder:
+        steps_file = Path(folder) / "steps.jsonl"
+        began = time.time()
+        child = subprocess.Popen(command, env=os.environ | {_STEPS_FILE: str(steps_file)})
+        sampler = _Sampler(child.pid, gpu_memory())
+        sampler.cpu_before = 0.0  # what it did before the first look counts as well
+        try:
+            while True:
+                try:
+                    child.wait(interval_s)
+                    break
+                except subprocess.TimeoutExpired:
+                    sampler.take()
+        except BaseException:
+            child.kill()
+            child.wait()
+            raise
+        after = os.times()
+        spent = after.children_user + after.children_system - before.children_user - before.children_system
+        sampler.take(cpu_s=spent)
+        return sampler.result(_read_steps(steps_file, began)), child.returncode
+
+
+def note_steps(seconds: Mapping[str, float]) -> None:
+    """Tell a profiler around this process, if there is one, which steps {name: s} have just ended one after another."""
+    if path := os.environ.get(_STEPS_FILE):
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"end": time.time(), "seconds": dict(seconds)}) + "\n")
+
+
+def _read_steps(path: Path, began: float) -> list[tuple[str, float, float]]:
+    """Return the steps that a command has noted, in s from its beginning."""
+    steps: list[tuple[str, float, float]] = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        noted = json.loads(line)
+        steps += steps_from(noted["seconds"], start=noted["end"] - began - sum(noted["seconds"].values()))
+    return steps
+
+
+def gpu_memory() -> Callable[[], float] | None:
+    """Return a function that tells the memory in use on all NVIDIA cards in MiB; None without a card.
+
+    Needs nvidia-ml-py (the extra "gpu"), which asks the driver without taking memory on the card itself.
+    """
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        cards = [pynvml.nvmlDeviceGetHandleByIndex(k) for k in range(pynvml.nvmlDeviceGetCount())]
+    except Exception:  # no package, no driver, no card: NVML has an error of its own for each
+        return None
+    return (lambda: sum(pynvml.nvmlDeviceGetMemoryInfo(card).used for card in cards) / _MIB) if cards else None
+
+
+def _check_interval(interval_s: float) -> None:
+    if not interval_s > 0:
+        raise ValueError(f"interval_s must be positive, got {interval_s}")
