@@ -51,12 +51,12 @@ def net_plans(n_coarse_steps: int, n_fine_steps: int, seed: int) -> dict[str, Ne
     """Return the nets of a study by name, each after the one that it starts from."""
     common = {"sources": {"cases": 1.0}, "augmentation": 0.2, "seed": seed, "learning_rate": 1e-2}
     n = n_coarse_steps + n_fine_steps
-    coarse = preset("course", "coarse", n_steps=n_coarse_steps, ramp_up_steps=n_coarse_steps // 2, **common)
+    coarse = preset("course", "coarse", n_steps=n_coarse_steps, ramp_up_steps=max(1, n_coarse_steps // 2), **common)
     coarse = replace(coarse, organ_centred=1 / 3)
     fine = preset("course", "fine", n_steps=n_fine_steps, **common)
     fine = replace(fine, spacing_zyx_mm=(5.0, 5.0, 5.0), patch_size=(32, 40, 48), n_unlabelled=0)
     alone = replace(fine, n_steps=n, organ_centred=1 / 3)
-    with_unlabelled = replace(alone, n_unlabelled=2, ramp_up_steps=n // 2)
+    with_unlabelled = replace(alone, n_unlabelled=2, ramp_up_steps=max(1, n // 2))
     return {
         "one stage": NetPlan(alone),
         "one stage, kl": NetPlan(replace(with_unlabelled, consistency="kl")),

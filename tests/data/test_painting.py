@@ -98,3 +98,16 @@ def test_noise_has_the_sd_asked_for():
     loud = paint(fat, np.random.default_rng(1), noise_hu=(30.0, 30.0), blur_mm=(0.0, 0.0), padding_probability=0.0)
     quiet = paint(fat, np.random.default_rng(1), noise_hu=(0.0, 0.0), blur_mm=(0.0, 0.0), padding_probability=0.0)
     assert abs((loud.astype(float) - quiet).std() - 30) < 2
+
+
+def test_lesions_come_as_often_as_they_are_asked_for():
+    structures = body()
+    liver = structures.array_zyx == 1
+    plain, ill = (
+        [
+            paint(structures, np.random.default_rng(seed), lesion_probability=p, **QUIET)[liver].std()
+            for seed in range(12)
+        ]
+        for p in (0.0, 1.0)
+    )
+    assert np.mean(ill) > 1.3 * np.mean(plain)

@@ -25,3 +25,14 @@ def test_both_kidneys_belong_to_one_person():
 )
 def test_bone_is_what_the_table_does_not_name(name, bone):
     assert is_bone(name) == bone
+
+
+def test_a_phase_can_be_asked_for():
+    aorta = {
+        phase: np.mean([draw_tissues(NAMES, np.random.default_rng(k), phases=p)[0][9] for k in range(60)])
+        for phase, p in (("none", (1, 0, 0, 0)), ("arterial", (0, 1, 0, 0)), ("portal", (0, 0, 1, 0)))
+    }
+    assert aorta["none"] == pytest.approx(42, abs=5)
+    assert aorta["arterial"] > aorta["portal"] + 50 > aorta["none"] + 80
+    with pytest.raises(ValueError, match="sum"):
+        draw_tissues(NAMES, np.random.default_rng(0), phases=(0.5, 0, 0, 0))

@@ -11,7 +11,7 @@ from flare_lib.ct.labels import N_CLASSES, ORGANS
 from flare_lib.ct.resample import resample_trilinear, resampled_shape
 from flare_lib.ct.volume import Volume
 from flare_lib.evaluation.metrics import dice_scores
-from flare_lib.inference.coarse_to_fine import segment
+from flare_lib.inference.coarse_to_fine import segment, segment_in_one_stage
 
 
 class Oracle:
@@ -147,3 +147,24 @@ def test_the_coarse_labels_lie_on_their_own_grid_of_the_same_extent():
         offset = (coarse.affine[:3, 3] - coarse.spacing_zyx_mm[::-1] @ np.eye(3) / 2)[::-1]
         world = truth_mm + ct.affine[:3, 3][::-1]
         np.testing.assert_allclose(seen_mm + offset, world, atol=3.0)
+
+
+def test_one_stage_over_the_whole_foreground_gives_the_reference_back_too():
+    ct = abdomen((50, 100, 140), (3.1, 2.1, 2.0))
+    result = segment_in_one_stage(ct, FINE)
+    assert dice_scores(result.label_map_zyx, labels_of(ct)).min() >= 0.97
+    inside = np.argwhere(ct.array_zyx > -1000)
+    assert result.roi.start_zyx == tuple(inside.min(axis=0))
+    assert result.roi.stop_zyx == tuple(inside.max(axis=0) + 1)
+    assert next(iter(result.seconds)) == "foreground"
+
+
+def test_without_clean_up_what_lies_far_away_stays():
+    ct = abdomen((60, 110, 150), (3.0, 2.0, 1.9))
+    everything = segment(ct, COARSE, FINE, max_distance_mm=60.0, clean_up=False)
+    assert dice_scores(everything.label_map_zyx, labels_of(ct)).min() >= 0.97
+    assert "fine clean-up" not in everything.seconds
+    alone = segment_in_one_stage(ct, FINE, max_distance_mm=60.0)
+    assert len(np.unique(alone.label_map_zyx)) < 14
+    uncleaned = segment_in_one_stage(ct, FINE, max_distance_mm=60.0, clean_up=False)
+    assert dice_scores(uncleaned.label_map_zyx, labels_of(ct)).min() >= 0.97

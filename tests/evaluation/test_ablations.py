@@ -1,0 +1,113 @@
+"""Ablations: nets that differ in one thing, arms scored alike, and what is done is not done again."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from flare_lib.ct.roi import Box
+from flare_lib.data import centres
+from flare_lib.data.centres import CENTRES, write_centres
+from flare_lib.evaluation import ablations
+from flare_lib.evaluation.ablations import (
+    ARMS,
+    CaseResult,
+    SqueezedStage,
+    mean_score,
+    net_plans,
+    run_study,
+    share_in_roi,
+    train_net,
+)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    small = tuple(replace(c, spacing_zyx_mm=(9.9, 9.0, 8.0)) for c in CENTRES)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(centres, "CENTRES", small)
+        return write_centres(tmp_path_factory.mktemp("cohort"), 1, 1, 2)
+
+
+def test_arms_differ_in_one_thing():
+    plans = net_plans(40, 20, seed=3)
+    one, fine = plans["one stage"].recipe, plans["fine"].recipe
+    assert one.n_steps == plans["coarse"].recipe.n_steps + fine.n_steps == 60
+    kl = plans["one stage, kl"].recipe
+    assert replace(kl, n_unlabelled=0, ramp_up_steps=one.ramp_up_steps) == one
+    assert replace(plans["one stage, urpc"].recipe, consistency="kl") == kl
+    assert replace(plans["coarse"], individual=False) == plans["coarse, global"]
+    assert replace(plans["fine, individual"], individual=False) == plans["fine"]
+    assert all(plan.recipe.seed == 3 for plan in plans.values())
+    assert {name for needed, _ in ARMS.values() for name in needed} == set(plans)
+
+
+def test_a_study_is_done_once_and_gives_each_arm_each_case(cohort, tmp_path, monkeypatch):
+    settings = {"seeds": [4], "n_coarse_steps": 2, "n_fine_steps": 1, "arms": ["one stage", "coarse to fine"]}
+    calls = []
+    results = run_study(cohort, tmp_path / "work", progress=lambda *call: calls.append(call), **settings)
+    assert list(results) == settings["arms"]
+    for arm in results:
+        assert [r.case for r in results[arm]["4"]] == [case.name for case in cohort.test]
+        assert [r.centre for r in results[arm]["4"]] == ["arterial", "portal"]
+        assert all(len(r.dice) == len(r.nsd) == 13 and r.seconds > 0 for r in results[arm]["4"])
+    assert all(r.in_roi == 1 for r in results["one stage"]["4"])  # it looks at the whole foreground
+    assert ("one stage", 3, 3) in calls
+    assert ("coarse to fine, seed 4", 2, 2) in calls
+
+    def never(*_arguments, **_keywords):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(ablations, "train_net", never)
+    assert run_study(cohort, tmp_path / "work", **settings) == results
+
+
+def test_an_unknown_arm_is_refused_before_any_work(cohort, tmp_path):
+    with pytest.raises(ValueError, match=r"arms must be of one stage, .*got three stages"):
+        run_study(
+            cohort, tmp_path / "work", seeds=[0], n_coarse_steps=1, n_fine_steps=1, arms=["one stage", "three stages"]
+        )
+    assert not (tmp_path / "work").exists()
+
+
+def test_normalisation_is_what_the_plan_says(cohort, tmp_path):
+    plans = net_plans(1, 1, seed=0)
+    own, shared = (train_net(name, plans, cohort, tmp_path / "s") for name in ("coarse", "coarse, global"))
+    assert own.preprocessing.mean_hu is None
+    assert -325 < shared.preprocessing.mean_hu < 325
+    assert 0 < shared.preprocessing.sd_hu < 325
+
+
+def test_a_squeezed_ct_is_one_patch_whatever_its_extent(cohort, tmp_path):
+    stage = train_net("coarse, squeezed", net_plans(1, 1, seed=0), cohort, tmp_path / "s")
+    assert isinstance(stage, SqueezedStage)
+    for field in ("abdomen", "whole_body"):
+        ct, _ = replace(CENTRES[0], field_of_view=field, spacing_zyx_mm=(9.9, 9.0, 8.0)).case(1)
+        image = stage.prepare(ct)
+        assert image.shape == (1, *ablations.SQUEEZED_SHAPE)
+        torch.testing.assert_close(image.mean(), torch.tensor(0.0), atol=1e-4, rtol=0)
+        torch.testing.assert_close(image.std(), torch.tensor(1.0), atol=1e-3, rtol=0)
+
+
+def test_what_the_region_misses_is_told_of_the_organ_that_suffers_most():
+    reference = np.zeros((6, 7, 8), np.uint8)
+    reference[0:2, 0:2, 0:2] = 1
+    reference[2:6, 3, 3] = 5
+    assert share_in_roi(reference, Box((0, 0, 0), (6, 7, 8))) == 1
+    assert share_in_roi(reference, Box((0, 0, 0), (3, 7, 8))) == 0.25
+    assert share_in_roi(reference, Box((5, 5, 5), (6, 7, 8))) == 0
+    assert share_in_roi(np.zeros((6, 7, 8), np.uint8), Box((5, 5, 5), (6, 7, 8))) == 1
+
+
+def test_a_mean_is_over_cases_first_and_leaves_out_what_is_not_scored():
+    def case(centre, first, second):
+        rest = [0.5] * 11
+        return CaseResult("c", centre, [first, second, *rest], [1.0] * 13, 1.0, 1.0)
+
+    cases = [case("a", 0.2, None), case("b", 0.4, 0.9)]
+    assert mean_score(cases) == pytest.approx((0.3 + 0.9 + 11 * 0.5) / 13)
+    assert mean_score(cases, "nsd") == 1
+    assert mean_score(cases, centres=["b"]) == pytest.approx((0.4 + 0.9 + 11 * 0.5) / 13)
+    with pytest.raises(ValueError, match=r"a case of \['c'\], got none"):
+        mean_score(cases, centres=["c"])
