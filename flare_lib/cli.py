@@ -133,6 +133,8 @@ def segment(
         for note in result.notes:
             typer.echo(f"note: {note}", err=True)
         typer.echo(_organ_table(ct, result.label_map_zyx, truth))
+        for stage, report in result.clean_up.items():
+            typer.echo(f"removed after the {stage} stage: {report.summary()}")
         seconds = sum(result.seconds.values())
         typer.echo(f"{path}: {seconds:.1f} s; wrote {target}{f' and {figure}' if figure else ''}")
     raise typer.Exit(failed)

@@ -7,7 +7,7 @@ Paper section 2 and Fig. 1; the margin of the region and the clean-up's distance
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -17,8 +17,8 @@ import torch
 from flare_lib.ct.preprocess import find_foreground
 from flare_lib.ct.resample import place_resampled
 from flare_lib.ct.roi import Box, bounding_box, crop_volume, paste
-from flare_lib.ct.volume import Volume
-from flare_lib.inference.postprocess import MAX_DISTANCE_MM, postprocess
+from flare_lib.ct.volume import Triple, Volume
+from flare_lib.inference.postprocess import MAX_DISTANCE_MM, Report, postprocess
 from flare_lib.inference.slice_interpolation import resize_argmax
 from flare_lib.inference.sliding_window import sliding_window
 from flare_lib.network.device import choose_device
@@ -65,6 +65,7 @@ class Segmentation:
     `label_map_zyx`: uint8, the CT's shape. `coarse`: what the coarse stage saw, cleaned up, on its own grid. `roi`: the
     box of the CT that the fine stage looked at.
     `seconds`: {step: wall time}. `notes`: what a reader of the result must know (a fallback that was taken).
+    `clean_up`: {stage: what its clean-up removed}.
     """
 
     label_map_zyx: np.ndarray
@@ -72,6 +73,7 @@ class Segmentation:
     roi: Box
     seconds: dict[str, float]
     notes: tuple[str, ...]
+    clean_up: dict[str, Report] = field(default_factory=dict)
 
 
 def load_stages(folder: str | Path | None = None, *, device: str | torch.device = "auto") -> tuple[NetStage, NetStage]:
@@ -106,6 +108,8 @@ def segment(
     """
     lap = _Laps()
     notes: list[str] = []
+    reports: dict[str, Report] = {}
+    limit_mm = max_distance_mm if clean_up else None
     foreground = find_foreground(ct.array_zyx)
     body = crop_volume(ct, foreground)
     lap("foreground")
@@ -120,8 +124,7 @@ def segment(
     )
     lap("coarse net")
     seen = place_resampled(body, coarse_labels)
-    if clean_up:
-        coarse_labels, _ = postprocess(coarse_labels, seen.spacing_zyx_mm, max_distance_mm=max_distance_mm)
+    coarse_labels = _clean(coarse_labels, seen.spacing_zyx_mm, limit_mm, "coarse", reports)
     found = bounding_box(coarse_labels)
     if found is None:
         notes.append("the coarse stage found no organ, so the fine stage looked at the whole foreground")
@@ -129,12 +132,11 @@ def segment(
     roi = found.rescale(coarse_labels.shape, body.shape_zyx).widen(margin_mm, body.spacing_zyx_mm, body.shape_zyx)
     lap("coarse clean-up")
 
-    limit_mm = max_distance_mm if clean_up else None
-    fine_labels = _segment_region(crop_volume(body, roi), fine, "fine", tile_steps[1], limit_mm, lap, progress)
+    fine_labels = _segment_region(crop_volume(body, roi), fine, "fine", tile_steps[1], limit_mm, lap, reports, progress)
     roi = roi.shift(foreground.start_zyx)
     label_map = paste(fine_labels, roi, ct.shape_zyx)
     lap("paste")
-    return Segmentation(label_map, seen.with_array(coarse_labels), roi, lap.seconds, tuple(notes))
+    return Segmentation(label_map, seen.with_array(coarse_labels), roi, lap.seconds, tuple(notes), reports)
 
 
 def segment_in_one_stage(
@@ -151,14 +153,15 @@ def segment_in_one_stage(
     Arguments as `segment`; the region of interest is the foreground.
     """
     lap = _Laps()
+    reports: dict[str, Report] = {}
     foreground = find_foreground(ct.array_zyx)
     body = crop_volume(ct, foreground)
     lap("foreground")
     limit_mm = max_distance_mm if clean_up else None
-    labels = _segment_region(body, stage, "one stage", tile_step, limit_mm, lap, progress)
+    labels = _segment_region(body, stage, "one stage", tile_step, limit_mm, lap, reports, progress)
     label_map = paste(labels, foreground, ct.shape_zyx)
     lap("paste")
-    return Segmentation(label_map, ct.with_array(label_map), foreground, lap.seconds, ())
+    return Segmentation(label_map, ct.with_array(label_map), foreground, lap.seconds, (), reports)
 
 
 def _segment_region(
@@ -168,19 +171,33 @@ def _segment_region(
     tile_step: float,
     max_distance_mm: float | None,
     lap: "_Laps",
+    reports: dict[str, Report],
     progress: Progress | None,
 ) -> np.ndarray:
-    """Return the labels of a region on its own grid; no clean-up where there is no distance for it."""
+    """Return the labels of a region on its own grid, cleaned up."""
     image = stage.prepare(region)
     lap(f"{name} preprocessing")
     labels = resize_argmax(
         _slabs(image, stage, tile_step, name, progress), region.shape_zyx, in_shape_zyx=image.shape[1:]
     )
     lap(f"{name} net, resize + argmax")
-    if max_distance_mm is not None:
-        labels, _ = postprocess(labels, region.spacing_zyx_mm, max_distance_mm=max_distance_mm)
-        lap(f"{name} clean-up")
+    labels = _clean(labels, region.spacing_zyx_mm, max_distance_mm, name, reports)
+    lap(f"{name} clean-up")
     return labels
+
+
+def _clean(
+    label_map_zyx: np.ndarray,
+    spacing_zyx_mm: Triple,
+    max_distance_mm: float | None,
+    name: str,
+    reports: dict[str, Report],
+) -> np.ndarray:
+    """Return the label map cleaned up, and note what was removed; as it is where no distance is given."""
+    if max_distance_mm is None:
+        return label_map_zyx
+    cleaned, reports[name] = postprocess(label_map_zyx, spacing_zyx_mm, max_distance_mm=max_distance_mm)
+    return cleaned
 
 
 def _slabs(image: torch.Tensor, stage: Stage, tile_step: float, name: str, progress: Progress | None):

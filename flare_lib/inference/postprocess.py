@@ -41,6 +41,12 @@ class Report:
     far_components_ml: dict[str, float]
     reference: str | None
 
+    def summary(self) -> str:
+        """Return it as one line."""
+        far = f"far from {self.reference}" if self.reference else "far away (nothing to measure from)"
+        parts = (("smaller pieces", self.smaller_components_ml), (far, self.far_components_ml))
+        return "; ".join(f"{name}: {_listed(removed)}" for name, removed in parts)
+
 
 def postprocess(
     label_map_zyx: np.ndarray,
@@ -202,6 +208,12 @@ def _check_distance(max_distance_mm: float) -> None:
     """Raise ValueError unless a distance is above 0 (infinity is)."""
     if not max_distance_mm > 0:
         raise ValueError(f"max_distance_mm must be positive, got {max_distance_mm}")
+
+
+def _listed(removed_ml: dict[str, float]) -> str:
+    most_first = sorted(removed_ml.items(), key=lambda item: -item[1])
+    listed = ", ".join(f"{name} {ml:.1f}" for name, ml in most_first)
+    return f"{sum(removed_ml.values()):.1f} mL ({listed})" if listed else "none"
 
 
 def _in_ml(voxels: np.ndarray, spacing_zyx_mm: Sequence[float]) -> dict[str, float]:

@@ -163,7 +163,11 @@ def test_without_clean_up_what_lies_far_away_stays():
     ct = abdomen((60, 110, 150), (3.0, 2.0, 1.9))
     everything = segment(ct, COARSE, FINE, max_distance_mm=60.0, clean_up=False)
     assert dice_scores(everything.label_map_zyx, labels_of(ct)).min() >= 0.97
-    assert "fine clean-up" not in everything.seconds
+    assert everything.clean_up == {}
+    cleaned = segment(ct, COARSE, FINE, max_distance_mm=60.0)
+    assert list(cleaned.clean_up) == ["coarse", "fine"]
+    lost = {o.name for o in ORGANS if not (cleaned.label_map_zyx == o.id).any()}
+    assert lost <= {name for report in cleaned.clean_up.values() for name in report.far_components_ml}
     alone = segment_in_one_stage(ct, FINE, max_distance_mm=60.0)
     assert len(np.unique(alone.label_map_zyx)) < 14
     uncleaned = segment_in_one_stage(ct, FINE, max_distance_mm=60.0, clean_up=False)

@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from flare_lib.ct.labels import organ
 from flare_lib.inference.postprocess import (
+    Report,
     keep_largest_components,
     postprocess,
     reference_point,
@@ -318,3 +319,12 @@ def test_a_spacing_that_is_not_positive_is_refused():
     for clean in (postprocess, remove_far_components):
         with pytest.raises(ValueError, match="spacing_zyx_mm must be 3 positive numbers"):
             clean(empty(), (1.0, 0.0, 2.0))
+
+
+def test_a_report_is_told_in_one_line_most_first():
+    report = Report({"liver": 0.25, "stomach": 2.0}, {"liver": 1.5}, "aorta and inferior vena cava")
+    assert report.summary() == (
+        "smaller pieces: 2.2 mL (stomach 2.0, liver 0.2); far from aorta and inferior vena cava: 1.5 mL (liver 1.5)"
+    )
+    nothing = Report({}, {}, None)
+    assert nothing.summary() == "smaller pieces: none; far away (nothing to measure from): none"
