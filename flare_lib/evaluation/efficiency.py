@@ -241,7 +241,7 @@ def _read_steps(path: Path, began: float) -> list[tuple[str, float, float]]:
 def gpu_memory() -> Callable[[], float] | None:
     """Return a function that tells the memory in use on all NVIDIA cards in MiB; None without a card.
 
-    Needs nvidia-ml-py (the extra "gpu"), which asks the driver without taking memory on the card itself.
+    Needs the package nvidia-ml-py, which asks the driver without taking memory on the card itself.
     """
     try:
         import pynvml
