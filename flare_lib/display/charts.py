@@ -82,9 +82,11 @@ def efficiency_figure(run: Efficiency, *, title: str = "") -> Figure:
     curves += [("GPU memory, MiB", "machine_gpu_mib")] if "machine_gpu_mib" in run.curves else []
     figure = Figure(figsize=(9, 1 + 1.6 * len(curves)), layout="constrained", dpi=80)
     rows = figure.subplots(len(curves), 1, sharex=True)
+    times = np.concatenate([np.zeros(min(1, run.times_s.size)), run.times_s])
     for axes, (name, curve) in zip(rows, curves, strict=True):
-        axes.fill_between(run.times_s, run.curves[curve], step="pre", color="#4477aa", alpha=0.35, linewidth=0)
-        axes.step(run.times_s, run.curves[curve], where="pre", color="#4477aa")
+        values = np.concatenate([run.curves[curve][:1], run.curves[curve]])  # the first sample holds from the start
+        axes.fill_between(times, values, step="pre", color="#4477aa", alpha=0.35, linewidth=0)
+        axes.step(times, values, where="pre", color="#4477aa")
         axes.set(ylabel=name, ylim=(0, None))
         axes.yaxis.label.set_fontsize(8)
         axes.spines[["top", "right"]].set_visible(False)

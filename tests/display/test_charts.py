@@ -56,7 +56,7 @@ def test_the_curves_of_a_run_carry_its_samples_and_its_steps():
     figure = efficiency_figure(Efficiency(times, curves, (("coarse net", 0.0, 0.2), ("fine net", 0.2, 0.4))))
     assert len(figure.axes) == 2
     for axes, curve in zip(figure.axes, curves.values(), strict=True):
-        np.testing.assert_allclose(axes.lines[0].get_ydata(), curve)
+        np.testing.assert_allclose(axes.lines[0].get_xydata()[1:], np.column_stack([times, curve]))
     assert [text.get_text() for text in figure.axes[0].texts] == ["coarse net", "fine net"]
     with_card = efficiency_figure(Efficiency(times, {**curves, "machine_gpu_mib": np.array([1.0, 2.0, 3.0])}))
-    np.testing.assert_allclose(with_card.axes[2].lines[0].get_ydata(), [1, 2, 3])
+    np.testing.assert_allclose(with_card.axes[2].lines[0].get_ydata(), [1, 1, 2, 3])
