@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flare_lib.ct.files import SUFFIXES, load_ct, load_label_map, save_ct, save_label_map
+from flare_lib.ct.files import find_images, load_ct, load_label_map, save_ct, save_label_map
 from flare_lib.ct.labels import N_ORGANS, left_right_problems
 from flare_lib.ct.volume import Volume, grid_difference
 from flare_lib.data.persons import join_masks
@@ -45,13 +45,13 @@ def find_cases(folder: str | Path) -> list[Case]:
     folder = Path(folder)
     for images, labels in _FOLDERS:
         if (folder / images).is_dir():
-            cts, label_maps = _by_name(folder / images, "_0000"), _by_name(folder / labels)
+            cts, label_maps = find_images(folder / images), find_images(folder / labels)
             break
     else:
         cts = {path.parent.name: path for path in folder.glob("*/ct.nii*")}
         label_maps = {path.parent.name: path for path in folder.glob("*/segmentations")}
         if not cts:
-            cts = _by_name(folder, "_0000")
+            cts = find_images(folder)
     if not cts:
         raise FileNotFoundError(
             f"{folder} must hold CTs (.nii or .nii.gz) as images/ + labels/, imagesTr/ + labelsTr/, NAME/ct.nii.gz or "
@@ -62,18 +62,6 @@ def find_cases(folder: str | Path) -> list[Case]:
         Case(name, cts.get(name, anywhere / f"{name}_0000.nii.gz"), label_maps.get(name))
         for name in sorted({*cts, *label_maps})
     ]
-
-
-def _by_name(folder: Path, channel: str = "") -> dict[str, Path]:
-    """Return {name of the case: path} of the images in a folder; the number of the channel is no part of the name."""
-    found: dict[str, Path] = {}
-    for path in sorted(folder.glob("*")):
-        if path.name.lower().endswith(SUFFIXES):
-            name = path.name[: path.name.lower().rindex(".nii")].removesuffix(channel)
-            if name in found:
-                raise ValueError(f"every case must have one file in {folder}, got {found[name].name} and {path.name}")
-            found[name] = path
-    return found
 
 
 def load_labels(case: Case) -> Volume:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flare_lib.ct.files import load_label_map
+from flare_lib.ct.files import find_images, load_label_map
 from flare_lib.ct.labels import ORGANS
 from flare_lib.ct.processes import map_in_processes
 from flare_lib.ct.volume import grid_difference
@@ -57,22 +57,14 @@ class CaseScores:
 def find_pairs(predictions: str | Path, references: str | Path) -> list[Pair]:
     """Return the label maps of two folders (.nii, .nii.gz) by name, those without a counterpart too.
 
-    Raises FileNotFoundError for a folder without label maps, ValueError for two files of one name.
+    A name may end in `_0000` in one folder and not in the other. Raises FileNotFoundError for a folder without label
+    maps, ValueError for two files of one name.
     """
-    found, true = (_by_name(Path(folder)) for folder in (predictions, references))
+    found, true = find_images(predictions), find_images(references)
+    for folder, label_maps in ((predictions, found), (references, true)):
+        if not label_maps:
+            raise FileNotFoundError(f"{folder} must hold label maps (.nii or .nii.gz), got none")
     return [Pair(name, found.get(name), true.get(name)) for name in sorted({*found, *true})]
-
-
-def _by_name(folder: Path) -> dict[str, Path]:
-    by_name: dict[str, Path] = {}
-    for path in sorted([*folder.glob("[!.]*.nii"), *folder.glob("[!.]*.nii.gz")]):
-        name = path.name.removesuffix(".gz").removesuffix(".nii")
-        if name in by_name:
-            raise ValueError(f"a name must have one file, got {by_name[name]} and {path}")
-        by_name[name] = path
-    if not by_name:
-        raise FileNotFoundError(f"{folder} must hold label maps (.nii or .nii.gz), got none")
-    return by_name
 
 
 def score_pair(pair: Pair, *, rules: Rules = OFFICIAL) -> CaseScores:

@@ -104,7 +104,17 @@ def test_what_cannot_be_paired_or_summed_up_is_refused(folders, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"must hold label maps .* got none"):
         find_pairs(tmp_path / "empty", folders[1])
     write(folders[0] / "a.nii", liver(2, 9))
-    with pytest.raises(ValueError, match="a name must have one file"):
+    with pytest.raises(ValueError, match="every case must have one file"):
         find_pairs(*folders)
     with pytest.raises(ValueError, match="needs a case with scores, got none"):
         summary([CaseScores("x", None, "broken")])
+
+
+def test_a_channels_number_is_no_part_of_a_name(folders):
+    found, true = folders
+    (found / "a.nii.gz").rename(found / "a_0000.nii.gz")
+    (found / ".b1c2-a.nii.gz").write_bytes(b"left by a killed process")
+    assert [(pair.name, pair.prediction.name) for pair in find_pairs(found, true)] == [
+        ("a", "a_0000.nii.gz"),
+        ("b", "b.nii.gz"),
+    ]
