@@ -141,6 +141,29 @@ def segment(
 
 
 @app.command()
+def measure(
+    ct: Annotated[Path, typer.Argument(help="A .nii or .nii.gz file, or a folder with one DICOM series.")],
+    labels: Annotated[Path, typer.Argument(help="Its label map, 0 to 13, on the same grid.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also a table, .csv.")] = None,
+) -> None:
+    """Measure each organ: volume, extent and density, and what to doubt about them. Not for clinical use."""
+    if output is not None:
+        if output.suffix != ".csv":
+            raise ValueError(f"the table must be a .csv file, got {output}")
+        _check_folder("table", output)
+
+    from flare_lib.ct.files import load_ct
+    from flare_lib.evaluation.measurements import measure_organs, measurement_table, write_measurements
+
+    scan = load_ct(ct)
+    measured = measure_organs(scan, _load_on_grid_of(scan, labels))
+    typer.echo(measurement_table(measured))
+    if output is not None:
+        write_measurements(output, measured)
+    typer.echo(f"{len(measured)} organs measured{f'; wrote {output}' if output else ''}")
+
+
+@app.command()
 def phantom(
     out_ct: Annotated[Path, typer.Argument(help="Where to save the CT.")],
     out_labels: Annotated[Path, typer.Argument(help="Where to save its 13 organs.")],

@@ -539,3 +539,17 @@ def test_profile_says_what_it_cannot_do(flare, tmp_path, monkeypatch, arguments,
     assert code == 2
     assert said in err[0]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_measure_prints_and_writes_what_a_label_map_says(flare, tmp_path):
+    ct, labels = save(tmp_path / "ct.nii.gz", grey_values()), save_labels(tmp_path / "labels.nii.gz", labels_zyx())
+    code, out, _ = flare("measure", ct, labels, "-o", tmp_path / "organs.csv")
+    assert code == 0
+    assert out[1].split()[:2] == ["liver", f"{6 * VOXEL_ML:.1f}"]
+    assert out[-1] == f"2 organs measured; wrote {tmp_path / 'organs.csv'}"
+    assert len((tmp_path / "organs.csv").read_text().splitlines()) == 3
+    code, _, err = flare("measure", ct, labels, "-o", tmp_path / "organs.txt")
+    assert (code, "must be a .csv file" in err[0]) == (2, True)
+    other = save_labels(tmp_path / "other.nii.gz", labels_zyx(), np.diag([1.0, 2.0, 3.0, 1.0]))
+    code, _, err = flare("measure", ct, other)
+    assert (code, "must lie on the CT's grid" in err[0]) == (2, True)

@@ -1,0 +1,62 @@
+"""Measurements: boxes of known size and grey value."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from flare_lib.ct.labels import organ
+from flare_lib.ct.volume import Volume
+from flare_lib.evaluation.measurements import measure_organs, measurement_table, write_measurements
+
+SPACING = (2.5, 1.5, 0.8)
+LIVER, SPLEEN = organ("liver").id, organ("spleen").id
+
+
+@pytest.fixture
+def patient():
+    """A liver of 4 x 3 x 5 voxels, half 50 and half 70 HU, in the middle; a spleen in two pieces, cut off above."""
+    hu, labels = np.full((10, 9, 14), -1000, np.int16), np.zeros((10, 9, 14), np.uint8)
+    labels[3:7, 2:5, 4:9] = LIVER
+    hu[3:5, 2:5, 4:9], hu[5:7, 2:5, 4:9] = 50, 70
+    labels[8:10, 6:8, 1:3] = labels[8, 0, 13] = SPLEEN
+    hu[labels == SPLEEN] = 110
+    return Volume.from_array(hu, SPACING), labels
+
+
+def test_volume_extent_and_density_are_those_of_the_box(patient):
+    liver, spleen = measure_organs(*patient)
+    assert liver.organ.name == "liver"
+    assert liver.volume_ml == pytest.approx(60 * 2.5 * 1.5 * 0.8 / 1000)
+    assert liver.extent_zyx_mm == pytest.approx((10, 4.5, 4))
+    assert (liver.mean_hu, liver.sd_hu) == (60, 10)
+    assert (liver.pieces, liver.cut_off) == (1, False)
+    assert spleen.volume_ml == pytest.approx(9 * 0.003)
+    assert (spleen.mean_hu, spleen.sd_hu, spleen.pieces, spleen.cut_off) == (110, 0, 2, True)
+
+
+def test_the_table_names_what_to_doubt(patient):
+    _, liver, spleen = measurement_table(measure_organs(*patient)).splitlines()
+    assert liver.split() == ["liver", "0.2", "10", "x", "4", "x", "4", "60", "±", "10"]
+    assert spleen.endswith("cut off by the scan, 2 pieces")
+
+
+def test_what_is_written_is_what_was_measured(patient, tmp_path):
+    write_measurements(tmp_path / "organs.csv", measure_organs(*patient))
+    first, second = csv.DictReader((tmp_path / "organs.csv").read_text().splitlines())
+    assert (first["organ"], first["volume_ml"], first["extent_y_mm"], first["cut_off"]) == (
+        "liver",
+        "0.18",
+        "4.50",
+        "no",
+    )
+    assert (second["organ"], second["mean_hu"], second["pieces"], second["cut_off"]) == ("spleen", "110.00", "2", "yes")
+
+
+def test_an_empty_label_map_has_nothing_to_measure_and_a_wrong_one_is_refused(patient):
+    ct, labels = patient
+    assert measure_organs(ct, np.zeros_like(labels)) == []
+    with pytest.raises(ValueError, match=r"the CT's shape, \(10, 9, 14\), got \(9, 9, 14\)"):
+        measure_organs(ct, labels[1:])
+    with pytest.raises(TypeError, match="must hold integers, got float32"):
+        measure_organs(ct, labels.astype(np.float32))
