@@ -1,9 +1,12 @@
-"""The benchmark of resize + argmax: its arms do what they are called, its targets and tables say what was measured."""
+"""The benchmarks: their arms do what they are called, their targets and tables say what was measured."""
 
 import numpy as np
+import postprocess  # of benchmarks/, as the next
 import pytest
-import slice_interpolation as benchmark  # of benchmarks/
+import slice_interpolation as benchmark
 import torch
+
+from flare_lib.inference.postprocess import keep_largest_components
 
 SHAPE = (18, 22, 26)
 
@@ -82,3 +85,10 @@ def test_scores_are_probabilities(monkeypatch):
     assert soft.shape == (14, 6, 7, 8)
     np.testing.assert_allclose(soft.sum(axis=0), 1, rtol=1e-5)
     assert set(soft.argmax(axis=0).ravel()) <= {0, 5}
+
+
+def test_scipy_organ_by_organ_keeps_the_same_components_on_a_phantom_with_islands():
+    label_map = postprocess.label_map_with_islands((40, 56, 72), (6.5, 5.5, 5.0))
+    kept = postprocess.by_scipy(label_map)
+    assert np.count_nonzero(label_map) > np.count_nonzero(kept) > 0
+    np.testing.assert_array_equal(kept, keep_largest_components(label_map))
