@@ -348,6 +348,20 @@ def notebooks(
     typer.echo(f"wrote {out / 'index.html'}, the page that leads to all of them")
 
 
+@app.command()
+def editions(
+    folder: Annotated[Path, typer.Argument(help="Where the notebooks are.")] = Path("notebooks"),
+) -> None:
+    """Make the students' edition of the notebooks, without solutions, and the teachers', with the answers filled in."""
+    try:
+        from flare_lib.editions import write_editions
+    except ModuleNotFoundError as error:
+        raise ValueError(f'notebooks need pip install "flare-lib[notebooks]", got no {error.name}') from error
+
+    students, teachers = write_editions(folder)
+    typer.echo(f"wrote {students} and {teachers}")
+
+
 def _say_done(run: "NotebookRun") -> None:
     typer.echo(f"{run.seconds:6.1f} s  {run.name}: {run.title}{' (unchanged, not run again)' if run.reused else ''}")
 

@@ -553,3 +553,16 @@ def test_measure_prints_and_writes_what_a_label_map_says(flare, tmp_path):
     other = save_labels(tmp_path / "other.nii.gz", labels_zyx(), np.diag([1.0, 2.0, 3.0, 1.0]))
     code, _, err = flare("measure", ct, other)
     assert (code, "must lie on the CT's grid" in err[0]) == (2, True)
+
+
+def test_editions_are_made_of_a_folder_of_notebooks(flare, tmp_path):
+    code, out, err = flare("editions", tmp_path)
+    assert (code, "without any" in err[0]) == (2, True)
+    (tmp_path / "course").mkdir()
+    cells = [
+        nbformat.v4.new_markdown_cell("<details><summary>Solution</summary>`answer = 4`</details>"),
+        nbformat.v4.new_code_cell("answer = None"),
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "course" / "00_a.ipynb")
+    code, out, _ = flare("editions", tmp_path / "course")
+    assert (code, out) == (0, [f"wrote {tmp_path / 'course-students'} and {tmp_path / 'course-teachers'}"])

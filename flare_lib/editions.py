@@ -1,0 +1,104 @@
+"""The course in two editions: students get the exercises without their solutions, teachers with the answers filled in.
+
+A notebook has one exercise: a text with a folded solution, which names the answers as code (`answer = 3`), and then a
+cell that begins with these answers as None and checks them. The committed notebooks have the solutions folded; both
+editions are made of them and are never edited.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from flare_lib.ct.whole_file import whole_file
+
+EDITIONS = ("students", "teachers")
+_SOLUTION = re.compile(r"\n*<details><summary>Solution</summary>(.*?)</details>", re.DOTALL)
+_ANSWER = re.compile(r"`(answer\w*) = ([^`]+)`")
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """Where a notebook's exercise is: the indices of its text and of the cell that checks it, {answer: its code}."""
+
+    text_at: int
+    check_at: int
+    answers: dict[str, str]
+
+
+def find_exercise(notebook: NotebookNode) -> Exercise:
+    """Return a notebook's exercise.
+
+    Raises ValueError unless there is exactly one folded solution, followed by a code cell in which each answer that the
+    solution names is None.
+    """
+    texts = [k for k, c in enumerate(notebook.cells) if c.cell_type == "markdown" and _SOLUTION.search(c.source)]
+    if len(texts) != 1:
+        raise ValueError(f"a notebook must have one exercise with a folded solution, got {len(texts)}")
+    at = texts[0]
+    answers = dict(_ANSWER.findall(_SOLUTION.search(notebook.cells[at].source)[1]))
+    check = notebook.cells[at + 1] if at + 1 < len(notebook.cells) else None
+    if check is None or check.cell_type != "code":
+        raise ValueError("a code cell must check the exercise right after its text")
+    if not answers or not all(_is_none(name).search(check.source) for name in answers):
+        named = ", ".join(answers) or "none"
+        raise ValueError(f"the check must begin with the solution's answers as None, got {named}")
+    return Exercise(at, at + 1, answers)
+
+
+def _is_none(name: str) -> re.Pattern:
+    return re.compile(rf"^{name} = None\b", re.MULTILINE)
+
+
+def answered(check: str, answers: dict[str, str]) -> str:
+    """Return the source of a checking cell with answers, {name: code}, filled in."""
+    for name, code in answers.items():
+        check = _is_none(name).sub(f"{name} = {code}", check)
+    return check
+
+
+def make_edition(notebook: NotebookNode, edition: str) -> NotebookNode:
+    """Return the students' or the teachers' edition of a notebook, without outputs; the notebook itself is not changed.
+
+    Raises ValueError for another edition, and what `find_exercise` raises.
+    """
+    if edition not in EDITIONS:
+        raise ValueError(f"edition must be one of {', '.join(EDITIONS)}, got {edition!r}")
+    exercise, made = find_exercise(notebook), nbformat.from_dict(notebook)
+    text, check = made.cells[exercise.text_at], made.cells[exercise.check_at]
+    if edition == "students":
+        text.source = _SOLUTION.sub("", text.source)
+    else:
+        text.source = text.source.replace("<details>", "<details open>")
+        check.source = answered(check.source, exercise.answers)
+    for cell in made.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    return made
+
+
+def write_editions(folder: str | Path) -> list[Path]:
+    """Write both editions of a folder's notebooks beside it, FOLDER-students and FOLDER-teachers; return the two.
+
+    They lie at the same depth, so that the notebooks' links hold. Raises FileNotFoundError for a folder without
+    notebooks, and ValueError with the notebook's name.
+    """
+    folder = Path(folder).resolve()
+    paths = sorted(folder.glob("*.ipynb"))
+    if not paths:
+        raise FileNotFoundError(f"a folder with notebooks is needed, got {folder} without any")
+    made: dict[Path, NotebookNode] = {}
+    for edition in EDITIONS:
+        for path in paths:
+            try:
+                notebook = make_edition(nbformat.read(path, as_version=4), edition)
+            except ValueError as error:
+                raise ValueError(f"{path.name}: {error}") from error
+            made[folder.with_name(f"{folder.name}-{edition}") / path.name] = notebook
+    for path, notebook in made.items():
+        path.parent.mkdir(exist_ok=True)
+        with whole_file(path) as unfinished:
+            nbformat.write(notebook, unfinished)
+    return [folder.with_name(f"{folder.name}-{edition}") for edition in EDITIONS]
