@@ -22,7 +22,8 @@ run: out/labels.nii.gz ## fetch a real CT, segment it, execute the notebooks; re
 	  'make lab' 'JupyterLab, to read the notebooks and change them'
 
 test: $(INSTALLED) ## run the tests, and every notebook against its committed outputs
-	$(BIN)/pytest -n 2 tests
+	$(BIN)/pytest -n 2 tests --ignore tests/browser
+	$(BIN)/pytest tests/browser
 	$(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 300 notebooks
 
 lab: $(INSTALLED) ## open the notebooks in JupyterLab

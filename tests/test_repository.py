@@ -75,7 +75,7 @@ def test_the_conda_environment_agrees_with_the_lock_and_the_project():
     by_pip = environment["dependencies"][-1]["pip"]
     lock, wanted = read_lock(), direct_requirements()
     assert by_pip == [f"torch=={lock['torch']}", f"--editable .[{EXTRAS}]"]
-    only_pip_has = {"torch", "dynamic-network-architectures", "surface-distance"}  # two come with the test extra
+    only_pip_has = {"torch", "dynamic-network-architectures", "playwright", "surface-distance"}  # three: the test extra
     assert by_conda.keys() == wanted.keys() - only_pip_has | {"python", "pip"}
     for name, version in by_conda.items():
         if name in wanted:

@@ -67,7 +67,9 @@ class Explorer(Viewer):
             name: w.IntSlider(value=at, min=low, max=high, description=name.replace("_", " "))
             for name, (low, high, at) in ranges.items()
         }
-        self.image = w.Image(value=png(self.static_picture()), format="png")
+        # at its own size: a box would stretch it to the width of the page
+        own_size = w.Layout(align_self="flex-start", max_width="100%")
+        self.image = w.Image(value=png(self.static_picture()), format="png", layout=own_size)
         for slider in self.sliders.values():
             slider.observe(self._show, names="value")
         super().__init__([self.image, w.HBox(list(self.sliders.values()))])
