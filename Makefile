@@ -8,7 +8,7 @@ LIBRARY := $(shell find flare_lib -type f -not -path '*/__pycache__/*')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: run test lab lint clean help FORCE
+.PHONY: run test book lab lint clean help FORCE
 
 run: out/labels.nii.gz ## fetch a real CT, segment it, execute the notebooks; results in out/
 	@$(BIN)/flare notebooks notebooks --out out/notebooks
@@ -25,6 +25,14 @@ test: $(INSTALLED) ## run the tests, and every notebook against its committed ou
 	$(BIN)/pytest -n 2 tests --ignore tests/browser
 	$(BIN)/pytest tests/browser
 	$(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 300 notebooks
+
+book: $(INSTALLED) ## build the course as a site, in out/book
+	@rm -rf build/book && mkdir -p build/book out
+	@cp -r docs build/book/docs && cp -r notebooks build/book/docs/notebooks && cp data/README.md build/book/docs/data.md
+	@sed -i.bak 's#\.\./data/README\.md#../data.md#' build/book/docs/notebooks/*.ipynb
+	@sed -i.bak 's#\.\./data/README\.md#data.md#; s#\.\./notebooks/#notebooks/#' build/book/docs/*.md
+	@$(BIN)/sphinx-build -q -W --keep-going -b html -d build/book/doctrees build/book/docs out/book
+	@echo 'wrote out/book/index.html'
 
 lab: $(INSTALLED) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

@@ -1,0 +1,46 @@
+"""The course as a site: notebooks as they are committed, pages beside them, the library's own docstrings."""
+
+import re
+
+project = "flare-lib"
+author = "the flare-lib authors"
+extensions = ["myst_nb", "sphinx.ext.autodoc"]
+html_theme = "furo"
+html_title = "flare-lib: 13 organs, coarse to fine"
+exclude_patterns = ["jupyter_execute", "*.bak"]
+
+nb_execution_mode = "off"  # the committed outputs are the tested ones
+nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", 200)]  # the picture, not the widget
+myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_default_options = {"members": True, "show-inheritance": False}
+autodoc_preserve_defaults = True
+
+
+def plain_text(app, what, name, obj, options, lines):
+    """Let docstrings, which are plain text, come out as they are written.
+
+    Backquotes become code, indented blocks stay as they are, and nothing else is markup.
+    """
+    made, in_block = [], False
+    for line in lines:
+        indented = line.startswith("    ")
+        if indented and not in_block and (not made or not made[-1].strip()):
+            made += ["::", ""]
+            in_block = True
+        elif line.strip() and not indented:
+            in_block = False
+        made.append(line if in_block else _escaped(line))
+    lines[:] = made
+
+
+def _escaped(line: str) -> str:
+    parts = re.split(r"(`[^`]+`)", line)
+    return "".join(f"`{p}`" if p.startswith("`") else re.sub(r"([*|_\\])", r"\\\1", p) for p in parts)
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", plain_text)
