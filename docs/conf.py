@@ -7,6 +7,7 @@ author = "the flare-lib authors"
 extensions = ["myst_nb", "sphinx.ext.autodoc"]
 html_theme = "furo"
 html_title = "flare-lib: 13 organs, coarse to fine"
+html_show_copyright = False
 exclude_patterns = ["jupyter_execute", "*.bak"]
 
 nb_execution_mode = "off"  # the committed outputs are the tested ones
