@@ -110,6 +110,11 @@ def run_notebooks(
     return runs
 
 
+def _lists(value: Any) -> Any:
+    """Return a value with lists in place of tuples, which papermill would write as text."""
+    return [_lists(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
 def fingerprint(path: Path, parameters: dict[str, Any]) -> str:
     """Return a hash of all that a notebook's result depends on: itself, the library, the parameters, Python."""
     digest = hashlib.sha256(platform.python_version().encode())
@@ -150,7 +155,7 @@ def _execute(path: Path, out: Path, parameters: dict[str, Any], *, progress: boo
         papermill.execute_notebook(
             path,
             result,
-            parameters,
+            {name: _lists(value) for name, value in parameters.items()},
             kernel_name="python3",
             language="python",
             kernel_manager_class=ThisInterpreter,

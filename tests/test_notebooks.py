@@ -118,6 +118,12 @@ def test_parameters_reach_the_notebook_and_the_originals_stay_as_they_were(cours
     assert path.read_bytes() == before
 
 
+def test_a_tuple_reaches_the_notebook_as_a_list_of_numbers(course):
+    course.add("00_a", "A", "print(n_steps[1][0] + 1)")
+    course.run(parameters={"n_steps": ((1, 2), (3, 4))})
+    assert course.printed("00_a") == ["4"]
+
+
 def test_a_result_is_reused_until_what_it_depends_on_changes(course):
     course.add("00_a", "A", "print(n_steps)")
     [first] = course.run()
