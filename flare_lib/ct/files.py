@@ -25,16 +25,16 @@ SUFFIXES = (".nii", ".nii.gz")
 _SOMETHING_BELOW_HU = -10.0
 
 
-def find_images(folder: str | os.PathLike) -> dict[str, Path]:
+def find_images(folder: str | os.PathLike, *, channel: str = "") -> dict[str, Path]:
     """Return {name of the case: path} of a folder's .nii and .nii.gz files, by name; empty when there are none.
 
-    A channel's number at the end (`_0000`, as nnU-Net and FLARE 2022 have it) is no part of the name, and hidden files
-    are no cases (a killed process may have left one). Raises ValueError for two files of one name.
+    `channel`, the number of one at a name's end (`_0000`, as nnU-Net and FLARE 2022 have it for CTs), is no part of the
+    name. Hidden files are no cases: a killed process may have left one. Raises ValueError for two files of one name.
     """
     found: dict[str, Path] = {}
     for path in sorted(Path(folder).glob("[!.]*")):
         if path.name.lower().endswith(SUFFIXES):
-            name = path.name[: path.name.lower().rindex(".nii")].removesuffix("_0000")
+            name = path.name[: path.name.lower().rindex(".nii")].removesuffix(channel)
             if name in found:
                 raise ValueError(f"every case must have one file in {folder}, got {found[name].name} and {path.name}")
             found[name] = path

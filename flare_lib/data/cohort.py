@@ -45,13 +45,13 @@ def find_cases(folder: str | Path) -> list[Case]:
     folder = Path(folder)
     for images, labels in _FOLDERS:
         if (folder / images).is_dir():
-            cts, label_maps = find_images(folder / images), find_images(folder / labels)
+            cts, label_maps = find_images(folder / images, channel="_0000"), find_images(folder / labels)
             break
     else:
         cts = {path.parent.name: path for path in folder.glob("*/ct.nii*")}
         label_maps = {path.parent.name: path for path in folder.glob("*/segmentations")}
         if not cts:
-            cts = find_images(folder)
+            cts = find_images(folder, channel="_0000")
     if not cts:
         raise FileNotFoundError(
             f"{folder} must hold CTs (.nii or .nii.gz) as images/ + labels/, imagesTr/ + labelsTr/, NAME/ct.nii.gz or "

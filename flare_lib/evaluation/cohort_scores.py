@@ -57,8 +57,7 @@ class CaseScores:
 def find_pairs(predictions: str | Path, references: str | Path) -> list[Pair]:
     """Return the label maps of two folders (.nii, .nii.gz) by name, those without a counterpart too.
 
-    A name may end in `_0000` in one folder and not in the other. Raises FileNotFoundError for a folder without label
-    maps, ValueError for two files of one name.
+    Raises FileNotFoundError for a folder without label maps, ValueError for two files of one name.
     """
     found, true = find_images(predictions), find_images(references)
     for folder, label_maps in ((predictions, found), (references, true)):
