@@ -47,10 +47,12 @@ def test_a_module_imports_only_from_its_own_folder_and_those_before_it(module):
 
 
 def test_within_the_library_imports_run_one_way():
+    cycle = []
     try:
         TopologicalSorter({module: imports(module) for module in MODULES}).prepare()
     except CycleError as error:
-        pytest.fail(f"imports must run one way, got {' -> '.join(reversed(error.args[1]))}")
+        cycle = error.args[1][::-1]
+    assert cycle == []
 
 
 def test_what_people_look_at_is_imported_by_the_top_alone():

@@ -46,8 +46,9 @@ class OrganSurfaces:
         turn = np.deg2rad(azimuth_deg)
         # of the picture's grid (depth away from the viewer, column to the right) the place in the label map (y, x)
         depth, column = np.meshgrid(*[np.arange(width) - (width - 1) / 2] * 2, indexing="ij")
-        y = np.rint(-np.cos(turn) * depth - np.sin(turn) * column + (n_y - 1) / 2).astype(int)
-        x = np.rint(np.sin(turn) * depth - np.cos(turn) * column + (n_x - 1) / 2).astype(int)
+        # (a little off the middle: exact halves would be rounded now up, now down along one ray)
+        y = np.rint(-np.cos(turn) * depth - np.sin(turn) * column + (n_y - 1) / 2 + 1e-4).astype(int)
+        x = np.rint(np.sin(turn) * depth - np.cos(turn) * column + (n_x - 1) / 2 + 1e-4).astype(int)
         outside = (y < 0) | (y >= n_y) | (x < 0) | (x >= n_x)
         seen = self._labels[:, np.where(outside, 0, y), np.where(outside, 0, x)]  # (z, depth, column); 0 is padding
         hit = (seen > 0).argmax(axis=1)  # (z, column)

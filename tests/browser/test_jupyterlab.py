@@ -46,7 +46,6 @@ def lab(tmp_path_factory):
     command += [
         f"--IdentityProvider.token={TOKEN}",
         f"--ServerApp.root_dir={home / 'notebooks'}",
-        "--expose-app-in-browser",
     ]
     environment = os.environ | {
         "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),

@@ -56,7 +56,11 @@ def test_from_behind_the_sides_change_places_and_from_the_left_the_spleen_is_in_
     assert columns_of(behind, LIVER)[:, 1].mean() > columns_of(behind, SPLEEN)[:, 1].mean()
     left = surfaces.picture(90)  # who stands at the patient's left sees the front on the left of the picture
     assert columns_of(left, LIVER)[:, 1].mean() < columns_of(left, AORTA)[:, 1].mean()
-    assert len(columns_of(left, SPLEEN)) == len(columns_of(surfaces.picture(90), SPLEEN)) > 0
+    beside = abdomen()
+    beside[2:8, 16:28, 14:18] = AORTA  # as large as the spleen, to the right of it
+    seen = {a: len(columns_of(OrganSurfaces(beside, SPACING).picture(a), SPLEEN)) for a in (90, 270)}
+    assert seen[90] == len(columns_of(left, SPLEEN)) > 0
+    assert seen[270] == 0
 
 
 def test_a_surface_towards_the_light_is_brighter():
