@@ -11,6 +11,7 @@ from typing import Any
 
 import cc3d
 import numpy as np
+from scipy import ndimage
 
 from flare_lib.ct.volume import Shape, Triple, Volume
 from flare_lib.data.painting import paint
@@ -241,7 +242,7 @@ def _draw_organs(d: _Drawing) -> None:
     right, tip, left = ((84, -8, 48), (72, 92, 58)), ((96, 2, -6), (38, 62, 60)), ((8, 52, 62), (74, 40, 28))
     for (center, radii), tilt in ((right, 0.0), (tip, 0.15), (left, -0.2)):
         d.ellipsoid("liver", center, np.array(radii) * size, tilt=tilt, only=(UNLABELLED, "colon", "small_bowel"))
-    d.ellipsoid("spleen", (-98, -42, 52), (26, 43, 47), tilt=-0.35, only=(*cavity, "muscle"))
+    d.ellipsoid("spleen", (-98, -42, 52), (26, 43, 47), tilt=-0.35, only=cavity)
     stomach = [(-22, -2, 84), (-58, 14, 84), (-66, 30, 50), (-56, 48, 12), (-22, 54, -8), (14, 44, -4)]
     d.tube("stomach", stomach, np.array([13, 30, 33, 27, 19, 13]) * d.rng.uniform(0.8, 1.15), only=(*cavity, "liver"))
     d.tube("portal_vein_and_splenic_vein", [(-72, -30, 36), (8, 0, 2), (26, 10, 26), (46, 12, 46)], [4, 6, 7, 6])
@@ -267,9 +268,23 @@ def _draw_organs(d: _Drawing) -> None:
     )
     d.tube("esophagus", [(0, -22, 330), (-2, -14, 180), (-8, -10, 120), (-20, -4, 88)], [8, 8, 8, 9])
     for sign, side in ((1, "right"), (-1, "left")):
-        top = (sign * 40, -34, 58)
-        for inner, back in ((46, -50), (36, -52)):
-            d.tube(f"adrenal_gland_{side}", [top, (sign * inner, back, 40)], [4.5, 3.6], jitter=1)
+        for z in (50, 58):  # one below the other: two limbs, sheets rather than rods
+            for inner, back in ((46, -50), (36, -52)):
+                limb = [(sign * 40, -34, z), (sign * inner, back, z - 18)]
+                d.tube(f"adrenal_gland_{side}", limb, [4.5, 3.6], jitter=1)
+    retroperitoneal = tuple(f"{organ}_{side}" for organ in ("kidney", "adrenal_gland") for side in ("right", "left"))
+    _pack_in_fat(d, retroperitoneal, d.rng.integers(1, 4), (*cavity, "liver", "spleen", "muscle", "stomach"))
+    _pack_in_fat(d, ORGAN_STRUCTURES, d.rng.integers(1, 3), (UNLABELLED,))
+
+
+def _pack_in_fat(d: _Drawing, names: tuple[str, ...], n_voxels: int, only: tuple[str, ...]) -> None:
+    """Make fat of what lies within `n_voxels` of structures and is one of `only`.
+
+    Without it a kidney and an adrenal gland would lie bare in the liver, and vessels and bowel that nobody has labelled
+    against every organ, which no body shows: kidneys and adrenals lie in a capsule of fat, the others in a thin layer.
+    """
+    near = ndimage.binary_dilation(np.isin(d.ids, [_IDS[name] for name in names]), iterations=int(n_voxels))
+    d.put("fat", tuple(slice(0, n) for n in d.ids.shape), near, only)
 
 
 def _keep_one_piece(ids: np.ndarray) -> None:
