@@ -2,12 +2,16 @@
 
 import re
 
+from docutils import nodes
+from latex2mathml.converter import convert
+
 project = "flare-lib"
 author = "the flare-lib authors"
 extensions = ["myst_nb", "sphinx.ext.autodoc"]
 html_theme = "furo"
 html_title = "flare-lib: 13 organs, coarse to fine"
 html_show_copyright = False
+html_math_renderer = "mathml"  # browsers draw it themselves: no script is fetched, pages read without a network
 exclude_patterns = ["jupyter_execute", "*.bak"]
 
 nb_execution_mode = "off"  # the committed outputs are the tested ones
@@ -43,5 +47,18 @@ def _escaped(line: str) -> str:
     return "".join(f"`{p}`" if p.startswith("`") else re.sub(r"([*|_\\])", r"\\\1", p) for p in parts)
 
 
+def inline_formula(translator, node):
+    """Write a formula within a line as MathML."""
+    translator.body.append(convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def displayed_formula(translator, node):
+    """Write a formula of its own as MathML."""
+    translator.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
+    raise nodes.SkipNode
+
+
 def setup(app):
+    app.add_html_math_renderer("mathml", (inline_formula, None), (displayed_formula, None))
     app.connect("autodoc-process-docstring", plain_text)

@@ -23,7 +23,8 @@ FILES = sorted(path for path in map(ROOT.joinpath, LISTED) if path.is_file())
 LIBRARY = [path for path in FILES if path.is_relative_to(ROOT / "flare_lib") and path.suffix == ".py"]
 NOTEBOOKS = [path for path in FILES if path.suffix == ".ipynb"]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-EXTRAS = "notebooks,test,dev"
+EXTRAS = "notebooks,test,dev"  # what is installed to work on the project
+OPTIONAL = {"niivue"}  # what users may add
 
 
 def name_of(path):
@@ -75,7 +76,8 @@ def test_the_conda_environment_agrees_with_the_lock_and_the_project():
     by_pip = environment["dependencies"][-1]["pip"]
     lock, wanted = read_lock(), direct_requirements()
     assert by_pip == [f"torch=={lock['torch']}", f"--editable .[{EXTRAS}]"]
-    only_pip_has = {"torch", "dynamic-network-architectures", "playwright", "surface-distance"}  # three: the test extra
+    only_pip_has = {"torch", "dynamic-network-architectures", "ipyniivue", "latex2mathml", "playwright"}
+    only_pip_has |= {"surface-distance"}
     assert by_conda.keys() == wanted.keys() - only_pip_has | {"python", "pip"}
     for name, version in by_conda.items():
         if name in wanted:
@@ -86,7 +88,7 @@ def test_the_conda_environment_agrees_with_the_lock_and_the_project():
 def test_everything_that_installs_the_project_asks_for_the_same_extras():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert f"[{EXTRAS}]" in makefile
-    assert set(EXTRAS.split(",")) == PYPROJECT["optional-dependencies"].keys()
+    assert {*EXTRAS.split(","), *OPTIONAL} == PYPROJECT["optional-dependencies"].keys()
 
 
 def test_the_version_is_the_same_wherever_it_is_told():

@@ -52,21 +52,18 @@ class Viewer(w.VBox):
 
 
 class Explorer(Viewer):
-    """One picture that a function draws from the sliders' values: `Explorer(draw, z=(0, 40, 12), n=(1, 8, 2))`.
+    """One picture that a function draws from the sliders' values: `Explorer(draw, z=(0, 40, 12), mm=(0, 9, 2, 0.5))`.
 
     `draw(**values)` returns an RGB picture, uint8 (rows, columns, 3), or a matplotlib `Figure`. `ranges` {name: (first,
-    last, at first)} of whole numbers, a slider each. A picture drawn once is kept. Raises ValueError for no range, and
-    for a start outside its range.
+    last, at first)} of whole numbers, or with a step as the fourth, a slider each. A picture drawn once is kept. Raises
+    ValueError for no range, and for a start outside its range.
     """
 
-    def __init__(self, draw: Callable[..., np.ndarray | Figure], **ranges: tuple[int, int, int]) -> None:
-        if not ranges or not all(low <= at <= high for low, high, at in ranges.values()):
+    def __init__(self, draw: Callable[..., np.ndarray | Figure], **ranges: tuple[float, ...]) -> None:
+        if not ranges or not all(low <= at <= high for low, high, at, *_ in ranges.values()):
             raise ValueError(f"every range must be (first, last, start) with the start between, got {ranges}")
         self._draw, self._drawn = draw, {}
-        self.sliders = {
-            name: w.IntSlider(value=at, min=low, max=high, description=name.replace("_", " "))
-            for name, (low, high, at) in ranges.items()
-        }
+        self.sliders = {name: _slider(name.replace("_", " "), *values) for name, values in ranges.items()}
         # at its own size: a box would stretch it to the width of the page
         own_size = w.Layout(align_self="flex-start", max_width="100%")
         self.image = w.Image(value=png(self.static_picture()), format="png", layout=own_size)
@@ -84,6 +81,18 @@ class Explorer(Viewer):
 
     def _show(self, _change: object) -> None:
         self.image.value = png(self.static_picture())
+
+
+def _slider(description: str, first: float, last: float, at: float, step: float | None = None) -> w.Widget:
+    """Return a slider of whole numbers, or of steps, with all of its name to be read."""
+    look = {
+        "min": first,
+        "max": last,
+        "value": at,
+        "description": description,
+        "style": {"description_width": "initial"},
+    }
+    return w.IntSlider(**look) if step is None else w.FloatSlider(**look, step=step, readout_format=".1f")
 
 
 def _pixels(figure: Figure) -> np.ndarray:

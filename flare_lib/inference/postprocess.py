@@ -16,7 +16,7 @@ import numba
 import numpy as np
 
 from flare_lib.ct.labels import N_CLASSES, N_ORGANS, ORGANS, organ
-from flare_lib.ct.roi import bounding_box, crop, paste
+from flare_lib.ct.roi import Box, bounding_box, crop, paste
 from flare_lib.ct.volume import check_spacing
 
 MAX_DISTANCE_MM = 170.0
@@ -123,6 +123,22 @@ def reference_point(label_map_zyx: np.ndarray, spacing_zyx_mm: Sequence[float]) 
     return None
 
 
+def region_distances(label_map_zyx: np.ndarray, spacing_zyx_mm: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the distance rule decides by: connected regions, and how far the centroid of each lies (paper 2.4).
+
+    Regions as `remove_far_components` has them: `ids` uint32 (Z, Y, X), 0 for background; `distances_mm` float64, one
+    an id, from the `reference_point`; that of the background is 0, and all are without a reference point. Raises like
+    `remove_far_components`.
+    """
+    label_map_zyx = _checked_label_map(label_map_zyx)
+    reference = reference_point(label_map_zyx, spacing_zyx_mm)
+    if reference is None:
+        ids = _find_components((label_map_zyx > 0).view(np.uint8)).ids
+        return ids, np.zeros(int(ids.max(initial=0)) + 1)
+    box, ids, distances_mm = _regions(label_map_zyx, spacing_zyx_mm, reference)
+    return paste(ids, box, label_map_zyx.shape), distances_mm
+
+
 class _Components(NamedTuple):
     """26-connected components: `ids` uint32 (Z, Y, X), 0 = background; the rest per id, with an unused place for 0."""
 
@@ -168,13 +184,22 @@ def _remove_far(
     """Return the label map without far regions, and how many voxels of each label were removed."""
     if reference is None:
         return _nothing_removed(label_map_zyx)
-    box = bounding_box(label_map_zyx)  # never None: the reference point comes from an organ
+    box, ids, distances_mm = _regions(label_map_zyx, spacing_zyx_mm, reference)
     inside = crop(label_map_zyx, box).copy()
-    regions = _find_components((inside > 0).view(np.uint8))
-    centroids_zyx_mm = (regions.centroids_zyx + box.start_zyx) * spacing_zyx_mm
-    near = np.linalg.norm(centroids_zyx_mm - reference.point_zyx_mm, axis=1) <= max_distance_mm
-    removed = _erase(inside, regions.ids, near)
+    removed = _erase(inside, ids, distances_mm <= max_distance_mm)
     return paste(inside, box, label_map_zyx.shape), removed
+
+
+def _regions(
+    label_map_zyx: np.ndarray, spacing_zyx_mm: Sequence[float], reference: ReferencePoint
+) -> tuple[Box, np.ndarray, np.ndarray]:
+    """Return the box of all organs, the ids of the regions in it, and the distance of each, 0 for the background."""
+    box = bounding_box(label_map_zyx)  # never None: the reference point comes from an organ
+    regions = _find_components((crop(label_map_zyx, box) > 0).view(np.uint8))
+    centroids_zyx_mm = (regions.centroids_zyx + box.start_zyx) * spacing_zyx_mm
+    distances_mm = np.linalg.norm(centroids_zyx_mm - reference.point_zyx_mm, axis=1)
+    distances_mm[0] = 0.0
+    return box, regions.ids, distances_mm
 
 
 def _nothing_removed(label_map_zyx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ from flare_lib.inference.postprocess import (
     keep_largest_components,
     postprocess,
     reference_point,
+    region_distances,
     remove_far_components,
 )
 
@@ -328,3 +329,24 @@ def test_a_report_is_told_in_one_line_most_first():
     )
     nothing = Report({}, {}, None)
     assert nothing.summary() == "smaller pieces: none; far away (nothing to measure from): none"
+
+
+def test_regions_come_with_their_distances_from_the_reference_point():
+    labels = np.zeros((10, 12, 14), np.uint8)
+    labels[2:8, 6, 5] = organ("aorta").id
+    labels[2:8, 6, 9] = organ("inferior vena cava").id
+    labels[9, 0, 7] = organ("spleen").id
+    ids, distances_mm = region_distances(labels, (3.0, 2.0, 1.5))
+    point = np.array((4.5, 6.0, 7.0)) * (3.0, 2.0, 1.5)
+    for where, centroid in (((2, 6, 5), (4.5, 6, 5)), ((3, 6, 9), (4.5, 6, 9)), ((9, 0, 7), (9, 0, 7))):
+        expected = np.linalg.norm(np.array(centroid) * (3.0, 2.0, 1.5) - point)
+        assert distances_mm[ids[where]] == pytest.approx(expected)
+    assert ids.shape == labels.shape
+    assert (ids > 0).sum() == (labels > 0).sum()
+    assert distances_mm[0] == 0.0
+    kept = np.where(distances_mm[ids] <= 10.0, labels, 0)
+    np.testing.assert_array_equal(kept, remove_far_components(labels, (3.0, 2.0, 1.5), 10.0))
+    labels[:, 6] = 0
+    ids, distances_mm = region_distances(labels, (3.0, 2.0, 1.5))
+    assert (ids > 0).sum() == 1
+    np.testing.assert_array_equal(distances_mm, [0.0, 0.0])

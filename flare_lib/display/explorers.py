@@ -1,0 +1,247 @@
+"""The course's ideas with sliders, one function each: the heads, the margin, the tiles, slabs, distance, tolerance.
+
+Each prepares once what no slider changes and returns an `Explorer`, whose first picture stands in its place where
+nothing can be moved. Arrays are canonical (RAS+) ZYX, label maps 0 to 13.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, Rectangle
+from scipy.spatial import cKDTree
+
+from flare_lib.ct.labels import ORGANS, organ
+from flare_lib.ct.resample import resample_nearest
+from flare_lib.ct.roi import Box, bounding_box
+from flare_lib.ct.volume import Triple, Volume
+from flare_lib.display.figures import Panel, panel_figure
+from flare_lib.display.slices import check_label_map, organ_center, slice_picture
+from flare_lib.display.surfaces import OrganSurfaces
+from flare_lib.display.widgets import Explorer
+from flare_lib.evaluation.metrics import dice_scores
+from flare_lib.inference.postprocess import reference_point, region_distances
+from flare_lib.inference.sliding_window import tile_starts
+
+_WRONG, _TILE, _FAR = "#ff3030", "#d55e00", "#ffffff"
+
+
+def head_explorer(
+    image: Volume,
+    head_label_maps: Sequence[np.ndarray],
+    reference_zyx: np.ndarray,
+    *,
+    window: tuple[float, float],
+    z: int,
+) -> Explorer:
+    """Compare the answers of a net's heads, finest first, each on its own grid, with the reference (paper 2.2).
+
+    `image` is what the net saw, shown between the two ends of `window`; `reference_zyx` lies on its grid. Sliders: the
+    head (1 is the finest) and the slice. Raises ValueError for a reference of another shape, and for no head.
+    """
+    check_label_map(reference_zyx, image)
+    answers = [resample_nearest(answer, image.shape_zyx) for answer in head_label_maps]
+    if not answers:
+        raise ValueError("there must be a head at least, got none")
+    there = np.array([(reference_zyx == o.id).any() for o in ORGANS])
+    dice = [dice_scores(answer, reference_zyx)[there].mean() if there.any() else np.nan for answer in answers]
+
+    def draw(head: int, z: int) -> Figure:
+        answer = answers[head - 1]
+        wrong = Volume((answer[z] != reference_zyx[z])[None].view(np.uint8), image.spacing_zyx_mm, image.affine)
+        grid = " x ".join(map(str, head_label_maps[head - 1].shape))
+        return panel_figure(
+            [
+                Panel("the reference", image, "axial", z, reference_zyx, window),
+                Panel(f"head {head}: {grid}, mean Dice {dice[head - 1]:.2f}", image, "axial", z, answer, window),
+                Panel(f"white: wrong, {wrong.array_zyx.mean():.1%}", wrong, "axial", 0, None, (0, 1)),
+            ],
+            height=3.0,
+        )
+
+    return Explorer(draw, head=(1, len(answers), 1), z=(0, image.shape_zyx[0] - 1, z))
+
+
+def roi_explorer(
+    ct: Volume, label_map_zyx: np.ndarray, box: Box, *, margin_mm: float = 20.0, longest_mm: int = 60
+) -> Explorer:
+    """Widen a box by a margin: how large the region of interest is, how much of the worst-hit organ lies in it.
+
+    `label_map_zyx` on the CT's grid, from which the shares are counted; `box` what the margin is added to (paper 2).
+    Slider: the margin in mm. Raises ValueError for a label map of another shape.
+    """
+    check_label_map(label_map_zyx, ct)
+    _, y, x = organ_center(label_map_zyx)
+    places = {o.id: found for o in ORGANS if (found := bounding_box(label_map_zyx == o.id)) is not None}
+    parts = {i: label_map_zyx[place.slices] == i for i, place in places.items()}
+
+    def share_inside(roi: Box, i: int) -> float:
+        corners = zip(places[i].start_zyx, roi.start_zyx, roi.stop_zyx, strict=True)
+        inside = tuple(slice(max(0, low - at), max(0, high - at)) for at, low, high in corners)
+        return np.count_nonzero(parts[i][inside]) / np.count_nonzero(parts[i])
+
+    def draw(margin_mm: int) -> Figure:
+        roi = box.widen(float(margin_mm), ct.spacing_zyx_mm, ct.shape_zyx)
+        share, worst = min(((share_inside(roi, i), ORGANS[i - 1].name) for i in places), default=(1.0, "no organ"))
+        litres = np.prod(roi.shape_zyx) * ct.voxel_ml / 1000
+        titles = (f"margin {margin_mm} mm: {litres:.1f} litres", f"worst hit: {worst}, {share:.1%} inside")
+        views = zip(titles, ("coronal", "sagittal"), (y, x), strict=True)
+        return panel_figure(
+            [Panel(title, ct, plane, at, label_map_zyx, outlines=(roi,)) for title, plane, at in views], height=3.4
+        )
+
+    return Explorer(draw, margin_mm=(0, longest_mm, round(margin_mm)))
+
+
+def tile_explorer(shape_zyx: Sequence[int], patch_size: Sequence[int], *, tile_step: float = 0.5) -> Explorer:
+    """Show from the front how many tiles of a sliding window see each voxel, and where one tile lies (paper 4.6).
+
+    Sliders: the step, in patches, and the number of a tile of the front layer; numbers beyond the last begin again.
+    """
+
+    def draw(step: float, tile: int) -> Figure:
+        starts = [tile_starts(n, p, round(step, 2)) for n, p in zip(shape_zyx, patch_size, strict=True)]
+        seen_z, seen_x = (
+            sum(((at := np.arange(shape_zyx[a])) >= s) & (at < s + patch_size[a]) for s in starts[a]) for a in (0, 2)
+        )
+        counts = seen_z[:, None] * seen_x * len(starts[1])
+        figure = Figure(figsize=(1.8 + 2.6 * shape_zyx[2] / shape_zyx[0], 3.4), layout="constrained", dpi=80)
+        axes = figure.subplots()
+        picture = axes.imshow(counts, origin="lower", cmap="cividis", vmin=1, vmax=max(2, counts.max()))
+        figure.colorbar(picture, label="tiles that see a voxel, at most")
+        front = [(z, x) for z in starts[0] for x in starts[2]]
+        z, x = front[tile % len(front)]
+        axes.add_patch(Rectangle((x, z), patch_size[2], patch_size[0], fill=False, ec=_TILE, lw=3, clip_on=False))
+        axes.set(title=f"step {step:g}: {np.prod([len(s) for s in starts])} tiles", xlabel="x", ylabel="z")
+        return figure
+
+    return Explorer(draw, step=(0.2, 1.0, tile_step, 0.1), tile=(0, 8, 0))
+
+
+def slab_explorer(
+    labels_in_slabs: Callable[[int], np.ndarray], reference_zyx: np.ndarray, *, n_slabs: int = 4, most: int = 8
+) -> Explorer:
+    """Show the labels of a resize in N slabs, and in white where they differ from the reference (paper 2.5).
+
+    `labels_in_slabs(N)` returns the label map; it is asked once for every N. Sliders: N and the coronal slice.
+    """
+    made: dict[int, np.ndarray] = {}
+
+    def draw(n: int, y: int) -> np.ndarray:
+        if n not in made:
+            made[n] = labels_in_slabs(n)
+        black = np.broadcast_to(np.int16(-1000), reference_zyx.shape)
+        look = {"spacing_zyx_mm": (1, 1, 1), "plane": "coronal", "index": y, "pixel_mm": max(reference_zyx.shape) / 440}
+        picture = slice_picture(black, made[n], opacity=1.0, **look)
+        differs = slice_picture((made[n] != reference_zyx).view(np.uint8), None, window_hu=(0, 1), **look)
+        picture[differs[..., 0] > 0] = 255
+        return picture
+
+    n_rows = reference_zyx.shape[1]
+    return Explorer(draw, n=(1, most, n_slabs), y=(0, n_rows - 1, n_rows // 2))
+
+
+def distance_explorer(ct: Volume, label_map_zyx: np.ndarray, *, y: int, max_distance_mm: float = 170.0) -> Explorer:
+    """Show what the distance rule of the clean-up removes: coronal slice `y`, the reference point as a cross.
+
+    Slider: the threshold in mm (paper 2.4). Raises ValueError for a label map of another shape, and for one without a
+    point to measure from.
+    """
+    check_label_map(label_map_zyx, ct)
+    origin = reference_point(label_map_zyx, ct.spacing_zyx_mm)
+    if origin is None:
+        raise ValueError("there must be aorta and vena cava, or a liver, to measure from, got neither")
+    ids, distances_mm = region_distances(label_map_zyx, ct.spacing_zyx_mm)
+    # an organ is lost when the nearest of its regions goes
+    nearest_mm = {o.name: distances_mm[ids[where]].min() for o in ORGANS if (where := label_map_zyx == o.id).any()}
+    here_mm = distances_mm[ids[:, y]]  # (z, x) of the slice
+    z_mm, _, x_mm = origin.point_zyx_mm
+    center = (ct.size_mm_zyx[2] - x_mm - ct.spacing_zyx_mm[2] / 2, z_mm + ct.spacing_zyx_mm[0] / 2)
+
+    def draw(mm: int) -> Figure:
+        kept = label_map_zyx[:, y : y + 1] * (here_mm <= mm)[:, None]
+        lost = ", ".join(name for name, nearest in nearest_mm.items() if nearest > mm) or "no organ"
+        slice_y = Volume(ct.array_zyx[:, y : y + 1], ct.spacing_zyx_mm, ct.affine)
+        figure = panel_figure([Panel(f"{mm} mm: lost: {lost}", slice_y, "coronal", 0, kept)], height=4.5)
+        figure.axes[0].plot(*center, "+", color=_FAR, ms=14, mew=2)
+        figure.axes[0].add_patch(Circle(center, mm, fill=False, ec=_FAR, ls="--"))
+        return figure
+
+    return Explorer(draw, mm=(20, 300, round(max_distance_mm)))
+
+
+def tolerance_explorer(
+    ct: Volume,
+    prediction_zyx: np.ndarray,
+    reference_zyx: np.ndarray,
+    *,
+    z: int,
+    organs: Sequence[str] = ("liver", "stomach"),
+    tolerance_mm: float = 2.0,
+) -> Explorer:
+    """Show the borders of organs in axial slice `z`, red where the reference's border is farther than a tolerance.
+
+    Borders are voxels with a neighbour outside, distances between their centres in 3-D, a picture of NSD rather than
+    NSD itself. Slider: the tolerance in mm. Raises ValueError for label maps of another shape, KeyError for an organ
+    that there is not.
+    """
+    for labels in (prediction_zyx, reference_zyx):
+        check_label_map(labels, ct)
+    borders = {}
+    for name in organs:
+        found, true = (_border(labels == organ(name).id) for labels in (prediction_zyx, reference_zyx))
+        here = found[found[:, 0] == z]
+        tree = cKDTree(true * ct.spacing_zyx_mm) if len(true) else None
+        far_mm = np.full(len(here), np.inf) if tree is None else tree.query(here * ct.spacing_zyx_mm)[0]
+        borders[name] = (here, far_mm)
+    _, height_mm, width_mm = ct.size_mm_zyx
+
+    def draw(mm: float) -> Figure:
+        figure = panel_figure([Panel("", ct, "axial", z)], height=4.2)
+        axes, shares = figure.axes[0], []
+        for name, (here, far_mm) in borders.items():
+            wrong = far_mm > mm + 1e-6
+            x, y = ((here[:, a] + 0.5) * ct.spacing_zyx_mm[a] for a in (2, 1))
+            axes.scatter(width_mm - x, y, 9, np.where(wrong, _WRONG, organ(name).color), marker="s", linewidths=0)
+            shares.append(f"{name} {1 - wrong.mean():.0%}" if len(here) else f"{name}: not in this slice")
+        axes.set_xlim(0, width_mm)
+        axes.set_ylim(0, height_mm)
+        axes.title.set_text(f"within {mm:g} mm in this slice: {', '.join(shares)}")
+        return figure
+
+    return Explorer(draw, mm=(0.0, 12.0, tolerance_mm, 0.1))
+
+
+def _border(mask: np.ndarray) -> np.ndarray:
+    """Return the voxels (n, 3) of a mask that have one of their six neighbours outside it."""
+    box = bounding_box(mask)
+    if box is None:
+        return np.empty((0, 3), int)
+    inside = np.pad(mask[box.slices], 1)
+    core = inside[1:-1, 1:-1, 1:-1].copy()
+    for axis in range(3):
+        for side in (slice(None, -2), slice(2, None)):
+            core &= inside[tuple(side if a == axis else slice(1, -1) for a in range(3))]
+    return np.argwhere(mask[box.slices] & ~core) + box.start_zyx
+
+
+def surface_explorer(
+    label_maps: Mapping[str, np.ndarray], spacing_zyx_mm: Triple, *, pixel_mm: float = 1.5, degrees: int = 20
+) -> Explorer:
+    """Turn label maps, {title: labels}, as solid surfaces beside each other (in the manner of the paper's Fig. 5 to 7).
+
+    Slider: the side they are seen from, in degrees; 0 is the front.
+    """
+    surfaces = {title: OrganSurfaces(labels, spacing_zyx_mm, pixel_mm=pixel_mm) for title, labels in label_maps.items()}
+
+    def draw(degrees: int) -> Figure:
+        figure = Figure(figsize=(3.7 * len(surfaces), 3), layout="constrained", dpi=80)
+        for axes, (title, surface) in zip(
+            figure.subplots(1, len(surfaces), squeeze=False)[0], surfaces.items(), strict=True
+        ):
+            axes.imshow(surface.picture(degrees))
+            axes.set_title(title, fontsize=9)
+            axes.set_axis_off()
+        return figure
+
+    return Explorer(draw, degrees=(-180, 180, degrees))

@@ -1,0 +1,73 @@
+"""A CT with its organs in 3-D, turned with the mouse: WebGL where ipyniivue is installed, a picture to turn elsewhere.
+
+ipyniivue (https://github.com/niivue/ipyniivue) is an extra: `pip install "flare-lib[niivue]"`.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from flare_lib.ct.files import save_ct, save_label_map
+from flare_lib.ct.labels import ORGANS
+from flare_lib.ct.resample import resample_nearest, resample_trilinear, resampled_shape
+from flare_lib.ct.volume import Volume
+from flare_lib.display.explorers import surface_explorer
+from flare_lib.display.slices import DISPLAY_WINDOW_HU, check_label_map
+from flare_lib.display.surfaces import OrganSurfaces
+from flare_lib.display.widgets import Viewer
+
+_LEAST_MM = 2.0  # voxels sent to the browser are not smaller: a CT of 512 x 512 x 400 would be 200 MB
+
+
+class VolumeView(Viewer):
+    """A CT (HU) with its organs (0 to 13, the CT's shape) as a body to turn; without ipyniivue, its organs alone.
+
+    `in_webgl` says which of the two it is. Where nothing can be moved, the organs from the front. Raises ValueError for
+    labels of another shape.
+    """
+
+    def __init__(self, ct: Volume, label_map_zyx: np.ndarray, *, height_px: int = 420) -> None:
+        check_label_map(label_map_zyx, ct)
+        self._surfaces = OrganSurfaces(label_map_zyx, ct.spacing_zyx_mm)
+        try:
+            body = _in_webgl(ct, label_map_zyx, height_px)
+            self.in_webgl = True
+        except ImportError:
+            body = surface_explorer({"": label_map_zyx}, ct.spacing_zyx_mm)
+            self.in_webgl = False
+        super().__init__([body])
+
+    def static_picture(self) -> np.ndarray:
+        """Return the organs from the front, RGB uint8 (rows, columns, 3)."""
+        return self._surfaces.picture(20)
+
+
+def _in_webgl(ct: Volume, label_map_zyx: np.ndarray, height_px: int):
+    """Return NiiVue's widget with both volumes; ImportError without ipyniivue."""
+    from ipyniivue import NiiVue, SliceType
+
+    spacing = tuple(max(s, _LEAST_MM) for s in ct.spacing_zyx_mm)
+    shape = resampled_shape(ct.shape_zyx, ct.spacing_zyx_mm, spacing)
+    reached = tuple(n * s / m for n, s, m in zip(ct.shape_zyx, ct.spacing_zyx_mm, shape, strict=True))
+    hu = resample_trilinear(ct.array_zyx.astype(np.float32), shape)
+    seen = Volume.from_array(np.rint(hu).astype(np.int16), reached)
+    labels = resample_nearest(label_map_zyx, shape)
+    view = NiiVue(height=height_px)
+    view.opts.slice_type = SliceType.RENDER
+    with tempfile.TemporaryDirectory() as folder:  # NiiVue reads files
+        save_ct(Path(folder) / "ct.nii.gz", seen)
+        save_label_map(Path(folder) / "organs.nii.gz", labels, seen)
+        low, high = DISPLAY_WINDOW_HU
+        grey = {"path": Path(folder) / "ct.nii.gz", "cal_min": low, "cal_max": high, "opacity": 0.3}
+        view.load_volumes([grey, {"path": Path(folder) / "organs.nii.gz", "opacity": 1.0}])
+    view.volumes[1].set_colormap_label(_organ_table())
+    return view
+
+
+def _organ_table() -> dict[str, list]:
+    """Return the organs' colours as NiiVue has them; the background is transparent."""
+    rgb = [tuple(int(o.color[k : k + 2], 16) for k in (1, 3, 5)) for o in ORGANS]
+    red, green, blue = ([0, *channel] for channel in zip(*rgb, strict=True))
+    names = ["", *(o.abbreviation for o in ORGANS)]
+    return {"R": red, "G": green, "B": blue, "A": [0] + [255] * len(ORGANS), "labels": names}
