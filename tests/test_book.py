@@ -20,7 +20,9 @@ def rows(page):
 def test_the_reference_has_every_module_of_every_chapter_once():
     named = re.findall(r"automodule:: flare_lib\.(\S+)", (PAGES / "api.md").read_text(encoding="utf-8"))
     there = [".".join(p.relative_to(LIBRARY).with_suffix("").parts) for p in LIBRARY.glob("*/*.py")]
-    assert sorted(named) == sorted(name for name in there if not name.endswith("__init__"))
+    # of the commands, which are no chapter, the reference is `flare --help`
+    chapters = [name for name in there if not name.startswith("commands.")]
+    assert sorted(named) == sorted(name for name in chapters if not name.endswith("__init__"))
 
 
 def test_the_course_has_every_notebook_in_its_order():

@@ -1,4 +1,4 @@
-"""The layers of the library, read from its imports: a folder imports only from folders before it."""
+"""The layers of the library, read from its imports: each imports only from those before it."""
 
 import ast
 from graphlib import CycleError, TopologicalSorter
@@ -9,8 +9,9 @@ import pytest
 import flare_lib
 
 LIBRARY = Path(flare_lib.__file__).parent
-FOLDERS = ("ct", "network", "data", "training", "inference", "evaluation", "display")
-TOP = ("cli", "editions", "notebooks")
+CHAPTERS = ("ct", "network", "data", "training", "inference", "evaluation", "display")
+TOP = ("editions", "notebooks", "commands", "cli")
+LAYERS = ("__init__", *CHAPTERS, *TOP)  # folders, and modules beside them
 MODULES = sorted(path.relative_to(LIBRARY).with_suffix("").as_posix() for path in LIBRARY.rglob("*.py"))
 
 
@@ -30,20 +31,25 @@ def imports(module):
     return found
 
 
-def rank(module):
-    """Return how late a module comes: its folder's place, and after all folders those at the top."""
-    folder, _, _ = module.rpartition("/")
-    return FOLDERS.index(folder) if folder else len(FOLDERS)
+def layer(module):
+    """Return the folder in which a module lies, or the module itself when it lies in none."""
+    return module.partition("/")[0]
 
 
-def test_every_folder_is_a_chapter_and_nothing_else_lies_at_the_top():
-    assert {module.rpartition("/")[0] for module in MODULES} <= {"", *FOLDERS}
-    assert [module for module in MODULES if "/" not in module and module not in (*TOP, "__init__")] == []
+def users_of(used):
+    """Return the other layers that import from a layer."""
+    return {layer(module) for module in MODULES if used in map(layer, imports(module))} - {used}
+
+
+def test_every_folder_and_every_module_beside_them_is_a_layer():
+    assert {layer(module) for module in MODULES} == set(LAYERS)
+    assert [module for module in MODULES if module.count("/") > 1] == []
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_module_imports_only_from_its_own_folder_and_those_before_it(module):
-    assert [other for other in sorted(imports(module)) if rank(other) > rank(module)] == []
+def test_a_module_imports_only_from_its_own_layer_and_those_before_it(module):
+    later = LAYERS[LAYERS.index(layer(module)) + 1 :]
+    assert [other for other in sorted(imports(module)) if layer(other) in later] == []
 
 
 def test_within_the_library_imports_run_one_way():
@@ -55,13 +61,11 @@ def test_within_the_library_imports_run_one_way():
     assert cycle == []
 
 
-def test_what_people_look_at_is_imported_by_the_top_alone():
-    users = {module: imports(module) for module in MODULES}
-    assert [
-        m for m, used in users.items() if "/" in m and rank(m) != rank("display/x") for u in used if "display" in u
-    ] == []
-    assert [m for m, used in users.items() if "cli" in used] == []
-    assert [m for m, used in users.items() if used & {"editions", "notebooks"} and m != "cli"] == []
+def test_what_people_look_at_and_what_they_type_is_imported_by_the_top_alone():
+    assert users_of("display") <= set(TOP)
+    assert users_of("editions") == users_of("notebooks") == {"commands"}
+    assert users_of("commands") == {"cli"}
+    assert users_of("cli") == set()
 
 
 def test_the_sliding_window_knows_nothing_of_networks():

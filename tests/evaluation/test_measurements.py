@@ -7,7 +7,12 @@ import pytest
 
 from flare_lib.ct.labels import organ
 from flare_lib.ct.volume import Volume
-from flare_lib.evaluation.measurements import measure_organs, measurement_table, write_measurements
+from flare_lib.evaluation.measurements import (
+    measure_organs,
+    measurement_table,
+    organ_volumes_ml,
+    write_measurements,
+)
 
 SPACING = (2.5, 1.5, 0.8)
 LIVER, SPLEEN = organ("liver").id, organ("spleen").id
@@ -35,6 +40,14 @@ def test_volume_extent_and_density_are_those_of_the_box(patient):
     assert (spleen.mean_hu, spleen.sd_hu, spleen.pieces, spleen.cut_off) == (110, 0, 2, True)
 
 
+def test_volumes_come_for_every_organ_and_are_0_for_those_that_are_not_there(patient):
+    ct, labels = patient
+    expected = np.zeros(13)
+    expected[[LIVER - 1, SPLEEN - 1]] = 60 * 0.003, 9 * 0.003
+    np.testing.assert_allclose(organ_volumes_ml(ct, labels), expected)
+    np.testing.assert_array_equal(organ_volumes_ml(ct, np.zeros_like(labels)), np.zeros(13))
+
+
 def test_the_table_names_what_to_doubt(patient):
     _, liver, spleen = measurement_table(measure_organs(*patient)).splitlines()
     assert liver.split() == ["liver", "0.2", "10", "x", "4", "x", "4", "60", "±", "10"]
@@ -56,7 +69,8 @@ def test_what_is_written_is_what_was_measured(patient, tmp_path):
 def test_an_empty_label_map_has_nothing_to_measure_and_a_wrong_one_is_refused(patient):
     ct, labels = patient
     assert measure_organs(ct, np.zeros_like(labels)) == []
-    with pytest.raises(ValueError, match=r"the CT's shape, \(10, 9, 14\), got \(9, 9, 14\)"):
-        measure_organs(ct, labels[1:])
-    with pytest.raises(TypeError, match="must hold integers, got float32"):
-        measure_organs(ct, labels.astype(np.float32))
+    for measure in (measure_organs, organ_volumes_ml):
+        with pytest.raises(ValueError, match=r"the CT's shape, \(10, 9, 14\), got \(9, 9, 14\)"):
+            measure(ct, labels[1:])
+        with pytest.raises(TypeError, match="must hold integers, got float32"):
+            measure(ct, labels.astype(np.float32))

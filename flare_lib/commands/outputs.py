@@ -1,0 +1,48 @@
+"""The files that a command writes: checked before any work, named when they are there."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+_FIGURE_SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
+
+
+def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], figure: Path | None = None) -> None:
+    """Raise ValueError unless every output can be written, and none is an input or another output."""
+    from flare_lib.ct.files import check_writable
+
+    for output in outputs:
+        check_writable(output)
+    check_figure(figure)
+    taken = {path.resolve() for path in inputs}
+    for output in (*outputs, *([figure] if figure else [])):
+        if output.resolve() in taken:
+            raise ValueError(f"every output must be a file of its own, not an input or another output, got {output}")
+        taken.add(output.resolve())
+
+
+def check_figure(figure: Path | None) -> None:
+    """Raise ValueError unless a figure, if one is wanted, can be written."""
+    if figure is None:
+        return
+    if figure.suffix.lower() not in _FIGURE_SUFFIXES:
+        raise ValueError(f"a figure must end in {', '.join(_FIGURE_SUFFIXES)}, got {figure}")
+    check_folder("figure", figure)
+
+
+def check_table(table: Path) -> None:
+    """Raise ValueError unless a table can be written."""
+    if table.suffix != ".csv":
+        raise ValueError(f"the table must be a .csv file, got {table}")
+    check_folder("table", table)
+
+
+def check_folder(what: str, path: Path) -> None:
+    """Raise ValueError unless a file's folder exists and is writable; `what` is what the file holds."""
+    if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        raise ValueError(f"the {what}'s folder must exist and be writable, got {path.parent}")
+
+
+def wrote(*paths: Path | None) -> str:
+    """Return "wrote A and B", without those that were not wanted."""
+    return f"wrote {' and '.join(str(path) for path in paths if path is not None)}"

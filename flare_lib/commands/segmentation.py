@@ -1,0 +1,125 @@
+"""From CTs to labels, and from labels to numbers: segment, measure."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flare_lib.commands.outputs import check_outputs, check_table, wrote
+from flare_lib.commands.terminal import Bars, tell_error
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from flare_lib.ct.volume import Volume
+
+
+def segment(
+    cts: Annotated[list[Path], typer.Argument(metavar="CT...", help="NIfTI files, or folders with one DICOM series.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The labels' file, or an existing folder for them.")],
+    reference: Annotated[Path | None, typer.Option(help="Labels to compare with, on the CT's grid.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Where to save a picture of the CT with its labels.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    margin_mm: Annotated[float, typer.Option(min=0.0, help="How far around the organs the fine stage looks.")] = 20.0,
+    weights_dir: Annotated[Path | None, typer.Option(help="A folder with other coarse and fine weights.")] = None,
+) -> None:
+    """Segment 13 organs, coarse to fine; the labels are saved on each CT's own grid."""
+    targets = _targets(cts, output)
+    check_outputs(targets, [*cts, *([reference] if reference else [])], figure)
+    if len(cts) > 1 and (reference or figure):
+        raise ValueError(f"--reference and --figure need exactly one CT, got {len(cts)}")
+    if missing := [path for path in (*cts, reference) if path and not path.exists()]:
+        raise FileNotFoundError(f"every input must exist, got {missing[0]}")
+
+    from flare_lib.ct.files import load_ct, save_label_map
+    from flare_lib.evaluation.efficiency import note_steps
+    from flare_lib.inference.coarse_to_fine import load_stages
+    from flare_lib.inference.coarse_to_fine import segment as segment_ct
+    from flare_lib.network.device import choose_device
+
+    coarse, fine = load_stages(weights_dir, device=choose_device(device))
+    failed = 0
+    for path, target in zip(cts, targets, strict=True):
+        try:
+            ct = load_ct(path)
+            truth = None if reference is None else _load_on_grid_of(ct, reference)
+            with Bars() as bars:
+                result = segment_ct(ct, coarse, fine, margin_mm=margin_mm, progress=bars)
+            note_steps(result.seconds)
+            save_label_map(target, result.label_map_zyx, ct)
+        except (ValueError, OSError) as error:
+            failed = tell_error(str(error))
+            continue
+        if figure is not None:
+            from flare_lib.display.figures import overlay_figure, save_figure
+
+            save_figure(overlay_figure(ct, result.label_map_zyx), figure)
+        for note in result.notes:
+            typer.echo(f"note: {note}", err=True)
+        typer.echo(_organ_table(ct, result.label_map_zyx, truth))
+        for stage, report in result.clean_up.items():
+            typer.echo(f"removed after the {stage} stage: {report.summary()}")
+        seconds = sum(result.seconds.values())
+        typer.echo(f"{path}: {seconds:.1f} s; {wrote(target, figure)}")
+    raise typer.Exit(failed)
+
+
+def measure(
+    ct: Annotated[Path, typer.Argument(help="A .nii or .nii.gz file, or a folder with one DICOM series.")],
+    labels: Annotated[Path, typer.Argument(help="Its label map, 0 to 13, on the same grid.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also a table, .csv.")] = None,
+) -> None:
+    """Measure each organ: volume, extent and density, and what to doubt about them. Not for clinical use."""
+    if output is not None:
+        check_table(output)
+
+    from flare_lib.ct.files import load_ct
+    from flare_lib.evaluation.measurements import measure_organs, measurement_table, write_measurements
+
+    scan = load_ct(ct)
+    measured = measure_organs(scan, _load_on_grid_of(scan, labels))
+    typer.echo(measurement_table(measured))
+    if output is not None:
+        write_measurements(output, measured)
+    typer.echo(f"{len(measured)} organs measured{f'; {wrote(output)}' if output else ''}")
+
+
+def _targets(cts: Sequence[Path], output: Path) -> list[Path]:
+    """Return where the labels of each CT go: `output` itself, or CASE.nii.gz in it when it is a folder."""
+    if not output.is_dir():
+        if len(cts) > 1:
+            raise ValueError(f"for {len(cts)} CTs, --output must be an existing folder, got {output}")
+        return [output]
+    return [output / f"{ct.name.removesuffix('.gz').removesuffix('.nii').removesuffix('_0000')}.nii.gz" for ct in cts]
+
+
+def _load_on_grid_of(ct: "Volume", path: Path) -> "np.ndarray":
+    """Load reference labels (ZYX, 0 to 13); ValueError for others, and for another grid than the CT's."""
+    from flare_lib.ct.files import load_label_map
+    from flare_lib.ct.labels import N_ORGANS
+    from flare_lib.ct.volume import grid_difference
+
+    labels = load_label_map(path)
+    if differs := grid_difference(labels, ct):
+        raise ValueError(f"{path} must lie on the CT's grid, got {differs}")
+    if (highest := labels.array_zyx.max()) > N_ORGANS:
+        raise ValueError(f"{path} must hold the labels 0 to {N_ORGANS} of FLARE 2022, got {highest}")
+    return labels.array_zyx
+
+
+def _organ_table(ct: "Volume", label_map_zyx: "np.ndarray", reference_zyx: "np.ndarray | None") -> str:
+    """Return one line per organ: its volume in mL and, with a reference, the Dice score with it."""
+    from flare_lib.ct.labels import ORGANS
+    from flare_lib.evaluation.measurements import organ_volumes_ml
+    from flare_lib.evaluation.metrics import dice_scores
+
+    rows = [f"{o.name:20}{ml:8.1f}" for o, ml in zip(ORGANS, organ_volumes_ml(ct, label_map_zyx), strict=True)]
+    header = f"{'organ':20}{'mL':>8}"
+    if reference_zyx is None:
+        return "\n".join([header, *rows])
+    dice = dice_scores(label_map_zyx, reference_zyx)
+    has = organ_volumes_ml(ct, reference_zyx) > 0
+    rows = [f"{row}{f'{d:.3f}' if h else 'not in it':>24}" for row, d, h in zip(rows, dice, has, strict=True)]
+    mean = f"{f'mean of the {has.sum()} organs in it':28}{dice[has].mean() if has.any() else float('nan'):24.3f}"
+    return "\n".join([f"{header}{'Dice with reference':>24}", *rows, mean])

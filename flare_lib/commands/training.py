@@ -1,0 +1,57 @@
+"""One stage's training, from its recipe to its weights: train."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flare_lib.commands.settings import parse_setting
+from flare_lib.commands.terminal import Bars
+
+
+def train(
+    stage: Annotated[str, typer.Argument(help="coarse or fine.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A folder for the weights, their card, the log.")],
+    preset: Annotated[str, typer.Option(help="The recipe: release, paper or course.")] = "release",
+    label_maps: Annotated[
+        Path | None, typer.Option(help="A folder of TotalSegmentator label maps to paint, see data/README.md.")
+    ] = None,
+    cohort: Annotated[Path | None, typer.Option(help="A folder of labelled CTs, see data/README.md.")] = None,
+    unlabelled: Annotated[Path | None, typer.Option(help="A folder of CTs, for recipes with n_unlabelled.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Weights to start from; for fine, the coarse ones.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="name=value of the recipe, e.g. n_steps=500; may be repeated.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that make patches beside the training.")] = 1,
+) -> None:
+    """Train one stage; stopped, the same command goes on from the last checkpoint.
+
+    Several GPUs: torchrun --nproc-per-node 4 -m flare_lib.cli train ...
+    """
+    from flare_lib.network.device import choose_device
+    from flare_lib.training import presets
+    from flare_lib.training.run import run as run_training
+
+    recipe = presets.preset(preset, stage, **dict(map(parse_setting, settings or [])))
+    chosen = choose_device(device)
+    began = time.monotonic()
+    with Bars() as bars:
+        stem = run_training(
+            recipe,
+            folder=output,
+            label_maps=label_maps,
+            cohort=cohort,
+            unlabelled=unlabelled,
+            init=init,
+            device=chosen,
+            n_workers=workers,
+            on_step=lambda step, loss: bars(stage, step + 1, recipe.n_steps, unit="step", beside=f"loss {loss:.3f}"),
+            progress=lambda what, done, total: bars(what, done, total, unit="case"),
+        )
+    if init is not None:
+        typer.echo(f"started from all tensors of {init}, same names and shapes")
+    typer.echo(
+        f"{recipe.n_steps} steps, {time.monotonic() - began:.0f} s of them now; wrote {stem}.safetensors and its card"
+    )

@@ -1,0 +1,29 @@
+"""A CT on disk and nets that need no time."""
+
+import pytest
+from scans import grey_values, labels_zyx, save
+
+from flare_lib.ct.roi import Box
+from flare_lib.inference import coarse_to_fine
+from flare_lib.inference.coarse_to_fine import Segmentation
+
+
+@pytest.fixture
+def nets(monkeypatch):
+    """Nets that always find the two organs; the list holds what `segment` was asked for."""
+    asked = []
+
+    def segment(ct, coarse, fine, *, margin_mm, progress):
+        asked.append((coarse, fine, margin_mm))
+        progress("coarse", 1, 1)
+        box = Box((0, 0, 0), ct.shape_zyx)
+        return Segmentation(labels_zyx(), ct, box, {"coarse net": 0.5, "fine net": 1.0}, ("looked everywhere",))
+
+    monkeypatch.setattr(coarse_to_fine, "load_stages", lambda folder, *, device: (f"coarse of {folder}", device))
+    monkeypatch.setattr(coarse_to_fine, "segment", segment)
+    return asked
+
+
+@pytest.fixture
+def ct_path(tmp_path):
+    return save(tmp_path / "case_0000.nii.gz", grey_values())

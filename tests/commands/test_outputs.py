@@ -1,0 +1,53 @@
+"""Outputs: told before any work when they cannot be written, never an input, named when they are there."""
+
+from pathlib import Path
+
+import pytest
+from scans import assert_refused, files_in, grey_values, save
+
+from flare_lib.commands.outputs import wrote
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("labels.png", "an output must end in .nii or .nii.gz"),
+        ("nowhere/labels.nii.gz", "the output's folder must exist"),
+        ("case_0000.nii.gz/labels.nii.gz", "the output's folder must exist"),
+        ("case_0000.nii.gz", "every output must be a file of its own, not an input"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_told_before_any_work(flare, nets, ct_path, tmp_path, output, message):
+    assert_refused(flare("segment", ct_path, "-o", tmp_path / output), message)
+    assert nets == []
+    assert files_in(tmp_path) == ["case_0000.nii.gz"]
+
+
+def test_inputs_are_never_overwritten_through_a_folder(flare, nets, tmp_path):
+    ct = save(tmp_path / "case.nii.gz", grey_values())
+    assert_refused(flare("segment", ct, "-o", tmp_path), "every output must be a file of its own, not an input")
+
+
+def test_two_cts_of_one_name_cannot_share_a_file(flare, nets, ct_path, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "more").mkdir()
+    other = save(tmp_path / "more" / ct_path.name, grey_values())
+    assert_refused(flare("segment", ct_path, other, "-o", tmp_path / "out"), "or another output, got")
+
+
+@pytest.mark.parametrize(
+    ("figure", "message"),
+    [
+        ("figure.nii.gz", "a figure must end in .png, .jpg, .pdf, .svg"),
+        ("nowhere/figure.png", "the figure's folder must exist and be writable"),
+    ],
+)
+def test_a_figure_that_cannot_be_written_is_told_before_any_work(flare, nets, ct_path, tmp_path, figure, message):
+    answer = flare("segment", ct_path, "-o", tmp_path / "labels.nii.gz", "--figure", tmp_path / figure)
+    assert_refused(answer, message)
+    assert nets == []
+
+
+def test_what_was_written_is_named_without_what_was_not_wanted():
+    assert wrote(Path("a.csv"), None) == "wrote a.csv"
+    assert wrote(Path("a.csv"), Path("b.png")) == "wrote a.csv and b.png"

@@ -1,0 +1,97 @@
+"""From CTs to labels and on to numbers: what is saved, printed and refused."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from scans import AFFINE, VOXEL_ML, assert_refused, files_in, grey_values, labels_zyx, save, save_labels
+
+
+def test_labels_are_saved_on_the_cts_own_grid(flare, nets, ct_path, tmp_path):
+    target = tmp_path / "labels.nii.gz"
+    code, out, err = flare("segment", ct_path, "-o", target, "--margin-mm", 12, "--weights-dir", "w", "--device", "cpu")
+    assert code == 0
+    assert nets == [("coarse of w", torch.device("cpu"), 12.0)]
+    saved = nib.load(target)
+    np.testing.assert_array_equal(saved.affine, AFFINE)
+    np.testing.assert_array_equal(saved.dataobj, labels_zyx().T[::-1])
+    assert out[1].split() == ["liver", f"{6 * VOXEL_ML:.1f}"]
+    assert out[-1] == f"{ct_path}: 1.5 s; wrote {target}"
+    assert err == ["note: looked everywhere"]
+    assert files_in(tmp_path) == ["case_0000.nii.gz", "labels.nii.gz"]
+
+
+def test_a_reference_gives_dice_scores_of_the_organs_it_has(flare, nets, ct_path, tmp_path):
+    reference = labels_zyx()
+    reference[1, 3, 3] = 0  # half of the aorta: 2 * 1 / (2 + 1)
+    path = save_labels(tmp_path / "reference.nii.gz", reference)
+    code, out, _ = flare("segment", ct_path, "-o", tmp_path / "labels.nii.gz", "--reference", path)
+    assert code == 0
+    assert out[0].split() == ["organ", "mL", "Dice", "with", "reference"]
+    assert [out[i].split()[-1] for i in (1, 5)] == ["1.000", "0.667"]
+    assert out[2].endswith("not in it")
+    assert out[14].split() == ["mean", "of", "the", "2", "organs", "in", "it", "0.833"]
+
+
+def test_a_figure_is_saved_beside_the_labels(flare, nets, ct_path, tmp_path):
+    figure = tmp_path / "overlay.png"
+    code, out, _ = flare("segment", ct_path, "-o", tmp_path / "labels.nii.gz", "--figure", figure)
+    assert code == 0
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert out[-1].endswith(f"wrote {tmp_path / 'labels.nii.gz'} and {figure}")
+
+
+def test_several_cts_go_into_a_folder_and_a_bad_one_does_not_stop_the_others(flare, nets, tmp_path):
+    first, last = (save(tmp_path / f"{name}_0000.nii.gz", grey_values()) for name in ("a", "c"))
+    bad = save(tmp_path / "b.nii", grey_values().astype(np.uint8))
+    (tmp_path / "out").mkdir()
+    code, out, err = flare("segment", first, bad, last, "-o", tmp_path / "out")
+    assert code == 2
+    assert files_in(tmp_path / "out") == ["a.nii.gz", "c.nii.gz"]
+    assert [line for line in err if line.startswith("error: ")] == [line for line in err if "b.nii" in line]
+    assert len([line for line in out if "wrote" in line]) == 2
+
+
+def test_several_cts_need_a_folder_and_have_no_reference(flare, nets, ct_path, tmp_path):
+    answer = flare("segment", ct_path, ct_path, "-o", tmp_path / "labels.nii.gz")
+    assert_refused(answer, "for 2 CTs, --output must be an existing folder")
+    other = save(tmp_path / "other.nii.gz", grey_values())
+    (tmp_path / "out").mkdir()
+    answer = flare("segment", ct_path, other, "-o", tmp_path / "out", "--reference", other)
+    assert_refused(answer, "--reference and --figure need exactly one CT, got 2")
+
+
+def test_a_reference_on_another_grid_is_refused(flare, nets, ct_path, tmp_path):
+    moved = AFFINE.copy()
+    moved[2, 3] += 3.0
+    path = save_labels(tmp_path / "reference.nii.gz", labels_zyx(), moved)
+    answer = flare("segment", ct_path, "-o", tmp_path / "labels.nii.gz", "--reference", path)
+    assert_refused(answer, "must lie on the CT's grid, got a corner 3.0 mm away")
+    assert not (tmp_path / "labels.nii.gz").exists()
+
+
+def test_a_reference_with_other_labels_is_refused(flare, nets, ct_path, tmp_path):
+    path = save_labels(tmp_path / "reference.nii.gz", labels_zyx() * 3)
+    answer = flare("segment", ct_path, "-o", tmp_path / "labels.nii.gz", "--reference", path)
+    assert_refused(answer, "must hold the labels 0 to 13 of FLARE 2022, got 15")
+    assert not (tmp_path / "labels.nii.gz").exists()
+
+
+@pytest.mark.parametrize("device", ["gpu", "meta:x", "xpu:7"])
+def test_a_device_that_is_not_there_is_refused(flare, nets, ct_path, tmp_path, device):
+    answer = flare("segment", ct_path, "-o", tmp_path / "labels.nii.gz", "--device", device)
+    assert_refused(answer, f"device must be auto or one that torch can use here, got {device} (")
+
+
+def test_measure_prints_and_writes_what_a_label_map_says(flare, tmp_path):
+    ct, labels = save(tmp_path / "ct.nii.gz", grey_values()), save_labels(tmp_path / "labels.nii.gz", labels_zyx())
+    code, out, _ = flare("measure", ct, labels, "-o", tmp_path / "organs.csv")
+    assert code == 0
+    assert out[1].split()[:2] == ["liver", f"{6 * VOXEL_ML:.1f}"]
+    assert out[-1] == f"2 organs measured; wrote {tmp_path / 'organs.csv'}"
+    assert len((tmp_path / "organs.csv").read_text().splitlines()) == 3
+    code, _, err = flare("measure", ct, labels, "-o", tmp_path / "organs.txt")
+    assert (code, "must be a .csv file" in err[0]) == (2, True)
+    other = save_labels(tmp_path / "other.nii.gz", labels_zyx(), np.diag([1.0, 2.0, 3.0, 1.0]))
+    code, _, err = flare("measure", ct, other)
+    assert (code, "must lie on the CT's grid" in err[0]) == (2, True)

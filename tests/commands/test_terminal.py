@@ -1,0 +1,47 @@
+"""What people see of a command at work: a mistake in one line, and bars where there is a terminal."""
+
+import functools
+import io
+import sys
+
+import pytest
+import tqdm
+
+from flare_lib.commands.terminal import Bars, tell_error
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """Bars that show every step; otherwise they wait a tenth of a second."""
+    monkeypatch.setattr(tqdm, "tqdm", functools.partial(tqdm.tqdm, mininterval=0))
+
+
+def test_a_mistake_is_told_in_one_line_whatever_lines_it_came_in(capsys):
+    assert tell_error("a CT must be 3-D,\n  got 2-D") == 2
+    assert capsys.readouterr() == ("", "error: a CT must be 3-D, got 2-D\n")
+
+
+def test_each_stage_has_a_bar_that_follows_what_is_done_and_goes_at_the_end(monkeypatch, at_once):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Bars() as bars:
+        bars("coarse", 1, 4)
+        bars("coarse", 3, 4, beside="loss 0.500")
+        bars("fine", 2, 2, unit="step")
+        shown = sys.stderr.getvalue()
+    assert [f"{done}/4 " in shown for done in range(5)] == [True, True, False, True, False]
+    assert "coarse:  75%" in shown
+    assert "loss 0.500" in shown
+    assert "fine: 100%" in shown
+    assert "step/s" in shown
+    assert "%" not in sys.stderr.getvalue().removeprefix(shown)
+
+
+def test_without_a_terminal_there_are_no_bars(capsys, at_once):
+    with Bars() as bars:
+        bars("coarse", 1, 4)
+    assert capsys.readouterr() == ("", "")
