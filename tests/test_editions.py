@@ -53,6 +53,16 @@ def test_a_check_accepts_the_solution_and_explains_what_is_wrong_with_three_othe
     assert len(set(sentences)) >= 2, sentences
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_students_run_the_code_that_is_committed(path):
+    original = nbformat.read(path, as_version=4)
+    code, theirs = (
+        [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+        for notebook in (original, make_edition(original, "students"))
+    )
+    assert theirs == code
+
+
 def example(text=None, check=None):
     solution = "<details><summary>Solution</summary>\n\nTwice two: `answer = 4`.\n\n</details>"
     cells = [

@@ -1,9 +1,14 @@
-"""Every notebook runs with other parameters than the committed ones, as papermill gives them."""
+"""The teachers' edition of every notebook runs with other parameters than the committed ones, as papermill gives them.
+
+The students' edition has the code of the committed notebooks (`test_editions`): nbval runs it, with their parameters.
+"""
 
 from pathlib import Path
 
+import nbformat
 import pytest
 
+from flare_lib.editions import find_exercise, make_edition
 from flare_lib.notebooks import find_notebooks, run_notebooks
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -24,9 +29,17 @@ OTHER = {
 
 
 @pytest.mark.parametrize("path", find_notebooks(NOTEBOOKS), ids=lambda path: path.stem)
-def test_a_notebook_runs_with_other_parameters(path, tmp_path, monkeypatch):
+def test_a_notebook_runs_with_other_parameters_and_the_answers_filled_in(path, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # several run side by side, and threads would wait for each other
+    original = nbformat.read(path, as_version=4)
+    edition = tmp_path / "notebooks" / path.name  # beside the folders that the notebooks reach for
+    edition.parent.mkdir()
+    (tmp_path / "benchmarks").symlink_to(NOTEBOOKS.parent / "benchmarks")
+    nbformat.write(make_edition(original, "teachers"), edition)
     parameters = OTHER[path.name[:2]] or {"output_folder": str(tmp_path)}
-    (run,) = run_notebooks([path], tmp_path / "out", parameters=parameters)
+    (run,) = run_notebooks([edition], tmp_path / "out", parameters=parameters)
     assert run.error is None
     assert not run.reused
+    checks = [cell for cell in nbformat.read(run.notebook, as_version=4).cells if "no answer yet" in cell.source]
+    assert [cell.outputs[0].text.strip() for cell in checks] == ["right"]
+    assert original.cells[find_exercise(original).check_at].source.count("no answer yet") == 1

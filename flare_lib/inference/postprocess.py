@@ -1,7 +1,7 @@
-"""Clean-up of a label map: every organ is one piece, and no piece lies far from the great vessels.
+"""Clean-up of a label map: no piece lies far from the great vessels, and every organ is one piece.
 
-A net calls many small things an organ that are none, and sometimes a large one far away: the bladder or the uterus,
-taken for a kidney or the liver. The first kind goes because it is not the largest piece, the second by its distance.
+A net sometimes calls a large thing far away an organ that it is not, the bladder or the uterus, taken for a kidney or
+the liver, and often small ones. The first kind goes by its distance, the second because it is not the largest piece.
 
 Paper 2.4; the threshold of 170 mm is that of the authors' engine. The connected components come from cc3d
 (Silversmith, https://github.com/seung-lab/connected-components-3d).
@@ -32,19 +32,19 @@ class ReferencePoint(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """What `postprocess` removed: {organ name: mL} for either step, without the organs that lost nothing.
+    """What `postprocess` removed: {organ name: mL} by either rule, without the organs that lost nothing.
 
     `reference` names the organs that distances were measured from; None when there was none, or the step was left out.
     """
 
-    smaller_components_ml: dict[str, float]
     far_components_ml: dict[str, float]
+    smaller_components_ml: dict[str, float]
     reference: str | None
 
     def summary(self) -> str:
         """Return it as one line."""
         far = f"far from {self.reference}" if self.reference else "far away (nothing to measure from)"
-        parts = (("smaller pieces", self.smaller_components_ml), (far, self.far_components_ml))
+        parts = ((far, self.far_components_ml), ("smaller pieces", self.smaller_components_ml))
         return "; ".join(f"{name}: {_listed(removed)}" for name, removed in parts)
 
 
@@ -53,30 +53,30 @@ def postprocess(
     spacing_zyx_mm: Sequence[float],
     *,
     max_distance_mm: float = MAX_DISTANCE_MM,
-    keep_largest: bool = True,
     remove_far: bool = True,
+    keep_largest: bool = True,
 ) -> tuple[np.ndarray, Report]:
-    """Keep the largest component of every organ, then remove what lies far from the great vessels (paper 2.4).
+    """Remove what lies far from the great vessels, then keep the largest component of every organ (paper 2.4).
 
-    `keep_largest` and `remove_far` switch the two steps, `keep_largest_components` and `remove_far_components`, on and
-    off. Returns the cleaned label map (a new uint8 array of the same shape) and a report; raises what the steps raise.
-    The order is the paper's. Where a bladder taken for a kidney is larger than the kidney itself, it loses both; the
-    steps called in the other order find the kidney again.
+    `remove_far` and `keep_largest` switch the two rules, `remove_far_components` and `keep_largest_components`, on and
+    off. Returns the cleaned label map (a new uint8 array of the same shape) and a report; raises what the rules raise.
+    In this order a bladder taken for a kidney is gone before pieces are compared; in the other one, a bladder larger
+    than the kidney would win, and then go too.
     """
     label_map_zyx = _checked_label_map(label_map_zyx)
     check_spacing(spacing_zyx_mm)
     _check_distance(max_distance_mm)
     smaller = far = np.zeros(N_CLASSES, np.int64)
     reference = None
-    if keep_largest:
-        label_map_zyx, smaller = _keep_largest(label_map_zyx)
     if remove_far:
         reference = reference_point(label_map_zyx, spacing_zyx_mm)
         label_map_zyx, far = _remove_far(label_map_zyx, spacing_zyx_mm, max_distance_mm, reference)
+    if keep_largest:
+        label_map_zyx, smaller = _keep_largest(label_map_zyx)
     if not (keep_largest or remove_far):
         label_map_zyx = label_map_zyx.copy()
     report = Report(
-        _in_ml(smaller, spacing_zyx_mm), _in_ml(far, spacing_zyx_mm), None if reference is None else reference.source
+        _in_ml(far, spacing_zyx_mm), _in_ml(smaller, spacing_zyx_mm), None if reference is None else reference.source
     )
     return label_map_zyx, report
 

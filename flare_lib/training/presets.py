@@ -126,7 +126,7 @@ _COURSE = Recipe(
 )
 
 PRESETS: dict[str, dict[str, Recipe]] = {
-    # Tables 2 and 3, and the authors' code where these are silent; days on a GPU
+    # Tables 2 and 3, and the authors' code where these are silent; 8.5 and 2.5 hours on the paper's A100
     "paper": {
         "coarse": _PAPER,
         "fine": replace(
