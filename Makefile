@@ -8,7 +8,7 @@ LIBRARY := $(shell find flare_lib -type f -not -path '*/__pycache__/*')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: run test book lab lint clean help FORCE
+.PHONY: run test book links pages lab lint clean help FORCE
 
 run: out/labels.nii.gz ## fetch a real CT, segment it, execute the notebooks; results in out/
 	@$(BIN)/flare notebooks notebooks --out out/notebooks
@@ -26,16 +26,21 @@ test: $(INSTALLED) ## run the tests, and every notebook against its committed ou
 	$(BIN)/pytest tests/browser
 	$(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 300 notebooks
 
-book: $(INSTALLED) ## build the course as a site, in out/book
+book: pages ## build the course as a site, in out/book
+	@$(BIN)/sphinx-build -q -W --keep-going -b html -d build/book/doctrees build/book/docs out/book
+	@echo 'wrote out/book/index.html'
+
+links: pages ## check the links that lead out of the site (needs the internet)
+	@$(BIN)/sphinx-build -q -b linkcheck -d build/book/doctrees build/book/docs out/links
+
+pages: $(INSTALLED)
 	@rm -rf build/book && mkdir -p build/book out
 	@cp -r docs build/book/docs && cp -r notebooks build/book/docs/notebooks && cp data/README.md build/book/docs/data.md
 	@sed -i.bak 's#\.\./data/README\.md#../data.md#' build/book/docs/notebooks/*.ipynb
 	@sed -i.bak 's#\.\./data/README\.md#data.md#; s#\.\./notebooks/#notebooks/#' build/book/docs/*.md
-	@$(BIN)/sphinx-build -q -W --keep-going -b html -d build/book/doctrees build/book/docs out/book
-	@echo 'wrote out/book/index.html'
 
-lab: $(INSTALLED) ## open the notebooks in JupyterLab
-	$(BIN)/jupyter lab notebooks
+lab: $(INSTALLED) ## open the course in JupyterLab, at its beginning
+	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
 
 lint: $(INSTALLED) ## format, lint and check all files that git knows, as before every commit
 	$(BIN)/pre-commit run --all-files

@@ -1,10 +1,12 @@
 """The site's pages: what they name is there, and what is there is named."""
 
 import importlib
+import json
 import re
 from pathlib import Path
 
 import pytest
+from latex2mathml.converter import convert
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs"
@@ -48,3 +50,13 @@ def test_the_glossary_is_in_the_order_of_the_alphabet():
     terms = re.findall(r"^([A-Za-z].*)\n  ", (PAGES / "glossary.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert len(terms) > 25
     assert terms == sorted(terms, key=lambda term: term.lower().replace("-", " "))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_every_formula_of_the_course_becomes_mathml(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    for displayed, inline in re.findall(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", text, re.DOTALL):
+        made = convert(displayed or inline)
+        assert made.startswith("<math")
+        assert "\\" not in made  # a command that it does not know is left as it is written

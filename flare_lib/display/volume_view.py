@@ -29,7 +29,7 @@ class VolumeView(Viewer):
 
     def __init__(self, ct: Volume, label_map_zyx: np.ndarray, *, height_px: int = 420) -> None:
         check_label_map(label_map_zyx, ct)
-        self._surfaces = OrganSurfaces(label_map_zyx, ct.spacing_zyx_mm)
+        self._surfaces = OrganSurfaces(label_map_zyx, ct.spacing_zyx_mm, pixel_mm=1.0)
         try:
             body = _in_webgl(ct, label_map_zyx, height_px)
             self.in_webgl = True
