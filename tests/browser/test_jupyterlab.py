@@ -20,7 +20,8 @@ from playwright.sync_api import Page, sync_playwright
 ROOT = Path(__file__).parents[2]
 SHOTS = ROOT / "out" / "browser"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+QUIET = ["--no-sandbox", "--disable-background-networking", "--disable-component-update"]
+WEBGL = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]  # without a graphics card
 TOKEN = "course"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt install chromium")
@@ -73,7 +74,7 @@ def lab(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page():
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, *WEBGL])
         yield browser.new_page(viewport={"width": 1300, "height": 1000})
         browser.close()
 
@@ -131,3 +132,19 @@ def test_a_notebook_runs_from_the_menu_and_its_picture_follows_a_slider(page, la
     page.screenshot(path=SHOTS / f"{name}.png")
     shown, drawn = images.nth(changed[0]).evaluate("image => [image.width, image.naturalWidth]")
     assert 100 < shown <= drawn, "a picture must be shown at its own size, or smaller where the page is"
+
+
+def test_the_organs_can_be_turned_in_webgl(page, lab):
+    run_from_the_menu(page, lab, "10_your_own_ct")
+    canvas = page.locator(".jp-Notebook canvas").first
+    canvas.wait_for(timeout=30_000)
+    canvas.scroll_into_view_if_needed()
+    page.wait_for_timeout(5_000)  # until the shaders are compiled in software
+    before = canvas.screenshot(path=SHOTS / "10_volume_view.png")
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2 + 120, box["y"] + box["height"] / 2, steps=6)
+    page.mouse.up()
+    page.wait_for_timeout(2_000)
+    assert canvas.screenshot(path=SHOTS / "10_volume_view_turned.png") != before
