@@ -39,11 +39,11 @@ def dice_figure(series: Mapping[str, np.ndarray], *, title: str = "Dice per orga
         axes.bar(at, scores, width, color=colors, edgecolor="#333333", hatch=("", "//", "xx")[k % 3], label=name)
     axes.set_xticks(range(len(ORGANS)), [organ.abbreviation for organ in ORGANS])
     axes.set_ylim(0, 1)
-    axes.set_ylabel("Dice")
-    axes.set_title(title, fontsize=10)
+    axes.set_ylabel("Dice" if len(series) == 1 else "score")
+    axes.set_title(title, fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
-    if len(series) > 1:
-        axes.legend(fontsize=8, loc="lower right")
+    if len(series) > 1:  # above, where it covers no bar
+        axes.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(series), frameon=False)
     return figure
 
 
