@@ -23,11 +23,11 @@ from tqdm import tqdm
 from flare_lib.ct.preprocess import find_foreground
 from flare_lib.ct.roi import crop_volume
 from flare_lib.data.centres import CENTRES, write_centres
-from flare_lib.data.phantom import phantom_case
 from flare_lib.evaluation.ablations import run_study
 from flare_lib.evaluation.metrics import dice_scores
 from flare_lib.inference.coarse_to_fine import Segmentation, load_stages, segment, segment_in_one_stage
 from flare_lib.inference.slice_interpolation import resize_argmax
+from flare_lib.synthetic.phantom import phantom_case
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "ablations.json"
@@ -141,7 +141,7 @@ def resize_in_the_whole_way() -> dict:
 
 def smooth_noise(shape: tuple[int, int, int]) -> np.ndarray:
     """14 smooth random fields."""
-    from flare_lib.data.structures import smooth_field
+    from flare_lib.synthetic.deformation import smooth_field
 
     rng = np.random.default_rng(0)
     return np.stack([smooth_field(rng, shape, (3.0, 3.0, 3.0), 30.0) for _ in range(14)])

@@ -17,9 +17,9 @@ from measure import machine
 from scipy import ndimage
 
 from flare_lib.ct.labels import N_ORGANS
-from flare_lib.data.phantom import make_phantom
-from flare_lib.data.structures import organ_labels
 from flare_lib.inference.postprocess import keep_largest_components, postprocess
+from flare_lib.synthetic.phantom import make_phantom
+from flare_lib.synthetic.structures import organ_labels
 
 RESULTS = Path(__file__).parent / "results" / "postprocess.json"
 N_ISLANDS = 150

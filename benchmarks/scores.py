@@ -20,9 +20,9 @@ from measure import machine
 
 from flare_lib.ct.labels import ORGANS
 from flare_lib.ct.resample import resample_nearest
-from flare_lib.data.phantom import phantom_case
 from flare_lib.evaluation.flare_rules import CLEAN, flare_scores
 from flare_lib.evaluation.metrics import dice_scores
+from flare_lib.synthetic.phantom import phantom_case
 
 RESULTS = Path(__file__).parent / "results" / "scores.json"
 SHAPE, SPACING = (256, 320, 320), (1.0, 1.3, 1.3)

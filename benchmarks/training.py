@@ -20,16 +20,16 @@ import torch
 from measure import machine
 from torch import nn
 
-from flare_lib.data.cohort import write_phantoms
-from flare_lib.data.phantom import make_phantom
+from flare_lib.data.centres import write_phantoms
 from flare_lib.data.prepared import prepare_cases
 from flare_lib.evaluation.metrics import dice_scores
 from flare_lib.inference.sliding_window import sliding_window
 from flare_lib.network.unet import UNet
+from flare_lib.synthetic.phantom import make_phantom
 from flare_lib.training.log import read_log
 from flare_lib.training.loop import train
 from flare_lib.training.patches import Patches, cut_patch
-from flare_lib.training.presets import Recipe, preset
+from flare_lib.training.recipes import Recipe, preset
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
 ROUNDS = 3
@@ -75,7 +75,7 @@ def step_time(n_steps: int) -> dict:
 
 def overfit(n_steps: int) -> dict:
     """Train a course-sized net on one phantom and segment that phantom: Dice per organ, seconds, the curve."""
-    recipe = preset("course", "fine", n_steps=n_steps, sources={"cases": 1.0}, organ_centred=0.5, learning_rate=8e-3)
+    recipe = preset("course", "fine", n_steps=n_steps, sources={"cases": 1.0}, foreground_share=0.5, learning_rate=8e-3)
     with tempfile.TemporaryDirectory() as folder:
         cases = write_phantoms(folder, 1, seed=7, spacing_zyx_mm=(4.0, 3.0, 3.0))
         prepared = prepare_cases(cases, Path(folder) / "prepared", recipe.preprocessing, around="organs")
@@ -83,7 +83,7 @@ def overfit(n_steps: int) -> dict:
         train(net, Patches({"cases": prepared}, recipe), recipe, folder=Path(folder) / "run")
         seconds = time.perf_counter() - began
         losses = [entry["loss"] for entry in read_log(Path(folder) / "run" / "log.jsonl")]
-        whole = replace(recipe, patch_size=prepared[0].image_hu.shape, organ_centred=0.0)
+        whole = replace(recipe, patch_size=prepared[0].image_hu.shape, foreground_share=0.0)
         image, reference = cut_patch(prepared[0], whole, np.random.default_rng(0))
     net.eval()
     with torch.inference_mode():

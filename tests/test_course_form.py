@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import nbformat
 import pytest
 
-from flare_lib.editions import find_exercise
+from flare_lib.course.editions import find_exercise
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = {path: nbformat.read(path, as_version=4) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}

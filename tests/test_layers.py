@@ -9,8 +9,8 @@ import pytest
 import flare_lib
 
 LIBRARY = Path(flare_lib.__file__).parent
-CHAPTERS = ("ct", "network", "data", "training", "inference", "evaluation", "display")
-TOP = ("editions", "notebooks", "commands", "cli")
+CHAPTERS = ("machine", "ct", "network", "synthetic", "data", "training", "inference", "evaluation", "display", "course")
+TOP = ("commands", "cli")
 LAYERS = ("__init__", *CHAPTERS, *TOP)  # folders, and modules beside them
 MODULES = sorted(path.relative_to(LIBRARY).with_suffix("").as_posix() for path in LIBRARY.rglob("*.py"))
 
@@ -63,7 +63,7 @@ def test_within_the_library_imports_run_one_way():
 
 def test_what_people_look_at_and_what_they_type_is_imported_by_the_top_alone():
     assert users_of("display") <= set(TOP)
-    assert users_of("editions") == users_of("notebooks") == {"commands"}
+    assert users_of("course") == {"commands"}
     assert users_of("commands") == {"cli"}
     assert users_of("cli") == set()
 
@@ -79,9 +79,12 @@ def test_the_sliding_window_knows_nothing_of_networks():
 
 def test_reading_imports_sees_every_form(tmp_path, monkeypatch):
     (tmp_path / "m.py").write_text(
-        "import flare_lib.ct.roi\nfrom flare_lib.ct import volume\nfrom flare_lib.data.phantom import phantom_case\n"
+        "import flare_lib.ct.roi\nfrom flare_lib.ct import volume\n"
+        "from flare_lib.synthetic.phantom import phantom_case\n"
         "import numpy\n\ndef later():\n    from flare_lib.network.unet import UNet\n"
     )
     monkeypatch.setattr("test_layers.LIBRARY", tmp_path, raising=False)
-    monkeypatch.setattr("test_layers.MODULES", ["ct/roi", "ct/volume", "data/phantom", "network/unet", "ct/labels"])
-    assert imports("m") == {"ct/roi", "ct/volume", "data/phantom", "network/unet"}
+    monkeypatch.setattr(
+        "test_layers.MODULES", ["ct/roi", "ct/volume", "synthetic/phantom", "network/unet", "ct/labels"]
+    )
+    assert imports("m") == {"ct/roi", "ct/volume", "synthetic/phantom", "network/unet"}

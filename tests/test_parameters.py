@@ -8,8 +8,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from flare_lib.editions import find_exercise, make_edition
-from flare_lib.notebooks import find_notebooks, run_notebooks
+from flare_lib.course.editions import find_exercise, make_edition
+from flare_lib.course.runner import find_notebooks, run_notebooks
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 # another value for most parameters; where a notebook trains, fewer steps

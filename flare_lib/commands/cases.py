@@ -59,7 +59,7 @@ def phantom(
     check_outputs([out_ct, out_labels], [])
 
     from flare_lib.ct.files import save_ct, save_label_map
-    from flare_lib.data.phantom import phantom_case
+    from flare_lib.synthetic.phantom import phantom_case
 
     chosen = {"spacing_zyx_mm": spacing, "shape_zyx": shape}
     ct, labels = phantom_case(

@@ -12,7 +12,7 @@ from flare_lib.commands.outputs import wrote
 from flare_lib.commands.settings import parse_setting
 
 if TYPE_CHECKING:
-    from flare_lib.notebooks import NotebookRun
+    from flare_lib.course.runner import NotebookRun
 
 
 def notebooks(
@@ -23,7 +23,7 @@ def notebooks(
 ) -> None:
     """Execute the notebooks; those that did not change since their last run are not run again."""
     with _what_notebooks_need():
-        from flare_lib.notebooks import NotebookFailed, find_notebooks, run_notebooks
+        from flare_lib.course.runner import NotebookFailed, find_notebooks, run_notebooks
 
     paths = find_notebooks(folder, only or [])
     parameters = dict(map(parse_setting, parameter or []))
@@ -40,7 +40,7 @@ def editions(
 ) -> None:
     """Make the students' edition of the notebooks, without solutions, and the teachers', with the answers filled in."""
     with _what_notebooks_need():
-        from flare_lib.editions import write_editions
+        from flare_lib.course.editions import write_editions
 
     typer.echo(wrote(*write_editions(folder)))
 

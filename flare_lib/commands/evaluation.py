@@ -63,11 +63,11 @@ def profile(
     check_folder("profile", output)
     check_figure(figure)
 
-    from flare_lib.ct.whole_file import whole_file
     from flare_lib.evaluation.efficiency import profile_command
+    from flare_lib.machine.atomic_write import atomic_write
 
     run, status = profile_command(command)
-    with whole_file(output) as unfinished:
+    with atomic_write(output) as unfinished:
         unfinished.write_text(json.dumps({"command": command, "status": status, **run.to_dict()}), encoding="utf-8")
     if figure is not None:
         from flare_lib.display.charts import efficiency_figure

@@ -36,7 +36,7 @@ def segment(
     from flare_lib.evaluation.efficiency import note_steps
     from flare_lib.inference.coarse_to_fine import load_stages
     from flare_lib.inference.coarse_to_fine import segment as segment_ct
-    from flare_lib.network.device import choose_device
+    from flare_lib.machine.device import choose_device
 
     coarse, fine = load_stages(weights_dir, device=choose_device(device))
     failed = 0

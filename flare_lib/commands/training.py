@@ -30,15 +30,15 @@ def train(
 
     Several GPUs: torchrun --nproc-per-node 4 -m flare_lib.cli train ...
     """
-    from flare_lib.network.device import choose_device
-    from flare_lib.training import presets
-    from flare_lib.training.run import run as run_training
+    from flare_lib.machine.device import choose_device
+    from flare_lib.training import recipes
+    from flare_lib.training.stage import train_stage
 
-    recipe = presets.preset(preset, stage, **dict(map(parse_setting, settings or [])))
+    recipe = recipes.preset(preset, stage, **dict(map(parse_setting, settings or [])))
     chosen = choose_device(device)
     began = time.monotonic()
     with Bars() as bars:
-        stem = run_training(
+        stem = train_stage(
             recipe,
             folder=output,
             label_maps=label_maps,

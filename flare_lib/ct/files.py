@@ -18,7 +18,7 @@ from nibabel.volumeutils import array_from_file
 
 from flare_lib.ct.dicom import load_dicom
 from flare_lib.ct.volume import FileGrid, Volume, place_in_world, scale_values, three_axes, to_file_axes
-from flare_lib.ct.whole_file import whole_file
+from flare_lib.machine.atomic_write import atomic_write
 
 SUFFIXES = (".nii", ".nii.gz")
 # Air (-1000) and fat (-100) are in every CT; a label map or an image scaled for a net has neither.
@@ -168,5 +168,5 @@ def _save(path: str | os.PathLike, volume: Volume) -> None:
     header.set_data_dtype(volume.array_zyx.dtype)
     image = image_class(to_file_axes(volume.array_zyx, grid), None, header)
     image.header.set_slope_inter(1.0, 0.0)
-    with whole_file(path) as unfinished:
+    with atomic_write(path) as unfinished:
         image.to_filename(unfinished)

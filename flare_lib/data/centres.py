@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flare_lib.ct.files import save_ct, save_label_map
-from flare_lib.ct.volume import Triple
+from flare_lib.ct.volume import Triple, Volume
 from flare_lib.data.cohort import Case, find_cases
-from flare_lib.data.phantom import phantom_case
+from flare_lib.synthetic.phantom import phantom_case
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Centre:
     spacing_zyx_mm: Triple
     field_of_view: str = "abdomen"
 
-    def case(self, seed: int):
+    def case(self, seed: int) -> tuple[Volume, Volume]:
         """Return CT and labels of one of its patients."""
         return phantom_case(
             seed,
@@ -68,23 +68,42 @@ def write_centres(folder: str | Path, n_labelled: int, n_unlabelled: int, n_test
         )
     parts = (("training", n_labelled, n_unlabelled, 20_000), ("test", n_test, 0, 30_000))
     for part, n_with_labels, n_without, first in parts:
-        for kind in ("images", "labels"):
-            (Path(folder) / part / kind).mkdir(parents=True, exist_ok=True)
         for k in range(n_with_labels + n_without):
             alike = part == "training" and k < n_with_labels
             centre = CENTRES[0] if alike else CENTRES[k % len(CENTRES)]
-            _write(Path(folder) / part, centre, first + k, labelled=k < n_with_labels)
+            labelled, name = k < n_with_labels, f"{centre.name}_{first + k}"
+            image, label_map = _paths(Path(folder) / part, name)
+            if not (image.is_file() and (label_map.is_file() or not labelled)):
+                ct, labels = centre.case(first + k)
+                _write(Path(folder) / part, name, ct, labels if labelled else None)
     cohort = CentreCohort(*(find_cases(Path(folder) / part) for part, *_ in parts))
     cohort.training.sort(key=lambda case: (case.label_path is None, case.name))
     return cohort
 
 
-def _write(folder: Path, centre: Centre, seed: int, *, labelled: bool) -> None:
-    name = f"{centre.name}_{seed}"
-    image, labels = folder / "images" / f"{name}_0000.nii.gz", folder / "labels" / f"{name}.nii.gz"
-    if image.is_file() and (labels.is_file() or not labelled):
-        return
-    ct, label_map = centre.case(seed)
-    if labelled:
-        save_label_map(labels, label_map.array_zyx, ct)
+def write_phantoms(
+    folder: str | Path, n_labelled: int, n_unlabelled: int = 0, *, seed: int = 0, **settings: object
+) -> list[Case]:
+    """Write synthetic cases as images/ + labels/ and return them: a cohort without any data.
+
+    Phantoms `seed`, `seed` + 1, ...; the unlabelled come last. `settings` as in `phantom_case` (spacing, field of
+    view). Raises ValueError when a file cannot be written.
+    """
+    for k in range(n_labelled + n_unlabelled):
+        ct, labels = phantom_case(seed + k, **settings)
+        _write(Path(folder), f"phantom_{seed + k:04}", ct, labels if k < n_labelled else None)
+    return find_cases(folder)
+
+
+def _write(folder: Path, name: str, ct: Volume, labels: Volume | None) -> None:
+    """Write a case in FLARE's layout; the label map first, so that a CT that is there has its labels."""
+    image, label_map = _paths(folder, name)
+    for path in (image, label_map):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if labels is not None:
+        save_label_map(label_map, labels.array_zyx, ct)
     save_ct(image, ct)
+
+
+def _paths(folder: Path, name: str) -> tuple[Path, Path]:
+    return folder / "images" / f"{name}_0000.nii.gz", folder / "labels" / f"{name}.nii.gz"

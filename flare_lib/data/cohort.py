@@ -16,12 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from flare_lib.ct.files import find_images, load_ct, load_label_map, save_ct, save_label_map
+from flare_lib.ct.files import find_images, load_ct, load_label_map
 from flare_lib.ct.labels import N_ORGANS, left_right_problems
 from flare_lib.ct.volume import Volume, grid_difference
-from flare_lib.data.persons import join_masks
-from flare_lib.data.phantom import phantom_case
-from flare_lib.data.structures import ORGAN_STRUCTURES
+from flare_lib.synthetic.structures import ORGAN_STRUCTURES
+from flare_lib.synthetic.subjects import join_masks
 
 _FOLDERS = (("images", "labels"), ("imagesTr", "labelsTr"))
 SANE_SPACING_MM = (0.2, 10.0)
@@ -132,22 +131,3 @@ def split_cases(cases: Sequence[Case], n_validation: int, *, seed: int = 0) -> t
     held_out = set(np.random.default_rng(seed).permutation(len(labelled))[:n_validation].tolist())
     training = [case for k, case in enumerate(labelled) if k not in held_out]
     return training, [case for k, case in enumerate(labelled) if k in held_out]
-
-
-def write_phantoms(
-    folder: str | Path, n_labelled: int, n_unlabelled: int = 0, *, seed: int = 0, **settings: object
-) -> list[Case]:
-    """Write synthetic cases as images/ + labels/ and return them: a cohort without any data.
-
-    Phantoms `seed`, `seed` + 1, ...; the unlabelled come last. `settings` as in `phantom_case` (spacing, field of
-    view). Raises ValueError when a file cannot be written.
-    """
-    folder = Path(folder)
-    for part in ("images", "labels"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    for k in range(n_labelled + n_unlabelled):
-        ct, labels = phantom_case(seed + k, **settings)
-        save_ct(folder / "images" / f"phantom_{seed + k:04}_0000.nii.gz", ct)
-        if k < n_labelled:
-            save_label_map(folder / "labels" / f"phantom_{seed + k:04}.nii.gz", labels.array_zyx, ct)
-    return find_cases(folder)

@@ -26,11 +26,11 @@ import numpy as np
 from flare_lib.ct.files import load_ct
 from flare_lib.ct.labels import N_ORGANS
 from flare_lib.ct.preprocess import Preprocessing, find_foreground
-from flare_lib.ct.processes import map_in_processes
 from flare_lib.ct.resample import resample_volume
 from flare_lib.ct.roi import bounding_box, crop_volume
 from flare_lib.ct.volume import grid_difference
 from flare_lib.data.cohort import Case, load_labels
+from flare_lib.machine.processes import map_in_processes
 
 AROUND = ("foreground", "organs")
 _FORMAT = 1  # of the files: to be raised when they change
@@ -41,15 +41,15 @@ _PLACES = 500  # voxels of each organ that are remembered, so that a patch can b
 class PreparedCase:
     """One case as a net is trained on it.
 
-    `image_hu` float16 (Z, Y, X), in the window, memory-mapped; `labels` uint8 of the same shape, or None; `places`
-    {organ id: voxels of it, int (n, 3), ZYX}; `mean_hu` and `sd_hu` its own (individual normalisation); `sums` the
-    count, sum and sum of squares of its voxels.
+    `image_hu` float16 (Z, Y, X), in the window, memory-mapped; `labels` uint8 of the same shape, or None;
+    `class_locations` {organ id: voxels of it, int (n, 3), ZYX}; `mean_hu` and `sd_hu` its own (individual
+    normalisation); `sums` the count, sum and sum of squares of its voxels.
     """
 
     name: str
     image_hu: np.ndarray
     labels: np.ndarray | None
-    places: dict[int, np.ndarray]
+    class_locations: dict[int, np.ndarray]
     sums: tuple[float, float, float]
 
     @property
@@ -132,7 +132,7 @@ def _prepare(case: Case, *, folder: Path, preprocessing: Preprocessing, around: 
         np.save(unfinished / "image.npy", image.astype(np.float16))
         if labels is not None:
             np.save(unfinished / "labels.npy", labels)
-            np.save(unfinished / "places.npy", _places(labels, np.random.default_rng(labels.size)))
+            np.save(unfinished / "class_locations.npy", _class_locations(labels, np.random.default_rng(labels.size)))
         (unfinished / "case.json").write_text(json.dumps(card) + "\n", encoding="utf-8")
         shutil.rmtree(folder / case.name, ignore_errors=True)  # made from files that have changed since
         unfinished.rename(folder / case.name)
@@ -165,7 +165,7 @@ def _crop_and_resample(
     return image, resample_volume(crop_volume(labels, box), spacing, labels=True).array_zyx
 
 
-def _places(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _class_locations(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return rows (organ, z, y, x): up to `_PLACES` voxels of every organ, drawn at random, int16."""
     rows = []
     for organ in np.unique(labels)[1:]:
@@ -194,10 +194,10 @@ def _is_there(case: Case, folder: Path) -> bool:
 
 def _load(folder: Path) -> PreparedCase:
     card = json.loads((folder / "case.json").read_text(encoding="utf-8"))
-    labels, places = None, {}
+    labels, class_locations = None, {}
     if (folder / "labels.npy").is_file():
         labels = np.load(folder / "labels.npy", mmap_mode="r")
-        rows = np.load(folder / "places.npy").astype(int)
-        places = {int(organ): rows[rows[:, 0] == organ, 1:] for organ in np.unique(rows[:, 0])}
+        rows = np.load(folder / "class_locations.npy").astype(int)
+        class_locations = {int(organ): rows[rows[:, 0] == organ, 1:] for organ in np.unique(rows[:, 0])}
     image = np.load(folder / "image.npy", mmap_mode="r")
-    return PreparedCase(folder.name, image, labels, places, tuple(card["sums"]))
+    return PreparedCase(folder.name, image, labels, class_locations, tuple(card["sums"]))

@@ -21,8 +21,8 @@ import numpy as np
 
 from flare_lib.ct.files import load_label_map, save_ct, save_label_map
 from flare_lib.ct.labels import to_flare
-from flare_lib.ct.whole_file import whole_file
-from flare_lib.data.phantom import phantom_case
+from flare_lib.machine.atomic_write import atomic_write
+from flare_lib.synthetic.phantom import phantom_case
 
 
 class SourceUnavailable(OSError):
@@ -57,7 +57,7 @@ class SampleCase:
         copies = folder / "ct.nii.gz", folder / "reference.nii.gz"
         for source, copy in zip((self.ct_path, self.label_map_path), copies, strict=True):
             if not copy.is_file() or not filecmp.cmp(source, copy, shallow=False):
-                with whole_file(copy) as unfinished:
+                with atomic_write(copy) as unfinished:
                     shutil.copyfile(source, unfinished)
         return SampleCase(*copies, self.about)
 
@@ -219,7 +219,7 @@ def _extract(archive: Archive, file: Path, paths: Sequence[Path]) -> None:
             if content is None:
                 raise _unavailable(archive, f"{member} must be a file, got a folder or a device")
             path.parent.mkdir(exist_ok=True)
-            with whole_file(path) as unfinished:
+            with atomic_write(path) as unfinished:
                 unfinished.write_bytes(content.read())
                 _check_sha256(archive, unfinished, sha256)
 

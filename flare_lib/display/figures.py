@@ -17,7 +17,6 @@ from flare_lib.ct.labels import N_CLASSES, ORGANS
 from flare_lib.ct.preprocess import find_foreground
 from flare_lib.ct.roi import Box
 from flare_lib.ct.volume import Triple, Volume
-from flare_lib.ct.whole_file import whole_file
 from flare_lib.display.slices import (
     DISPLAY_WINDOW_HU,
     PLANES,
@@ -29,6 +28,7 @@ from flare_lib.display.slices import (
     plane_axis,
     plane_slice,
 )
+from flare_lib.machine.atomic_write import atomic_write
 
 _INK, _PAPER = "#e8e8e8", "#111111"
 _OUTLINES = ("#e69f00", "#56b4e9", "#f0e442")
@@ -191,5 +191,5 @@ def save_figure(figure: Figure, path: str | os.PathLike) -> None:
     path = Path(path)
     if not path.parent.is_dir():
         raise ValueError(f"the figure's folder must exist, got {path.parent}")
-    with whole_file(path) as unfinished:
+    with atomic_write(path) as unfinished:
         figure.savefig(unfinished, facecolor=figure.get_facecolor())

@@ -20,17 +20,17 @@ from flare_lib.ct.preprocess import mean_and_sd, normalize
 from flare_lib.ct.resample import resample_nearest, resample_trilinear
 from flare_lib.ct.roi import Box
 from flare_lib.ct.volume import Volume
-from flare_lib.ct.whole_file import whole_file
 from flare_lib.data.centres import CentreCohort
 from flare_lib.data.cohort import Case
 from flare_lib.data.prepared import PreparedCase, mean_and_sd_of, prepare_cases, sums_of
 from flare_lib.evaluation.flare_rules import flare_scores
 from flare_lib.inference.coarse_to_fine import NetStage, Segmentation, Stage, segment, segment_in_one_stage
+from flare_lib.machine.atomic_write import atomic_write
 from flare_lib.network.unet import UNet
-from flare_lib.network.weights import TrainedNet, fill
+from flare_lib.network.weights import TrainedNet, load_strict
 from flare_lib.training.loop import train
 from flare_lib.training.patches import Patches
-from flare_lib.training.presets import Recipe, preset
+from flare_lib.training.recipes import Recipe, preset
 
 SQUEEZED_SHAPE = (32, 40, 48)
 Progress = Callable[[str, int, int], None]
@@ -52,10 +52,10 @@ def net_plans(n_coarse_steps: int, n_fine_steps: int, seed: int) -> dict[str, Ne
     common = {"sources": {"cases": 1.0}, "augmentation": 0.2, "seed": seed, "learning_rate": 1e-2}
     n = n_coarse_steps + n_fine_steps
     coarse = preset("course", "coarse", n_steps=n_coarse_steps, ramp_up_steps=max(1, n_coarse_steps // 2), **common)
-    coarse = replace(coarse, organ_centred=1 / 3)
+    coarse = replace(coarse, foreground_share=1 / 3)
     fine = preset("course", "fine", n_steps=n_fine_steps, **common)
     fine = replace(fine, spacing_zyx_mm=(5.0, 5.0, 5.0), patch_size=(32, 40, 48), n_unlabelled=0)
-    alone = replace(fine, n_steps=n, organ_centred=1 / 3)
+    alone = replace(fine, n_steps=n, foreground_share=1 / 3)
     with_unlabelled = replace(alone, n_unlabelled=2, ramp_up_steps=max(1, n // 2))
     return {
         "one stage": NetPlan(alone),
@@ -92,7 +92,7 @@ def train_net(
     torch.manual_seed(recipe.seed)
     net = UNet(features_per_stage=recipe.features_per_stage, strides=recipe.strides, n_heads=recipe.n_heads)
     if plan.start is not None:
-        fill(net, train_net(plan.start, plans, cohort, folder).net.state_dict(), source=plan.start)
+        load_strict(net, train_net(plan.start, plans, cohort, folder).net.state_dict(), source=plan.start)
     train(
         net,
         Patches({"cases": cases}, recipe, unlabelled=unlabelled),
@@ -205,7 +205,7 @@ def run_study(
                     scored.append(score_case(case, [nets[name] for name in names], way))
                     if progress:
                         progress(f"{arm}, seed {seed}", done, len(cohort.test))
-                with whole_file(stored) as unfinished:
+                with atomic_write(stored) as unfinished:
                     unfinished.write_text(json.dumps([asdict(r) for r in scored]), encoding="utf-8")
             results[arm][str(seed)] = [CaseResult(**r) for r in json.loads(stored.read_text(encoding="utf-8"))]
     return results

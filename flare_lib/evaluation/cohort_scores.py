@@ -13,10 +13,10 @@ import numpy as np
 
 from flare_lib.ct.files import find_images, load_label_map
 from flare_lib.ct.labels import ORGANS
-from flare_lib.ct.processes import map_in_processes
 from flare_lib.ct.volume import grid_difference
-from flare_lib.ct.whole_file import whole_file
 from flare_lib.evaluation.flare_rules import OFFICIAL, Rules, Scores, flare_scores
+from flare_lib.machine.atomic_write import atomic_write
+from flare_lib.machine.processes import map_in_processes
 
 # what the challenge's script calls the organs
 COLUMNS = (
@@ -105,7 +105,7 @@ def write_table(path: str | Path, cases: Sequence[CaseScores]) -> None:
         for case in cases
         if case.scores is not None
     ]
-    with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([header, *rows])
 
 

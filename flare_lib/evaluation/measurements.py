@@ -14,8 +14,8 @@ from scipy import ndimage
 
 from flare_lib.ct.labels import N_CLASSES, N_ORGANS, ORGANS, Organ
 from flare_lib.ct.volume import Volume
-from flare_lib.ct.whole_file import whole_file
 from flare_lib.evaluation.metrics import check_label_map
+from flare_lib.machine.atomic_write import atomic_write
 
 _HEADER = ("organ", "volume_ml", "extent_z_mm", "extent_y_mm", "extent_x_mm", "mean_hu", "sd_hu", "pieces", "cut_off")
 
@@ -89,7 +89,7 @@ def measurement_table(measured: Sequence[Measurement]) -> str:
 
 def write_measurements(path: str | Path, measured: Sequence[Measurement]) -> None:
     """Write the measurements as CSV, complete or not at all."""
-    with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(_HEADER)
         for m in measured:

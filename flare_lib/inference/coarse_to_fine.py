@@ -21,7 +21,7 @@ from flare_lib.ct.volume import Triple, Volume
 from flare_lib.inference.postprocess import MAX_DISTANCE_MM, Report, postprocess
 from flare_lib.inference.slice_interpolation import resize_argmax
 from flare_lib.inference.sliding_window import sliding_window
-from flare_lib.network.device import choose_device
+from flare_lib.machine.device import choose_device
 from flare_lib.network.weights import TrainedNet, load_trained, packaged_weights
 
 Progress = Callable[[str, int, int], None]

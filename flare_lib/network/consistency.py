@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from flare_lib.network.parallel import sum_over_processes
+from flare_lib.machine.distributed import all_reduce_sum
 
 _SMALLEST = 1e-8  # of a probability before its logarithm
 
@@ -90,7 +90,7 @@ def _kl(target: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
 def _urpc(target: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
     divergence = _divergence(target, head)
     certainty = torch.exp(-divergence)
-    weighted, weight = sum_over_processes(
+    weighted, weight = all_reduce_sum(
         torch.stack([(((target - head) ** 2).mean(dim=1) * certainty).mean(), certainty.mean()])
     )
     return weighted / weight + divergence.mean()

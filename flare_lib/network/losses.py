@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import torch
 
-from flare_lib.network.parallel import sum_over_processes
+from flare_lib.machine.distributed import all_reduce_sum
 
 SMOOTHING = 1e-5
 
@@ -87,7 +87,7 @@ def _losses(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, t
     overlap = overlap.index_add(0, labels, log_p_target.double().exp())  # (C), sum(p y)
     predicted = log_p.exp().sum(dim=(0, 2, 3, 4))  # (C), sum(p)
     true = torch.bincount(labels, minlength=n_classes)  # (C), sum(y)
-    overlap, predicted, true = sum_over_processes(torch.stack([overlap, predicted.double(), true.double()]))
+    overlap, predicted, true = all_reduce_sum(torch.stack([overlap, predicted.double(), true.double()]))
     dice = (2 * overlap + SMOOTHING) / (predicted + true + SMOOTHING)
     return cross_entropy, 1 - dice[1:].mean().float()
 

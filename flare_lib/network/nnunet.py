@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 
 from flare_lib.network.unet import UNet
-from flare_lib.network.weights import fill
+from flare_lib.network.weights import load_strict
 
 Tensors = dict[str, torch.Tensor]
 
@@ -76,7 +76,7 @@ def load_nnunet(path_or_state_dict: str | Path | Mapping[str, Any], *, n_heads: 
     with torch.device("meta"):
         net = UNet(**architecture)
     net.to_empty(device="cpu")
-    fill(net, _with_biases(tensors, net), source=source)
+    load_strict(net, _with_biases(tensors, net), source=source)
     return net.eval()
 
 

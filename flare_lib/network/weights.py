@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from flare_lib.ct.preprocess import Preprocessing
-from flare_lib.ct.whole_file import whole_file
+from flare_lib.machine.atomic_write import atomic_write
 from flare_lib.network.unet import UNet
 
 PACKAGED = ("coarse", "fine")
@@ -61,7 +61,7 @@ def save_trained(path_stem: str | Path, net: UNet, card: Mapping[str, Any], *, h
 
     weights_path, card_path = _pair(path_stem)
     weights_path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(weights_path) as unfinished_weights, whole_file(card_path) as unfinished_card:
+    with atomic_write(weights_path) as unfinished_weights, atomic_write(card_path) as unfinished_card:
         unfinished_weights.write_bytes(weights)
         unfinished_card.write_bytes((text + "\n").encode())
 
@@ -104,12 +104,12 @@ def load_trained(
     except TypeError as error:
         raise ValueError(f"{card_path} must hold the architecture of a UNet, got {error}") from error
     net.to_empty(device=device).to(dtype)
-    fill(net, tensors, source=str(weights_path))
+    load_strict(net, tensors, source=str(weights_path))
     preprocessing, patch_size = _requirements(card, net)
     return TrainedNet(net.eval(), preprocessing, patch_size, card)
 
 
-def fill(net: UNet, tensors: Mapping[str, torch.Tensor], *, source: str) -> None:
+def load_strict(net: UNet, tensors: Mapping[str, torch.Tensor], *, source: str) -> None:
     """Copy `tensors` into the net's parameters, strictly: every one of them, no other, of the same shape.
 
     Raises ValueError that names what is missing, unknown or of another shape; the net is then unchanged.

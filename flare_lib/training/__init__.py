@@ -1,1 +1,1 @@
-"""How it learns: patches, the loop, checkpoints, presets."""
+"""How it learns: patches, the loop, checkpoints, recipes."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from flare_lib.ct.whole_file import whole_file
+from flare_lib.machine.atomic_write import atomic_write
 
 
 def save_checkpoint(
@@ -14,7 +14,7 @@ def save_checkpoint(
     """Write net, optimiser, number of steps done and recipe to `path`; an earlier file survives a failure."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as unfinished:
+    with atomic_write(path) as unfinished:
         torch.save(
             {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "recipe": recipe}, unfinished
         )

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from flare_lib.ct.whole_file import whole_file
+from flare_lib.machine.atomic_write import atomic_write
 
 
 class Log:
@@ -22,7 +22,7 @@ class Log:
             return
         path = folder / "log.jsonl"
         earlier = [entry for entry in read_log(path) if entry["step"] < start] if path.exists() else []
-        with whole_file(path) as unfinished:
+        with atomic_write(path) as unfinished:
             unfinished.write_text("".join(json.dumps(entry) + "\n" for entry in earlier), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8")
         self._curves = _tensorboard(folder / "tensorboard", start)

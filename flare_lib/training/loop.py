@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from flare_lib.machine.distributed import average_gradients, rank_and_count
 from flare_lib.network.consistency import consistency_loss, ramp_up
 from flare_lib.network.losses import dice_cross_entropy_loss
-from flare_lib.network.parallel import average_gradients, rank_and_count
 from flare_lib.training.checkpoint import load_checkpoint, save_checkpoint
 from flare_lib.training.log import Log
 from flare_lib.training.patches import Patches, loader
-from flare_lib.training.presets import Recipe
+from flare_lib.training.recipes import Recipe
 from flare_lib.training.validation import validation_dice
 
 Batch = dict[str, torch.Tensor]
@@ -73,7 +73,7 @@ def train_step(
     A batch: "image" (B, 1, Z, Y, X), "target" (B, Z, Y, X), and perhaps "unlabelled" (U, 1, Z, Y, X), which go through
     the net together (instance normalisation keeps patches apart). The gradients of several batches are averaged before
     the step, and so are the losses returned. `mixed_precision` runs the net in bfloat16 where that is safe; losses are
-    always computed in float32. Several processes (`network.parallel`) take the same step.
+    always computed in float32. Several processes (`machine.distributed`) take the same step.
     """
     batches = [batches] if isinstance(batches, dict) else batches
     optimizer.zero_grad(set_to_none=True)

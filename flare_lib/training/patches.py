@@ -14,11 +14,12 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from flare_lib.ct.preprocess import clip_hu, normalize
 from flare_lib.data.augment import Augmentation, augment, draw_augmentation, room_for
-from flare_lib.data.painting import paint
 from flare_lib.data.prepared import PreparedCase
-from flare_lib.data.structures import Structures, deform, organ_labels
-from flare_lib.network.parallel import rank_and_count
-from flare_lib.training.presets import Recipe
+from flare_lib.machine.distributed import rank_and_count
+from flare_lib.synthetic.deformation import deform
+from flare_lib.synthetic.painting import paint
+from flare_lib.synthetic.structures import Structures, organ_labels
+from flare_lib.training.recipes import Recipe
 
 
 def paint_patch(person: Structures, recipe: Recipe, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -42,7 +43,7 @@ def _center(person: Structures, recipe: Recipe, rng: np.random.Generator) -> np.
     spacing = np.asarray(person.spacing_zyx_mm)
     size_mm = np.asarray(person.array_zyx.shape) * spacing
     patch_mm = np.asarray(recipe.patch_size) * recipe.spacing_zyx_mm
-    if rng.random() < recipe.organ_centred:
+    if rng.random() < recipe.foreground_share:
         every = np.maximum(1, np.rint(4.0 / spacing)).astype(int)  # a grid of 4 mm finds even an adrenal gland
         thinned = Structures(
             person.array_zyx[:: every[0], :: every[1], :: every[2]], person.names, person.spacing_zyx_mm
@@ -72,17 +73,17 @@ def cut_patch(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return one patch of a case: normalised image float32 (Z, Y, X), labels uint8 (Z, Y, X), all 0 without labels.
 
-    Centred on a voxel of an organ as often as `recipe.organ_centred` says, each organ alike, else anywhere; always as
-    far inside the case as its size allows, with air around a smaller one. What an augmentation turns or shrinks into
+    Centred on a voxel of an organ as often as `recipe.foreground_share` says, each organ alike, else anywhere; always
+    as far inside the case as its size allows, with air around a smaller one. What an augmentation turns or shrinks into
     the patch is there: a larger region is cut for it.
     """
     what = what or Augmentation()
     size = np.asarray(recipe.patch_size)
     room = np.asarray(case.image_hu.shape) - size  # below 0 where the case is smaller
     around = None
-    if case.places and rng.random() < recipe.organ_centred:
-        places = case.places[rng.choice(list(case.places))]
-        around = places[rng.integers(len(places))] - size // 2
+    if case.class_locations and rng.random() < recipe.foreground_share:
+        locations = case.class_locations[rng.choice(list(case.class_locations))]
+        around = locations[rng.integers(len(locations))] - size // 2
     anywhere = rng.integers(np.minimum(room, 0), np.maximum(room, 0) + 1)
     start = anywhere if around is None else np.clip(around, np.minimum(room, 0), np.maximum(room, 0))
     region = np.asarray(room_for(what, size))
@@ -108,8 +109,8 @@ class Patches(IterableDataset):
 
     `sources` {kind: persons with a completed body, or prepared cases}; the kinds are drawn by `recipe.sources`.
     `unlabelled`: prepared cases; with `recipe.n_unlabelled` patches of them a batch also has "unlabelled",
-    (U, 1, Z, Y, X). Of several processes (`network.parallel`) each gets its own part of a batch that is as many times
-    larger. Raises ValueError when the recipe asks for sources or CTs that are not there.
+    (U, 1, Z, Y, X). Of several processes (`machine.distributed`) each gets its own part of a batch that is as many
+    times larger. Raises ValueError when the recipe asks for sources or CTs that are not there.
     """
 
     def __init__(
@@ -161,7 +162,7 @@ class Patches(IterableDataset):
 
     def _augmentation(self, number: int, rng: np.random.Generator) -> Augmentation:
         """Draw what is done to a patch of batch `number`: nothing in the last steps, nor when the recipe has none."""
-        last_steps = (self.recipe.n_steps - self.recipe.plain_steps) * self.recipe.accumulate
+        last_steps = (self.recipe.n_steps - self.recipe.n_steps_without_augmentation) * self.recipe.accumulate
         if not self.recipe.augmentation or number >= last_steps:
             return Augmentation()
         return draw_augmentation(rng, probability=self.recipe.augmentation)

@@ -5,7 +5,7 @@ import pytest
 
 from flare_lib.ct.files import load_ct, load_label_map
 from flare_lib.data import centres
-from flare_lib.data.centres import CENTRES, Centre, write_centres
+from flare_lib.data.centres import CENTRES, Centre, write_centres, write_phantoms
 from flare_lib.data.cohort import check_cases
 
 
@@ -58,3 +58,13 @@ def test_a_cohort_without_a_labelled_or_a_test_case_is_refused(tmp_path, numbers
     with pytest.raises(ValueError, match="a labelled and a test case at least"):
         write_centres(tmp_path, *numbers)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_phantoms_are_a_sound_cohort(tmp_path):
+    written = write_phantoms(tmp_path, 1, 1, seed=5, spacing_zyx_mm=(9.0, 8.0, 7.0))
+    assert [(case.name, case.label_path is None) for case in written] == [
+        ("phantom_0005", False),
+        ("phantom_0006", True),
+    ]
+    assert check_cases(written) == {}
+    assert set(np.unique(load_label_map(written[0].label_path).array_zyx)) >= {1, 2, 3, 5, 11, 13}

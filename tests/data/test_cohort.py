@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from cohorts import SHAPE, SPACING, hu, organs, pair, write_ct, write_labels
 
-from flare_lib.ct.files import load_ct, load_label_map, save_label_map
+from flare_lib.ct.files import load_ct, save_label_map
 from flare_lib.ct.volume import Volume
-from flare_lib.data.cohort import Case, check_case, check_cases, find_cases, load_labels, split_cases, write_phantoms
-from flare_lib.data.structures import ORGAN_STRUCTURES
+from flare_lib.data.cohort import Case, check_case, check_cases, find_cases, load_labels, split_cases
+from flare_lib.synthetic.structures import ORGAN_STRUCTURES
 
 
 def flare22(folder):
@@ -159,13 +159,3 @@ def test_a_split_is_drawn_by_the_seed_and_holds_every_labelled_case_once():
 def test_a_split_leaves_a_case_to_train_on(n_validation):
     with pytest.raises(ValueError, match=f"a labelled case of 3 to train on, got {n_validation}"):
         split_cases(cases(3), n_validation)
-
-
-def test_phantoms_are_a_sound_cohort(tmp_path):
-    written = write_phantoms(tmp_path, 1, 1, seed=5, spacing_zyx_mm=(9.0, 8.0, 7.0))
-    assert [(case.name, case.label_path is None) for case in written] == [
-        ("phantom_0005", False),
-        ("phantom_0006", True),
-    ]
-    assert check_cases(written) == {}
-    assert set(np.unique(load_label_map(written[0].label_path).array_zyx)) >= {1, 2, 3, 5, 11, 13}

@@ -36,8 +36,8 @@ def test_around_the_organs_a_case_is_their_box_and_the_margin(tmp_path):
 
 def test_places_are_voxels_of_their_organs(tmp_path):
     (case,) = prepare_cases(find_cases(pair(tmp_path)), tmp_path / "cache", AS_THEY_ARE)
-    assert set(case.places) == {1, 2, 3, 13}
-    for organ, places in case.places.items():
+    assert set(case.class_locations) == {1, 2, 3, 13}
+    for organ, places in case.class_locations.items():
         assert (case.labels[tuple(places.T)] == organ).all()
         assert len(np.unique(places, axis=0)) == (organs() == organ).sum()
 
@@ -58,7 +58,7 @@ def test_an_unlabelled_case_has_no_labels_and_cannot_be_cropped_around_its_organ
     write_ct(tmp_path / "a.nii.gz")
     cases = find_cases(tmp_path)
     (case,) = prepare_cases(cases, tmp_path / "cache", AS_THEY_ARE)
-    assert (case.labels, case.places) == (None, {})
+    assert (case.labels, case.class_locations) == (None, {})
     with pytest.raises(ValueError, match=r"case a: .* must have labels, got a CT alone"):
         prepare_cases(cases, tmp_path / "cache", AS_THEY_ARE, around="organs")
 
@@ -101,7 +101,7 @@ def test_several_processes_make_the_same_cases(tmp_path):
     for a, b in zip(alone, together, strict=True):
         assert (a.name, a.sums) == (b.name, b.sums)
         np.testing.assert_array_equal(a.image_hu, b.image_hu)
-        np.testing.assert_array_equal(a.places[1], b.places[1])
+        np.testing.assert_array_equal(a.class_locations[1], b.class_locations[1])
 
 
 def test_a_full_disk_leaves_nothing_half_written_and_the_rest_usable(tmp_path, monkeypatch):

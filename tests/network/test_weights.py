@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from flare_lib.ct.preprocess import COARSE, FINE
 from flare_lib.network.unet import UNet
-from flare_lib.network.weights import fill, load_trained, packaged_weights, save_trained
+from flare_lib.network.weights import load_strict, load_trained, packaged_weights, save_trained
 
 CARD = {"preprocessing": FINE.to_dict(), "patch_size": [8, 12, 16], "recipe": {"seed": 3}, "figures": {"liver": 0.9}}
 
@@ -118,7 +118,7 @@ def test_a_net_that_cannot_be_filled_is_left_as_it_was():
     net, other = small_net(seed=0), small_net(seed=1, n_classes=4)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     with pytest.raises(ValueError, match="the other net must hold exactly the net's tensors, got of another shape"):
-        fill(net, other.state_dict(), source="the other net")
+        load_strict(net, other.state_dict(), source="the other net")
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from flare_lib.data.prepared import PreparedCase
-from flare_lib.data.structures import Structures
 from flare_lib.network.unet import UNet
+from flare_lib.synthetic.structures import Structures
 from flare_lib.training.log import read_log
 from flare_lib.training.loop import learning_rate_factor, make_optimizer, train, train_step
 from flare_lib.training.patches import Patches
-from flare_lib.training.presets import preset
+from flare_lib.training.recipes import preset
 from flare_lib.training.validation import validation_dice
 
 NAMES = {0: "air", 1: "liver", 2: "fat"}

@@ -7,9 +7,9 @@ import torch
 from flare_lib.ct.labels import organ
 from flare_lib.data.augment import Augmentation
 from flare_lib.data.prepared import PreparedCase
-from flare_lib.data.structures import Structures
+from flare_lib.synthetic.structures import Structures
 from flare_lib.training.patches import Patches, cut_patch, loader, paint_patch
-from flare_lib.training.presets import preset
+from flare_lib.training.recipes import preset
 
 NAMES = {0: "air", 1: "liver", 2: "fat", 3: "adrenal_gland_left"}
 
@@ -66,7 +66,7 @@ def test_global_normalisation_uses_the_recipes_mean_and_sd():
 
 
 def test_every_patch_centred_on_an_organ_shows_one_and_small_organs_as_often_as_large():
-    centred = recipe(organ_centred=1.0, cut=0.0)
+    centred = recipe(foreground_share=1.0, cut=0.0)
     labels = [paint_patch(person(), centred, np.random.default_rng(k))[1] for k in range(40)]
     assert all(label.any() for label in labels)
     adrenal = organ("left adrenal gland").id
@@ -126,7 +126,8 @@ def test_patches_are_centred_on_voxels_of_organs_each_organ_alike():
     places = {k: np.argwhere(labels == k) for k in (1, 8)}
     one = case(labels.shape, labels, places)
     cuts = [
-        cut_patch(one, in_hu(patch_size=(4, 4, 6), organ_centred=1.0), np.random.default_rng(k))[1] for k in range(60)
+        cut_patch(one, in_hu(patch_size=(4, 4, 6), foreground_share=1.0), np.random.default_rng(k))[1]
+        for k in range(60)
     ]
     assert all(cut.any() for cut in cuts)
     assert 0.3 < np.mean([(cut == 8).any() for cut in cuts]) < 0.7
@@ -170,7 +171,7 @@ def test_cases_and_persons_are_drawn_by_their_shares():
     labels = np.zeros((20, 22, 24), np.uint8)
     labels[4:16, 4:18, 4:20] = 3  # no person here has a spleen
     real = case(labels.shape, labels, {3: np.argwhere(labels == 3)})
-    r = recipe(sources={"label_maps": 0.25, "cases": 0.75}, batch_size=1, organ_centred=1.0, cut=0.0)
+    r = recipe(sources={"label_maps": 0.25, "cases": 0.75}, batch_size=1, foreground_share=1.0, cut=0.0)
     patches = Patches({"label_maps": [person()], "cases": [real]}, r)
     spleens = np.mean([bool((patches.batch(k)["target"] == 3).any()) for k in range(80)])
     assert 0.6 < spleens < 0.9
@@ -188,7 +189,9 @@ def test_two_processes_together_see_the_batch_that_one_sees_of_twice_the_size(mo
 
 def test_augmentation_changes_the_patches_but_the_last_ones():
     plain = Patches({"label_maps": [person()]}, recipe(n_steps=10))
-    augmented = Patches({"label_maps": [person()]}, recipe(n_steps=10, augmentation=1.0, plain_steps=4))
+    augmented = Patches(
+        {"label_maps": [person()]}, recipe(n_steps=10, augmentation=1.0, n_steps_without_augmentation=4)
+    )
     same = [torch.equal(plain.batch(k)["image"], augmented.batch(k)["image"]) for k in range(10)]
     assert same == [False] * 6 + [True] * 4
     assert set(augmented.batch(0)["target"].unique().tolist()) <= {0, 1, 8}

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from flare_lib.network.unet import UNet
-from flare_lib.training.presets import PRESETS, STAGES, preset
+from flare_lib.training.recipes import PRESETS, STAGES, preset
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -40,7 +40,7 @@ def test_the_papers_recipe_is_tables_2_and_3():
     assert (coarse.halve_every, fine.halve_every) == (200 * 250, 150 * 250)
     assert (coarse.optimizer, coarse.weight_decay, coarse.schedule) == ("sgd", 3e-5, "poly")
     assert (coarse.consistency, coarse.consistency_weight, coarse.ramp_up_steps) == ("kl", 0.1, 100 * 250)
-    assert (fine.n_unlabelled, fine.plain_steps, fine.margin_mm) == (0, 10 * 250, 40.0)
+    assert (fine.n_unlabelled, fine.n_steps_without_augmentation, fine.margin_mm) == (0, 10 * 250, 40.0)
     assert coarse.augmentation > 0
 
 

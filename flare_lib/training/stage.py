@@ -15,16 +15,16 @@ import numpy as np
 import torch
 
 from flare_lib.data.cohort import Case, find_cases, split_cases
-from flare_lib.data.persons import embody, find_persons, load_person
-from flare_lib.data.phantom import make_phantom
 from flare_lib.data.prepared import PreparedCase, mean_and_sd_of, mean_and_sd_of_sums, prepare_cases, sums_of
-from flare_lib.data.structures import Structures
-from flare_lib.network.parallel import rank_and_count, start_processes, stop_processes, wait_for_first
+from flare_lib.machine.distributed import end_distributed, init_distributed, main_process_first, rank_and_count
 from flare_lib.network.unet import UNet
-from flare_lib.network.weights import fill, load_trained, save_trained
+from flare_lib.network.weights import load_strict, load_trained, save_trained
+from flare_lib.synthetic.phantom import make_phantom
+from flare_lib.synthetic.structures import Structures
+from flare_lib.synthetic.subjects import embody, find_subjects, load_subject
 from flare_lib.training.loop import train
 from flare_lib.training.patches import Patches, paint_patch
-from flare_lib.training.presets import Recipe
+from flare_lib.training.recipes import Recipe
 from flare_lib.training.validation import N_PATCHES
 
 BODIES_PER_PERSON = 4
@@ -61,7 +61,7 @@ def gather(
 ) -> TrainingSet:
     """Gather what a recipe draws from; only the kinds with a share above 0 are made.
 
-    `label_maps`: a folder of persons to paint (see `data.persons`). `cohort`: a folder of labelled CTs (see
+    `label_maps`: a folder of persons to paint (see `synthetic.subjects`). `cohort`: a folder of labelled CTs (see
     `data.cohort`), whose cases without labels are used unlabelled; `unlabelled`: a folder of further CTs. Cases are
     prepared in `cache`, once. Phantoms need nothing. Raises ValueError for a folder that the recipe needs and that was
     not given, FileNotFoundError for one without cases, and what `prepare_cases` raises.
@@ -69,7 +69,7 @@ def gather(
     gathered = TrainingSet()
     share = recipe.sources.get
     if share("label_maps"):
-        loaded = [load_person(path) for path in find_persons(_given(label_maps, "label_maps", recipe))]
+        loaded = [load_subject(path) for path in find_subjects(_given(label_maps, "label_maps", recipe))]
         gathered.sources["label_maps"] = [b for k, p in enumerate(loaded) for b in embody(p, BODIES_PER_PERSON, seed=k)]
     if share("phantoms"):
         gathered.sources["phantoms"] = [make_phantom(recipe.seed * 1000 + k) for k in range(recipe.n_phantoms)]
@@ -143,12 +143,14 @@ def validation_batches(held_out: dict[str, list[Source]], recipe: Recipe) -> lis
     there = {kind: 1.0 for kind, them in held_out.items() if them}
     if not there or not recipe.validate_every:
         return []
-    plain = replace(recipe, sources=there, batch_size=1, n_unlabelled=0, augmentation=0.0, organ_centred=1.0, cut=0.0)
+    plain = replace(
+        recipe, sources=there, batch_size=1, n_unlabelled=0, augmentation=0.0, foreground_share=1.0, cut=0.0
+    )
     patches = Patches(held_out, replace(plain, seed=recipe.seed + 7919))
     return [patches.batch(k) for k in range(N_PATCHES)]
 
 
-def run(
+def train_stage(
     recipe: Recipe,
     *,
     folder: str | Path,
@@ -170,9 +172,9 @@ def run(
     """
     folder = Path(folder)
     start = None if init is None else load_trained(init)  # a wrong path is told before any work
-    device = start_processes(torch.device(device))
+    device = init_distributed(torch.device(device))
     try:
-        with wait_for_first():  # who prepares the cases while the others wait
+        with main_process_first():  # who prepares the cases while the others wait
             training_set = gather(
                 recipe,
                 label_maps=label_maps,
@@ -188,7 +190,7 @@ def run(
         torch.manual_seed(recipe.seed)
         net = UNet(features_per_stage=recipe.features_per_stage, strides=recipe.strides, n_heads=recipe.n_heads)
         if start is not None:
-            fill(net, start.net.state_dict(), source=str(init))
+            load_strict(net, start.net.state_dict(), source=str(init))
         train(
             net,
             Patches(training_set.sources, recipe, unlabelled=training_set.unlabelled),
@@ -203,7 +205,7 @@ def run(
         if rank_and_count()[0] == 0:
             save_trained(stem, net.cpu().eval(), _card(recipe, training_set, init))
     finally:
-        stop_processes()
+        end_distributed()
     return stem
 
 

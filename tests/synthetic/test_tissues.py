@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from blocks import NAMES
 
-from flare_lib.data.tissues import draw_tissues, is_bone
+from flare_lib.synthetic.tissues import draw_tissues, is_bone
 
 
 def test_persons_differ_and_contrast_makes_the_aorta_brighter_than_muscle_in_most():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a path to write to; when the block ends well it is renamed to `path`, otherwise removed.
 
     It lies in the same folder and keeps the suffix. An earlier file at `path` stays as it was until the new one is

@@ -14,8 +14,10 @@ import numpy as np
 from scipy import ndimage
 
 from flare_lib.ct.volume import Shape, Triple, Volume
-from flare_lib.data.painting import paint
-from flare_lib.data.structures import ORGAN_STRUCTURES, UNLABELLED, Structures, deform, organ_labels
+from flare_lib.synthetic.brushes import Drawing
+from flare_lib.synthetic.deformation import deform
+from flare_lib.synthetic.painting import paint
+from flare_lib.synthetic.structures import ORGAN_STRUCTURES, UNLABELLED, Structures, organ_labels
 
 # z in mm, lower and upper end
 FIELDS_OF_VIEW: dict[str, tuple[float, float]] = {
@@ -33,64 +35,6 @@ _BELLY = ("iliopsoas", "small_bowel", "colon", "urinary_bladder", "portal_vein_a
 _VESSELS = ("iliac_artery", "iliac_vena")
 _NAMES = dict(enumerate((*_BACKDROP, *_BONES, *_SOFT, *_BELLY, *_VESSELS, *ORGAN_STRUCTURES)))
 _IDS = {name: i for i, name in _NAMES.items()}
-
-
-class _Drawing:
-    """A grid of structure ids over a stretch of a person, and the two brushes that shapes are made with."""
-
-    def __init__(self, z_range_mm: tuple[float, float], rng: np.random.Generator) -> None:
-        self.low = np.array([z_range_mm[0], -_DEPTH_MM / 2, -_WIDTH_MM / 2])
-        high = np.array([z_range_mm[1], _DEPTH_MM / 2, _WIDTH_MM / 2])
-        self.ids = np.zeros(np.ceil((high - self.low) / _DRAWING_MM).astype(int), np.uint8)
-        self.rng = rng
-
-    def grid(self, box: tuple[slice, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return x, y, z of the voxel centres in a box, in mm, ready to broadcast."""
-        z, y, x = (
-            (np.arange(s.start, s.stop, dtype=np.float32) + 0.5) * _DRAWING_MM + low
-            for s, low in zip(box, self.low, strict=True)
-        )
-        return x, y[:, None], z[:, None, None]
-
-    def box(self, low_xyz: np.ndarray, high_xyz: np.ndarray) -> tuple[slice, ...]:
-        """Return the voxels between two corners in mm, cut at the drawing's edges."""
-        start = np.floor((low_xyz[::-1] - self.low) / _DRAWING_MM).astype(int)
-        stop = np.ceil((high_xyz[::-1] - self.low) / _DRAWING_MM).astype(int)
-        return tuple(slice(max(0, a), max(0, min(b, n))) for a, b, n in zip(start, stop, self.ids.shape, strict=True))
-
-    def put(self, name: str, box: tuple[slice, ...], mask: np.ndarray, only: tuple[str, ...] = ()) -> None:
-        """Draw a mask, over everything or over the structures named `only`."""
-        part = self.ids[box]
-        if only:
-            mask = mask & np.isin(part, [_IDS[o] for o in only])
-        part[np.broadcast_to(mask, part.shape)] = _IDS[name]
-
-    def ellipsoid(self, name, center, radii, *, tilt=0.0, jitter=4.0, only=()):
-        """Draw an ellipsoid, tilted by `tilt` rad in the coronal plane; centre and radii differ between persons."""
-        center = np.array(center, float) + self.rng.uniform(-jitter, jitter, 3)
-        radii = np.array(radii, float) * self.rng.uniform(0.92, 1.08, 3)
-        reach = np.array([max(radii[0], radii[2])] * 3) if tilt else radii
-        reach[1] = radii[1]
-        box = self.box(center - reach, center + reach)
-        x, y, z = (g - c for g, c in zip(self.grid(box), center, strict=True))
-        across, along = np.cos(tilt) * x - np.sin(tilt) * z, np.sin(tilt) * x + np.cos(tilt) * z
-        inside = (across / radii[0]) ** 2 + (y / radii[1]) ** 2 + (along / radii[2]) ** 2 < 1
-        self.put(name, box, inside, only)
-
-    def tube(self, name, points, radii, *, jitter=2.5, only=()):
-        """Draw a tube through points, its radius going from one value to the next."""
-        points = np.array(points, float)
-        points += self.rng.uniform(-jitter, jitter, points.shape)
-        radii = np.broadcast_to(np.asarray(radii, float), len(points)) * self.rng.uniform(0.92, 1.08)
-        for a, b, ra, rb in zip(points, points[1:], radii, radii[1:], strict=False):
-            reach = max(ra, rb)
-            box = self.box(np.minimum(a, b) - reach, np.maximum(a, b) + reach)
-            x, y, z = self.grid(box)
-            way = b - a
-            t = ((x - a[0]) * way[0] + (y - a[1]) * way[1] + (z - a[2]) * way[2]) / max(way @ way, 1e-6)
-            t = np.clip(t, 0, 1)
-            distance = (x - a[0] - t * way[0]) ** 2 + (y - a[1] - t * way[1]) ** 2 + (z - a[2] - t * way[2]) ** 2
-            self.put(name, box, distance < (ra + t * (rb - ra)) ** 2, only)
 
 
 def make_phantom(
@@ -111,7 +55,9 @@ def make_phantom(
     field = FIELDS_OF_VIEW[field_of_view]
     rng = np.random.default_rng([seed, 0xAB])
     # drawn a little further than shown, so that deforming and turning bring in no edge
-    drawing = _Drawing((field[0] - 30, field[1] + 30), rng)
+    half_mm = np.array([0, _DEPTH_MM / 2, _WIDTH_MM / 2])
+    low, high = np.array([field[0] - 30, 0, 0]) - half_mm, np.array([field[1] + 30, 0, 0]) + half_mm
+    drawing = Drawing(_IDS, low, high, _DRAWING_MM, rng)
     _draw_trunk(drawing)
     _draw_skeleton(drawing)
     _draw_bowel(drawing)
@@ -152,7 +98,7 @@ def phantom_case(
     return Volume.from_array(hu, spacing), Volume.from_array(organ_labels(structures), spacing)
 
 
-def _draw_trunk(d: _Drawing) -> None:
+def _draw_trunk(d: Drawing) -> None:
     """Skin, fat and wall of the trunk, what fills it, the lungs above the diaphragm, the heart."""
     rng = d.rng
     everywhere = tuple(slice(0, n) for n in d.ids.shape)
@@ -182,7 +128,7 @@ def _half_width_and_depth(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return half_x, np.interp(z, heights, [90, 114, 108, 118, 116, 88, 60, 95, 95])
 
 
-def _draw_skeleton(d: _Drawing) -> None:
+def _draw_skeleton(d: Drawing) -> None:
     """Spine with discs and canal, ribs, breastbone, pelvis, thighs, skull; back muscles and psoas."""
     for sign in (1, -1):
         d.tube("autochthon", [(sign * 30, -83, z) for z in (-140, 0, 150, 320)], [24, 24, 22, 17])
@@ -218,7 +164,7 @@ def _draw_skeleton(d: _Drawing) -> None:
     d.ellipsoid("brain", (0, 0, 485), (63, 80, 75), jitter=1)
 
 
-def _draw_bowel(d: _Drawing) -> None:
+def _draw_bowel(d: Drawing) -> None:
     """Colon as a frame, loops of small bowel within it, the bladder below."""
     d.ellipsoid("urinary_bladder", (0, 20, -225), (38, 32, 28))
     frame = [(92, 15, -115), (96, 5, -50), (88, 20, 0), (60, 62, -12), (0, 74, -40), (-55, 66, -5), (-98, 10, 28)]
@@ -234,7 +180,7 @@ def _draw_bowel(d: _Drawing) -> None:
         at = to
 
 
-def _draw_organs(d: _Drawing) -> None:
+def _draw_organs(d: Drawing) -> None:
     """The great vessels and the 13 organs, those that press on others last."""
     cavity = (UNLABELLED, "colon", "small_bowel", "lung_lower_lobe_right", "lung_lower_lobe_left", "heart")
     size = d.rng.uniform(0.92, 1.06)
@@ -277,7 +223,7 @@ def _draw_organs(d: _Drawing) -> None:
     _pack_in_fat(d, ORGAN_STRUCTURES, d.rng.integers(1, 3), (UNLABELLED,))
 
 
-def _pack_in_fat(d: _Drawing, names: tuple[str, ...], n_voxels: int, only: tuple[str, ...]) -> None:
+def _pack_in_fat(d: Drawing, names: tuple[str, ...], n_voxels: int, only: tuple[str, ...]) -> None:
     """Make fat of what lies within `n_voxels` of structures and is one of `only`.
 
     Without it a kidney and an adrenal gland would lie bare in the liver, and vessels and bowel that nobody has labelled

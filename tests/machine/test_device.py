@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flare_lib.network.device import choose_device
+from flare_lib.machine.device import choose_device
 
 
 def test_auto_is_the_gpu_where_there_is_one(monkeypatch):

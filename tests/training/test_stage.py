@@ -10,11 +10,12 @@ from flare_lib.ct.files import load_ct, save_label_map
 from flare_lib.ct.resample import resample_volume
 from flare_lib.ct.roi import bounding_box, crop_volume
 from flare_lib.ct.volume import Volume
-from flare_lib.data.cohort import find_cases, load_labels, write_phantoms
+from flare_lib.data.centres import write_phantoms
+from flare_lib.data.cohort import find_cases, load_labels
 from flare_lib.network.weights import load_trained
 from flare_lib.training.log import read_log
-from flare_lib.training.presets import preset
-from flare_lib.training.run import gather, mean_and_sd_of_sources, run, validation_batches
+from flare_lib.training.recipes import preset
+from flare_lib.training.stage import gather, mean_and_sd_of_sources, train_stage, validation_batches
 from flare_lib.training.validation import N_PATCHES
 
 TINY = {"patch_size": (8, 16, 12), "features_per_stage": (4, 6, 8), "strides": ((2, 2, 2), (1, 2, 2)), "n_heads": 2}
@@ -33,14 +34,14 @@ def label_maps(tmp_path):
 
 
 def test_fine_starts_from_coarse_and_its_card_says_so(label_maps, tmp_path):
-    coarse = run(
+    coarse = train_stage(
         preset("release", "coarse", **PAINTED),
         label_maps=label_maps,
         folder=tmp_path / "c",
         n_workers=0,
     )
     fine_recipe = preset("release", "fine", **PAINTED, learning_rate=1e-9, weight_decay=0.0)
-    fine = run(fine_recipe, label_maps=label_maps, folder=tmp_path / "f", init=coarse, n_workers=0)
+    fine = train_stage(fine_recipe, label_maps=label_maps, folder=tmp_path / "f", init=coarse, n_workers=0)
     before, after = load_trained(coarse), load_trained(fine)
     assert after.card["started_from"] == "coarse"
     assert after.card["recipe"]["n_steps"] == 2
@@ -72,7 +73,7 @@ REAL = TINY | {"sources": {"cases": 1.0}, "n_validation": 1, "validate_every": 1
 
 def test_real_cases_train_both_stages_as_in_the_paper(cohort, tmp_path):
     recipe = preset("paper", "coarse", **REAL, n_unlabelled=1, augmentation=0.5)
-    coarse = run(recipe, cohort=cohort, folder=tmp_path, n_workers=0)
+    coarse = train_stage(recipe, cohort=cohort, folder=tmp_path, n_workers=0)
     card = load_trained(coarse).card
     assert card["training_set"]["sources"] == {"cases": 2}
     assert card["training_set"]["unlabelled"] == 2
@@ -80,7 +81,7 @@ def test_real_cases_train_both_stages_as_in_the_paper(cohort, tmp_path):
     entries = read_log(tmp_path / "coarse" / "log.jsonl")
     assert all({"consistency", "validation_dice"} <= set(entry) for entry in entries)
 
-    fine = run(preset("paper", "fine", **REAL), cohort=cohort, init=coarse, folder=tmp_path, n_workers=0)
+    fine = train_stage(preset("paper", "fine", **REAL), cohort=cohort, init=coarse, folder=tmp_path, n_workers=0)
     trained = load_trained(fine)
     assert trained.card["started_from"] == "coarse"
     # global normalisation: mean and SD over the voxels of the two training cases, cropped around their organs
@@ -126,7 +127,7 @@ def test_a_folder_of_unlabelled_cts_is_used_and_its_labels_are_not(cohort, label
 )
 def test_what_a_recipe_needs_and_was_not_given_is_said(tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
-        run(preset("release", "coarse", **(TINY | settings)), folder=tmp_path / "t", n_workers=0)
+        train_stage(preset("release", "coarse", **(TINY | settings)), folder=tmp_path / "t", n_workers=0)
     assert not (tmp_path / "t").exists()
 
 
@@ -134,4 +135,4 @@ def test_an_unlabelled_folder_with_no_case_is_refused(label_maps, tmp_path):
     recipe = preset("release", "coarse", **PAINTED, n_unlabelled=1)
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="must hold CTs"):
-        run(recipe, label_maps=label_maps, unlabelled=tmp_path / "empty", folder=tmp_path / "t", n_workers=0)
+        train_stage(recipe, label_maps=label_maps, unlabelled=tmp_path / "empty", folder=tmp_path / "t", n_workers=0)

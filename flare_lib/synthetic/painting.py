@@ -12,8 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from flare_lib.data.structures import UNLABELLED, Structures, smooth_field
-from flare_lib.data.tissues import PHASE_PROBABILITIES, draw_tissues, is_bone
+from flare_lib.synthetic.deformation import smooth_field
+from flare_lib.synthetic.structures import UNLABELLED, Structures
+from flare_lib.synthetic.tissues import PHASE_PROBABILITIES, draw_tissues, is_bone
 
 _HOLLOW = ("stomach", "colon", "small_bowel", "duodenum", "esophagus")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from flare_lib.editions import answered, find_exercise, make_edition, write_editions
+from flare_lib.course.editions import answered, find_exercise, make_edition, write_editions
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 # three answers that people give, for each notebook, as code

@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from flare_lib.ct.whole_file import whole_file
+from flare_lib.machine.atomic_write import atomic_write
 
 EDITIONS = ("students", "teachers")
 _SOLUTION = re.compile(r"\n*<details><summary>Solution</summary>(.*?)</details>", re.DOTALL)
@@ -99,6 +99,6 @@ def write_editions(folder: str | Path) -> list[Path]:
             made[folder.with_name(f"{folder.name}-{edition}") / path.name] = notebook
     for path, notebook in made.items():
         path.parent.mkdir(exist_ok=True)
-        with whole_file(path) as unfinished:
+        with atomic_write(path) as unfinished:
             nbformat.write(notebook, unfinished)
     return [folder.with_name(f"{folder.name}-{edition}") for edition in EDITIONS]

@@ -6,9 +6,9 @@ import pytest
 
 from flare_lib.ct.labels import ORGANS, left_right_problems
 from flare_lib.ct.resample import resample_nearest
-from flare_lib.data.phantom import make_phantom, phantom_case
-from flare_lib.data.structures import organ_labels
 from flare_lib.evaluation.metrics import dice_scores
+from flare_lib.synthetic.phantom import make_phantom, phantom_case
+from flare_lib.synthetic.structures import organ_labels
 
 # mL, wide enough for small and large adults
 RANGES_ML = {

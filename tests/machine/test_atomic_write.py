@@ -4,13 +4,13 @@ import os
 
 import pytest
 
-from flare_lib.ct.whole_file import whole_file
+from flare_lib.machine.atomic_write import atomic_write
 
 
 def test_a_block_that_ends_well_leaves_the_new_file_alone(tmp_path):
     path = tmp_path / "card.json"
     path.write_text("old")
-    with whole_file(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text("new")
         assert path.read_text() == "old"
         assert unfinished.suffix == ".json"
@@ -21,7 +21,7 @@ def test_a_block_that_ends_well_leaves_the_new_file_alone(tmp_path):
 def test_a_block_that_fails_leaves_the_old_file_alone(tmp_path):
     path = tmp_path / "card.json"
     path.write_text("old")
-    with pytest.raises(RuntimeError, match="half way"), whole_file(path) as unfinished:
+    with pytest.raises(RuntimeError, match="half way"), atomic_write(path) as unfinished:
         unfinished.write_text("ne")
         raise RuntimeError("half way")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("card.json", "old")]
@@ -32,11 +32,11 @@ def test_a_rename_that_fails_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full_disk)
-    with pytest.raises(OSError, match="No space left"), whole_file(tmp_path / "card.json") as unfinished:
+    with pytest.raises(OSError, match="No space left"), atomic_write(tmp_path / "card.json") as unfinished:
         unfinished.write_text("new")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_block_that_writes_nothing_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError), whole_file(tmp_path / "card.json"):
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "card.json"):
         pass

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from flare_lib.ct.processes import map_in_processes
+from flare_lib.machine.processes import map_in_processes
 
 
 def process_of(_item):

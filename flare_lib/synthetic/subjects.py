@@ -13,10 +13,11 @@ import numpy as np
 
 from flare_lib.ct.files import load_label_map
 from flare_lib.ct.volume import Volume
-from flare_lib.data.structures import Structures, complete_body
+from flare_lib.synthetic.bodies import complete_body
+from flare_lib.synthetic.structures import Structures
 
 
-def load_person(path: str | Path) -> Structures:
+def load_subject(path: str | Path) -> Structures:
     """Read one person: a case folder with `segmentations/*.nii.gz`, or a label map with one `*names*.json` beside it.
 
     Returns Structures on the canonical grid (ZYX), 0 = "nothing". Raises FileNotFoundError when masks or names are
@@ -58,7 +59,7 @@ def join_masks(folder: Path, names: Sequence[str]) -> Volume:
     return joined
 
 
-def find_persons(folder: str | Path) -> list[Path]:
+def find_subjects(folder: str | Path) -> list[Path]:
     """List the persons in a folder: case folders with `segmentations`, and label maps named `*totalseg117*.nii.gz`."""
     folder = Path(folder)
     found = sorted(p.parent for p in folder.glob("*/segmentations")) + sorted(folder.glob("*totalseg117*.nii.gz"))

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import nn
 
 
-def start_processes(device: torch.device) -> torch.device:
+def init_distributed(device: torch.device) -> torch.device:
     """Join the other processes when torchrun started this one; return the device of this one.
 
     Communication is nccl on GPUs, each process on its own, gloo otherwise. Outside torchrun nothing happens.
@@ -30,7 +30,7 @@ def start_processes(device: torch.device) -> torch.device:
     return device
 
 
-def stop_processes() -> None:
+def end_distributed() -> None:
     """Part from the other processes; nothing happens when there are none."""
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -41,7 +41,7 @@ def rank_and_count() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
+def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     """Return the sum of a tensor over all processes, gradients included; the tensor itself when there is one."""
     if rank_and_count()[1] == 1:
         return tensor
@@ -64,7 +64,7 @@ def average_gradients(net: nn.Module) -> None:
 
 
 @contextmanager
-def wait_for_first() -> Iterator[None]:
+def main_process_first() -> Iterator[None]:
     """Let the first process go through the block alone, then all the others, who find done what it did."""
     rank, count = rank_and_count()
     if count > 1 and rank > 0:

@@ -7,7 +7,7 @@ import pytest
 
 from flare_lib.ct.files import save_label_map
 from flare_lib.ct.volume import Volume
-from flare_lib.data.persons import embody, find_persons, load_person
+from flare_lib.synthetic.subjects import embody, find_subjects, load_subject
 
 SPACING = (3.0, 2.0, 1.5)
 
@@ -38,7 +38,7 @@ def masks(folder):
 
 @pytest.mark.parametrize("layout", [one_file, masks])
 def test_both_layouts_give_the_same_person(tmp_path, layout):
-    person = load_person(layout(tmp_path))
+    person = load_subject(layout(tmp_path))
     assert person.spacing_zyx_mm == pytest.approx(SPACING)
     np.testing.assert_array_equal(person.mask("liver"), label_map() == 2)
     np.testing.assert_array_equal(person.mask("spleen"), label_map() == 1)
@@ -47,28 +47,28 @@ def test_both_layouts_give_the_same_person(tmp_path, layout):
 def test_all_persons_of_a_folder_are_found(tmp_path):
     assert find_persons_names(tmp_path, one_file, masks) == ["s2", "s1_totalseg117.nii.gz"]
     with pytest.raises(FileNotFoundError, match="got neither"):
-        find_persons(tmp_path / "s2" / "segmentations")
+        find_subjects(tmp_path / "s2" / "segmentations")
 
 
 def find_persons_names(folder, *layouts):
     for layout in layouts:
         layout(folder)
-    return [path.name for path in find_persons(folder)]
+    return [path.name for path in find_subjects(folder)]
 
 
 def test_what_is_missing_or_does_not_fit_is_said(tmp_path):
     path = one_file(tmp_path)
     (tmp_path / "names.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"one \*names\*.json must lie beside"):
-        load_person(path)
+        load_subject(path)
     folder = masks(tmp_path)
     save(folder / "segmentations" / "aorta.nii.gz", np.ones((2, 3, 4), np.uint8))
     with pytest.raises(ValueError, match=r"must have shape \(2, 3, 4\), got \(6, 9, 12\) for liver.nii.gz"):
-        load_person(folder)
+        load_subject(folder)
 
 
 def test_bodies_differ_and_hold_the_same_organs(tmp_path):
-    person = load_person(one_file(tmp_path))
+    person = load_subject(one_file(tmp_path))
     one, other = embody(person, 2, seed=0)
     assert one.mask("liver").sum() == other.mask("liver").sum() == 3 * 5 * 4
     assert one.mask("fat").sum() != other.mask("fat").sum()

@@ -18,7 +18,7 @@ class Recipe:
     `spacing_zyx_mm` is an isotropic or anisotropic voxel size in mm; `patch_size` voxels, ZYX; `mean_hu` and `sd_hu`
     None mean individual normalisation (paper 2.1); `sources` {name: share} says how often a patch comes from which
     source: "cases" (real CTs), or persons to paint, "label_maps" and "phantoms" (`n_phantoms` of them);
-    `organ_centred` is the share of patches centred on an organ; `cut` the share of painted patches whose scan ends
+    `foreground_share` is the share of patches centred on an organ; `cut` the share of painted patches whose scan ends
     within them, as scans do.
     `margin_mm`: how far around their organs the fine stage's cases are cropped (paper 2.1).
 
@@ -26,7 +26,8 @@ class Recipe:
     the paper's text and trainer say, or "halving", every `halve_every` steps, as its Tables 2 and 3 say. `n_unlabelled`
     patches of unlabelled CTs a step add `consistency` ("kl" or "urpc", see `network.consistency`), whose weight rises
     to `consistency_weight` over `ramp_up_steps`. `augmentation`: the probability of each of the paper's five (painted
-    persons are deformed and drawn anew anyway), 0 in the last `plain_steps` (paper 2.3: the last 10 epochs of fine).
+    persons are deformed and drawn anew anyway), 0 in the last `n_steps_without_augmentation`
+    (paper 2.3: the last 10 epochs of fine).
 
     A step sums the gradients of `accumulate` batches. Every `validate_every` steps (0: never) the Dice of the net is
     taken on patches of sources held out: `n_validation` of the cases, or phantoms that training never draws.
@@ -42,7 +43,7 @@ class Recipe:
     warm_up_steps: int = 50
     mean_hu: float | None = None
     sd_hu: float | None = None
-    organ_centred: float = 0.0
+    foreground_share: float = 0.0
     cut: float = 0.4
     sources: dict[str, float] = field(default_factory=lambda: {"label_maps": 1.0})
     features_per_stage: tuple[int, ...] = (16, 32, 64, 96, 128)
@@ -57,7 +58,7 @@ class Recipe:
     consistency_weight: float = 0.1
     ramp_up_steps: int = 25_000
     augmentation: float = 0.0
-    plain_steps: int = 0
+    n_steps_without_augmentation: int = 0
     accumulate: int = 1
     margin_mm: float = 40.0
     n_phantoms: int = 48
@@ -95,7 +96,7 @@ _PAPER = Recipe(
     learning_rate=0.01,
     weight_decay=3e-5,
     warm_up_steps=0,
-    organ_centred=1 / 3,
+    foreground_share=1 / 3,
     sources={"cases": 1.0},
     features_per_stage=(32, 64, 128, 256, 320, 320),
     strides=((2, 2, 2),) * 4 + ((1, 2, 2),),
@@ -137,7 +138,7 @@ PRESETS: dict[str, dict[str, Recipe]] = {
             learning_rate=1e-3,
             halve_every=150 * _EPOCH,
             n_unlabelled=0,
-            plain_steps=10 * _EPOCH,
+            n_steps_without_augmentation=10 * _EPOCH,
         ),
     },
     # the packaged weights: a narrow net and large voxels, hours on two CPU cores, no real CT with labels
@@ -150,7 +151,7 @@ PRESETS: dict[str, dict[str, Recipe]] = {
             patch_size=(64, 64, 80),
             n_steps=6500,
             learning_rate=1e-3,
-            organ_centred=0.8,
+            foreground_share=0.8,
             cut=0.25,
         ),
     },
@@ -163,7 +164,7 @@ PRESETS: dict[str, dict[str, Recipe]] = {
             spacing_zyx_mm=(6.0, 6.0, 6.0),
             n_unlabelled=0,
             n_steps=250,
-            organ_centred=0.8,
+            foreground_share=0.8,
             cut=0.0,
         ),
     },

@@ -9,22 +9,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from flare_lib.network.parallel import (
+from flare_lib.machine.distributed import (
+    all_reduce_sum,
     average_gradients,
+    init_distributed,
+    main_process_first,
     rank_and_count,
-    start_processes,
-    sum_over_processes,
-    wait_for_first,
 )
 
 STEPS = """
 import sys, torch
-from flare_lib.network.parallel import rank_and_count, start_processes, stop_processes, wait_for_first
+from flare_lib.machine.distributed import rank_and_count, init_distributed, end_distributed, main_process_first
 from flare_lib.network.unet import UNet
 from flare_lib.training.loop import train_step
 
 torch.set_num_threads(1)
-assert start_processes(torch.device("cpu")) == torch.device("cpu")
+assert init_distributed(torch.device("cpu")) == torch.device("cpu")
 rank, count = rank_and_count()
 torch.manual_seed(0)
 net = UNet(features_per_stage=(4, 6, 8), strides=((2, 2, 2), (1, 2, 2)), n_heads=2)
@@ -37,10 +37,10 @@ for step in range(3):
     parts = {"image": image, "target": target, "unlabelled": unlabelled}
     mine = {k: t[rank * len(t) // count : (rank + 1) * len(t) // count] for k, t in parts.items()}
     train_step(net, optimizer, mine, consistency=sys.argv[2], consistency_weight=0.5, mixed_precision=False)
-with wait_for_first():
+with main_process_first():
     pass
 torch.save(net.state_dict(), f"{sys.argv[1]}/{count}-{rank}.pt")
-stop_processes()
+end_distributed()
 """
 
 
@@ -81,14 +81,14 @@ def test_two_processes_take_the_step_of_one_with_twice_the_batch(tmp_path, kind)
 
 def test_alone_nothing_happens(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert start_processes(torch.device("cpu")) == torch.device("cpu")
+    assert init_distributed(torch.device("cpu")) == torch.device("cpu")
     assert rank_and_count() == (0, 1)
     tensor = torch.ones(3)
-    assert sum_over_processes(tensor) is tensor
+    assert all_reduce_sum(tensor) is tensor
     net = torch.nn.Linear(2, 1)
     net(torch.ones(1, 2)).sum().backward()
     before = net.weight.grad.clone()
     average_gradients(net)
     assert torch.equal(net.weight.grad, before)
-    with wait_for_first():
+    with main_process_first():
         pass

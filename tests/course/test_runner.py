@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from flare_lib.notebooks import (
+from flare_lib.course.runner import (
     NotebookFailed,
     find_notebooks,
     fingerprint,
@@ -137,7 +137,7 @@ def test_a_fingerprint_changes_with_the_notebook_the_parameters_and_the_library(
     library = tmp_path / "library"
     library.mkdir()
     (library / "module.py").write_text("A = 1")
-    monkeypatch.setattr("flare_lib.notebooks.LIBRARY", library)
+    monkeypatch.setattr("flare_lib.course.runner.LIBRARY", library)
     path = course.add("00_a", "A")
     prints = [fingerprint(path, {}), fingerprint(path, {"rate": 1}), fingerprint(path, {"rate": "1"})]
     course.add("00_a", "B")

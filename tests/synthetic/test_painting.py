@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from blocks import NAMES
 
-from flare_lib.data.painting import paint
-from flare_lib.data.structures import Structures
+from flare_lib.synthetic.painting import paint
+from flare_lib.synthetic.structures import Structures
 
 QUIET = {"noise_hu": (0.0, 0.0), "blur_mm": (0.0, 0.0), "padding_probability": 0.0}
 

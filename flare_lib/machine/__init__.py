@@ -1,0 +1,1 @@
+"""The computer: whole files, processes, devices, several machines that train as one."""

@@ -1,0 +1,72 @@
+"""The two brushes that synthetic persons are drawn with, ellipsoid and tube, and the grid they draw on.
+
+Coordinates are in millimetres: x to the patient's right, y to the front, z to the head.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+
+class Drawing:
+    """A grid of structure ids over a stretch of a person, and the two brushes that shapes are made with."""
+
+    def __init__(
+        self,
+        ids_by_name: Mapping[str, int],
+        low_zyx_mm: Sequence[float],
+        high_zyx_mm: Sequence[float],
+        spacing_mm: float,
+        rng: np.random.Generator,
+    ) -> None:
+        self.ids_by_name, self.spacing_mm, self.rng = ids_by_name, spacing_mm, rng
+        self.low = np.asarray(low_zyx_mm, float)
+        self.ids = np.zeros(np.ceil((np.asarray(high_zyx_mm) - self.low) / spacing_mm).astype(int), np.uint8)
+
+    def grid(self, box: tuple[slice, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return x, y, z of the voxel centres in a box, in mm, ready to broadcast."""
+        z, y, x = (
+            (np.arange(s.start, s.stop, dtype=np.float32) + 0.5) * self.spacing_mm + low
+            for s, low in zip(box, self.low, strict=True)
+        )
+        return x, y[:, None], z[:, None, None]
+
+    def box(self, low_xyz: np.ndarray, high_xyz: np.ndarray) -> tuple[slice, ...]:
+        """Return the voxels between two corners in mm, cut at the drawing's edges."""
+        start = np.floor((low_xyz[::-1] - self.low) / self.spacing_mm).astype(int)
+        stop = np.ceil((high_xyz[::-1] - self.low) / self.spacing_mm).astype(int)
+        return tuple(slice(max(0, a), max(0, min(b, n))) for a, b, n in zip(start, stop, self.ids.shape, strict=True))
+
+    def put(self, name: str, box: tuple[slice, ...], mask: np.ndarray, only: tuple[str, ...] = ()) -> None:
+        """Draw a mask, over everything or over the structures named `only`."""
+        part = self.ids[box]
+        if only:
+            mask = mask & np.isin(part, [self.ids_by_name[o] for o in only])
+        part[np.broadcast_to(mask, part.shape)] = self.ids_by_name[name]
+
+    def ellipsoid(self, name, center, radii, *, tilt=0.0, jitter=4.0, only=()):
+        """Draw an ellipsoid, tilted by `tilt` rad in the coronal plane; centre and radii differ between persons."""
+        center = np.array(center, float) + self.rng.uniform(-jitter, jitter, 3)
+        radii = np.array(radii, float) * self.rng.uniform(0.92, 1.08, 3)
+        reach = np.array([max(radii[0], radii[2])] * 3) if tilt else radii
+        reach[1] = radii[1]
+        box = self.box(center - reach, center + reach)
+        x, y, z = (g - c for g, c in zip(self.grid(box), center, strict=True))
+        across, along = np.cos(tilt) * x - np.sin(tilt) * z, np.sin(tilt) * x + np.cos(tilt) * z
+        inside = (across / radii[0]) ** 2 + (y / radii[1]) ** 2 + (along / radii[2]) ** 2 < 1
+        self.put(name, box, inside, only)
+
+    def tube(self, name, points, radii, *, jitter=2.5, only=()):
+        """Draw a tube through points, its radius going from one value to the next."""
+        points = np.array(points, float)
+        points += self.rng.uniform(-jitter, jitter, points.shape)
+        radii = np.broadcast_to(np.asarray(radii, float), len(points)) * self.rng.uniform(0.92, 1.08)
+        for a, b, ra, rb in zip(points, points[1:], radii, radii[1:], strict=False):
+            reach = max(ra, rb)
+            box = self.box(np.minimum(a, b) - reach, np.maximum(a, b) + reach)
+            x, y, z = self.grid(box)
+            way = b - a
+            t = ((x - a[0]) * way[0] + (y - a[1]) * way[1] + (z - a[2]) * way[2]) / max(way @ way, 1e-6)
+            t = np.clip(t, 0, 1)
+            distance = (x - a[0] - t * way[0]) ** 2 + (y - a[1] - t * way[1]) ** 2 + (z - a[2] - t * way[2]) ** 2
+            self.put(name, box, distance < (ra + t * (rb - ra)) ** 2, only)
