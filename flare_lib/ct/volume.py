@@ -34,6 +34,12 @@ class FileGrid:
     affine: np.ndarray
     header: nib.Nifti1Header | None = None
 
+    @property
+    def third_axis_zyx(self) -> tuple[int, int]:
+        """The canonical axis (0 z, 1 y, 2 x) along which the file's third axis runs, and its way: 1 forth, -1 back."""
+        axis_xyz, direction = io_orientation(self.affine)[2]
+        return 2 - int(axis_xyz), int(direction)
+
 
 @dataclass(frozen=True, eq=False)
 class Volume:
@@ -167,5 +173,15 @@ def place_in_world(array_xyz: np.ndarray, grid: FileGrid, path: Path) -> Volume:
             f"got axes {math.degrees(math.asin(min(shear, 1.0))):.1f} degrees off"
         )
     affine = grid.affine @ inv_ornt_aff(io_orientation(grid.affine), grid.shape_xyz)
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
-    return Volume(from_file_axes(array_xyz, grid), tuple(spacing.tolist()), affine, grid)
+    return Volume(from_file_axes(array_xyz, grid), _spacing_zyx_mm(grid, affine), affine, grid)
+
+
+def _spacing_zyx_mm(grid: FileGrid, affine: np.ndarray) -> Triple:
+    """Return the header's own spacing where the affine has the same: 3 mm, not 2.9999998, of which 3 mm is too far."""
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if grid.header is not None:
+        stated = np.empty(3)
+        stated[io_orientation(grid.affine)[:, 0].astype(int)] = grid.header["pixdim"][1:4]
+        if np.allclose(stated, spacing, rtol=1e-5, atol=0):
+            spacing = stated
+    return tuple(spacing[::-1].tolist())

@@ -151,7 +151,7 @@ def score_case(case: Case, stages: Sequence[Stage], way: Callable[..., Segmentat
     """Segment a test case one way and score it by the official rules."""
     ct, reference = load_ct(case.ct_path), load_label_map(case.label_path)
     result = way(ct, *stages)
-    scores = flare_scores(result.label_map_zyx, reference.array_zyx, reference.spacing_zyx_mm)
+    scores = flare_scores(result.label_map_zyx, reference.array_zyx, reference.spacing_zyx_mm, file_grid=reference.grid)
     return CaseResult(
         case.name,
         case.name.rpartition("_")[0],

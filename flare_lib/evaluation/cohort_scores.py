@@ -75,7 +75,13 @@ def score_pair(pair: Pair, *, rules: Rules = OFFICIAL) -> CaseScores:
         prediction, reference = load_label_map(pair.prediction), load_label_map(pair.reference)
         if differs := grid_difference(prediction, reference):
             raise ValueError(f"the prediction must lie on the reference's grid, got {differs}")
-        scores = flare_scores(prediction.array_zyx, reference.array_zyx, reference.spacing_zyx_mm, rules=rules)
+        scores = flare_scores(
+            prediction.array_zyx,
+            reference.array_zyx,
+            reference.spacing_zyx_mm,
+            rules=rules,
+            file_grid=reference.grid,
+        )
     except (ValueError, TypeError, OSError) as error:
         return CaseScores(pair.name, None, str(error))
     return CaseScores(pair.name, scores)

@@ -5,7 +5,8 @@ challenge had them, so that numbers can be compared with published ones; `CLEAN`
 
 1. Aorta, vena cava and esophagus leave the field of view, so they are scored only between the reference's first and
    last slice. The script's upper bound is exclusive: the last slice is dropped, and of an organ in a single slice
-   nothing is left. Its scores are then NaN.
+   nothing is left. Its scores are then NaN. Its slices are those along the file's third axis, whatever that is in the
+   patient: in a file stored head to feet the lowest slice is dropped, in a sagittal one the bounds are left and right.
 2. An organ whose DSC is below 0.2 gets an NSD of 0.
 3. An organ that both lack scores 1 and 1, one that only one has 0 and 0.
 4. Scores are rounded to 4 places.
@@ -20,6 +21,7 @@ import numpy as np
 from scipy import ndimage
 
 from flare_lib.ct.labels import N_ORGANS, ORGANS, Organ
+from flare_lib.ct.volume import FileGrid
 from flare_lib.evaluation.metrics import check_label_map
 from flare_lib.evaluation.surface import surface_distances
 
@@ -31,9 +33,9 @@ Box = tuple[slice, slice, slice]
 class Rules:
     """Which of the challenge's rules hold.
 
-    `long_organs_within`: "reference" scores organs 5, 6 and 10 between the reference's first and last slice,
-    "reference, last slice dropped" as the script does, "everywhere" like all others. `lowest_dice_for_nsd`: below this
-    DSC the NSD is 0. `decimals`: rounded to so many places; None for no rounding.
+    `long_organs_within`: "reference" scores organs 5, 6 and 10 between the reference's lowest and highest axial slice;
+    "reference, last slice dropped" as the script does, along the file's third axis; "everywhere" like all others.
+    `lowest_dice_for_nsd`: below this DSC the NSD is 0. `decimals`: rounded to so many places; None for no rounding.
     """
 
     long_organs_within: str = "everywhere"
@@ -59,21 +61,28 @@ class Scores:
 
 
 def flare_scores(
-    prediction: np.ndarray, reference: np.ndarray, spacing_zyx_mm: Sequence[float], *, rules: Rules = OFFICIAL
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    spacing_zyx_mm: Sequence[float],
+    *,
+    rules: Rules = OFFICIAL,
+    file_grid: FileGrid | None = None,
 ) -> Scores:
     """Score a label map against its reference: integers 0..13, (Z, Y, X), one shape; spacing that of the reference.
 
-    Raises TypeError for labels that are not integers, ValueError for other labels, shapes that differ or are not
-    three-dimensional, and a spacing that is not 3 positive numbers.
+    `file_grid`: that of the reference's file (`Volume.grid`), by whose third axis the official rules go; without one it
+    is taken to run from feet to head. Raises TypeError for labels that are not integers, ValueError for other labels,
+    shapes that differ or are not three-dimensional, and a spacing that is not 3 positive numbers.
     """
     prediction, reference = check_label_map("prediction", prediction), check_label_map("reference", reference)
     if prediction.shape != reference.shape or reference.ndim != 3:
         raise ValueError(
             f"prediction and reference must be (Z, Y, X) of one shape, got {prediction.shape} and {reference.shape}"
         )
+    third_axis = (0, 1) if file_grid is None else file_grid.third_axis_zyx
     found = [ndimage.find_objects(label_map, max_label=N_ORGANS) for label_map in (prediction, reference)]
     pairs = [
-        _score(organ, prediction, reference, *boxes, spacing_zyx_mm, rules)
+        _score(organ, prediction, reference, *boxes, spacing_zyx_mm, rules, third_axis)
         for organ, *boxes in zip(ORGANS, *found, strict=True)
     ]
     scores = np.array(pairs, float).T
@@ -88,15 +97,19 @@ def _score(
     of_reference: Box | None,
     spacing_zyx_mm: Sequence[float],
     rules: Rules,
+    third_axis: tuple[int, int],
 ) -> tuple[float, float]:
     """Return DSC and NSD of one organ, whose voxels lie in these boxes, None where there are none."""
     if of_reference is None:
         return (1.0, 1.0) if of_prediction is None else (0.0, 0.0)
     box = of_reference if of_prediction is None else _union(of_prediction, of_reference)
-    if organ.id in LONG_ORGANS and rules.long_organs_within != "everywhere":
-        slices = of_reference[0]
-        dropped = rules.long_organs_within == "reference, last slice dropped"
-        box = (slice(slices.start, slices.stop - dropped), *box[1:])
+    if organ.id in LONG_ORGANS and rules.long_organs_within == "reference":
+        box = (of_reference[0], *box[1:])
+    elif organ.id in LONG_ORGANS and rules.long_organs_within == "reference, last slice dropped":
+        axis, direction = third_axis
+        slices = of_reference[axis]
+        kept = slice(slices.start, slices.stop - 1) if direction > 0 else slice(slices.start + 1, slices.stop)
+        box = (*box[:axis], kept, *box[axis + 1 :])
     found, true = prediction[box] == organ.id, reference[box] == organ.id
     voxels = np.count_nonzero(found) + np.count_nonzero(true)
     if voxels == 0:

@@ -7,7 +7,7 @@ import pytest
 from grids import ORDERS, grid_affine, random_hu, write_nifti
 
 from flare_lib.ct.files import load_ct
-from flare_lib.ct.volume import Volume, from_file_axes, to_file_axes
+from flare_lib.ct.volume import FileGrid, Volume, from_file_axes, to_file_axes
 
 
 @pytest.mark.parametrize(("order", "signs"), ORDERS)
@@ -26,6 +26,12 @@ def test_a_canonical_file_is_not_copied_on_the_way_to_zyx(tmp_path):
     assert np.shares_memory(from_file_axes(array_xyz, volume.file_grid), array_xyz)
     assert volume.shape_zyx == (9, 7, 5)
     assert volume.array_zyx[8, 6, 4] == random_hu()[4, 6, 8]
+
+
+@pytest.mark.parametrize(("order", "signs"), ORDERS)
+def test_a_grid_says_where_its_third_axis_leads(order, signs):
+    grid = FileGrid((5, 7, 9), grid_affine(order, signs))
+    assert grid.third_axis_zyx == (2 - order[2], signs[2])
 
 
 def test_a_volume_made_in_memory_knows_its_measures():
