@@ -25,8 +25,9 @@ from flare_lib.ct.roi import crop_volume
 from flare_lib.data.centres import CENTRES, write_centres
 from flare_lib.evaluation.ablations import run_study
 from flare_lib.evaluation.metrics import dice_scores
-from flare_lib.inference.coarse_to_fine import Segmentation, load_stages, segment, segment_in_one_stage
+from flare_lib.inference.coarse_to_fine import Segmentation, segment, segment_in_one_stage
 from flare_lib.inference.slice_interpolation import resize_argmax
+from flare_lib.inference.stages import load_stages
 from flare_lib.synthetic.phantom import phantom_case
 
 HERE = Path(__file__).parent

@@ -32,9 +32,9 @@ from flare_lib.ct.labels import N_CLASSES
 from flare_lib.ct.resample import resample_nearest
 from flare_lib.ct.roi import bounding_box
 from flare_lib.data.sources import sample_or_phantom
-from flare_lib.inference.coarse_to_fine import load_stages
 from flare_lib.inference.slice_interpolation import resize_argmax
 from flare_lib.inference.sliding_window import Slab, sliding_window
+from flare_lib.inference.stages import load_stages
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "slice_interpolation.json"

@@ -24,7 +24,8 @@ from flare_lib.ct.labels import N_CLASSES
 from flare_lib.ct.preprocess import COARSE, FINE, Preprocessing
 from flare_lib.ct.resample import resample_nearest
 from flare_lib.ct.volume import Volume
-from flare_lib.inference.coarse_to_fine import load_stages, segment
+from flare_lib.inference.coarse_to_fine import segment
+from flare_lib.inference.stages import load_stages
 from flare_lib.synthetic.phantom import phantom_case
 
 RESULTS = Path(__file__).parent / "results" / "whole_way.json"

@@ -34,8 +34,8 @@ def segment(
 
     from flare_lib.ct.files import load_ct, save_label_map
     from flare_lib.evaluation.efficiency import note_steps
-    from flare_lib.inference.coarse_to_fine import load_stages
     from flare_lib.inference.coarse_to_fine import segment as segment_ct
+    from flare_lib.inference.stages import load_stages
     from flare_lib.machine.device import choose_device
 
     coarse, fine = load_stages(weights_dir, device=choose_device(device))
@@ -97,15 +97,13 @@ def _targets(cts: Sequence[Path], output: Path) -> list[Path]:
 def _load_on_grid_of(ct: "Volume", path: Path) -> "np.ndarray":
     """Load reference labels (ZYX, 0 to 13); ValueError for others, and for another grid than the CT's."""
     from flare_lib.ct.files import load_label_map
-    from flare_lib.ct.labels import N_ORGANS
+    from flare_lib.ct.labels import as_label_map
     from flare_lib.ct.volume import grid_difference
 
     labels = load_label_map(path)
     if differs := grid_difference(labels, ct):
         raise ValueError(f"{path} must lie on the CT's grid, got {differs}")
-    if (highest := labels.array_zyx.max()) > N_ORGANS:
-        raise ValueError(f"{path} must hold the labels 0 to {N_ORGANS} of FLARE 2022, got {highest}")
-    return labels.array_zyx
+    return as_label_map(labels.array_zyx, str(path))
 
 
 def _organ_table(ct: "Volume", label_map_zyx: "np.ndarray", reference_zyx: "np.ndarray | None") -> str:

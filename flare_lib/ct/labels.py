@@ -90,6 +90,48 @@ def to_flare(label_map: np.ndarray, data_set: str) -> np.ndarray:
     return table[label_map]
 
 
+def as_label_map(label_map: np.ndarray, name: str = "label_map", *, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """Return what holds FLARE's labels as an array: integers 0..13, at least one axis, `shape` when it is given.
+
+    Any integer type, no copy of an array; an empty one is a label map too. Raises TypeError for labels that are not
+    integers, ValueError for other labels and shapes; `name` is what the message calls it.
+    """
+    label_map = np.asarray(label_map)
+    if not np.issubdtype(label_map.dtype, np.integer):
+        raise TypeError(f"{name} must hold integers, got {label_map.dtype}")
+    if label_map.ndim == 0:
+        raise ValueError(f"{name} must have at least one axis, got a single number")
+    if shape is not None and label_map.shape != tuple(shape):
+        raise ValueError(f"{name} must have the CT's shape {tuple(shape)}, got {label_map.shape}")
+    lowest, highest = label_map.min(initial=0), label_map.max(initial=0)
+    if lowest < 0 or highest > N_ORGANS:
+        raise ValueError(f"the labels of {name} must be 0 to {N_ORGANS}, got {lowest} to {highest}")
+    return label_map
+
+
+def label_counts(label_map: np.ndarray) -> np.ndarray:
+    """Return how many voxels have each label: int64 (14,), the background first. Raises what `as_label_map` raises."""
+    counts = np.zeros(N_CLASSES, np.int64)
+    for part in as_label_map(label_map):  # slice by slice: bincount makes 8 bytes of every voxel
+        counts += np.bincount(part.ravel(), minlength=N_CLASSES)
+    return counts
+
+
+def joint_histogram(prediction: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Return how many voxels have label p in the prediction and r in the reference: int64 (14, 14), [p, r].
+
+    Two label maps of one shape. Raises what `as_label_map` raises, ValueError for shapes that differ.
+    """
+    prediction, reference = as_label_map(prediction, "prediction"), as_label_map(reference, "reference")
+    if prediction.shape != reference.shape:
+        raise ValueError(f"prediction and reference must have one shape, got {prediction.shape} and {reference.shape}")
+    counts = np.zeros(N_CLASSES**2, np.int64)
+    for p, r in zip(prediction, reference, strict=True):
+        pairs = p.astype(np.uint8) * np.uint8(N_CLASSES) + r.astype(np.uint8)  # at most 195
+        counts += np.bincount(pairs.ravel(), minlength=N_CLASSES**2)
+    return counts.reshape(N_CLASSES, N_CLASSES)
+
+
 # (an organ, an organ that must lie further to the patient's left)
 _RIGHT_TO_LEFT = (
     ("liver", "spleen"),

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from flare_lib.ct.files import load_ct
-from flare_lib.ct.labels import N_ORGANS
+from flare_lib.ct.labels import as_label_map
 from flare_lib.ct.preprocess import Preprocessing, find_foreground
 from flare_lib.ct.resample import resample_volume
 from flare_lib.ct.roi import bounding_box, crop_volume
@@ -150,8 +150,8 @@ def _crop_and_resample(
     if labels is not None:
         if differs := grid_difference(labels, ct):
             raise ValueError(f"labels must lie on the CT's grid, got {differs}")
-        if (highest := labels.array_zyx.max()) > N_ORGANS or not highest:
-            raise ValueError(f"labels must be 0 to {N_ORGANS} and not all 0, got {highest} as the highest")
+        if not as_label_map(labels.array_zyx, "the label map").any():
+            raise ValueError("the label map must hold an organ, got background alone")
     if around == "organs":
         if labels is None:
             raise ValueError("a case cropped around its organs must have labels, got a CT alone")

@@ -11,15 +11,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 from scipy.spatial import cKDTree
 
-from flare_lib.ct.labels import ORGANS, organ
+from flare_lib.ct.labels import ORGANS, as_label_map, label_counts, organ
 from flare_lib.ct.resample import resample_nearest
 from flare_lib.ct.roi import Box, bounding_box
 from flare_lib.ct.volume import Triple, Volume
 from flare_lib.display.figures import Panel, panel_figure
-from flare_lib.display.slices import check_label_map, organ_center, slice_picture
+from flare_lib.display.slices import organ_center, slice_picture
 from flare_lib.display.surfaces import OrganSurfaces
 from flare_lib.display.widgets import Explorer
-from flare_lib.evaluation.metrics import dice_scores
+from flare_lib.evaluation.metrics import dice_scores, shares_inside
 from flare_lib.inference.postprocess import reference_point, region_distances
 from flare_lib.inference.sliding_window import tile_starts
 
@@ -39,7 +39,7 @@ def head_explorer(
     `image` is what the net saw, shown between the two ends of `window`; `reference_zyx` lies on its grid. Sliders: the
     head (1 is the finest) and the slice. Raises ValueError for a reference of another shape, and for no head.
     """
-    check_label_map(reference_zyx, image)
+    as_label_map(reference_zyx, shape=image.shape_zyx)
     answers = [resample_nearest(answer, image.shape_zyx) for answer in head_label_maps]
     if not answers:
         raise ValueError("there must be a head at least, got none")
@@ -70,19 +70,15 @@ def roi_explorer(
     `label_map_zyx` on the CT's grid, from which the shares are counted; `box` what the margin is added to (paper 2).
     Slider: the margin in mm. Raises ValueError for a label map of another shape.
     """
-    check_label_map(label_map_zyx, ct)
+    as_label_map(label_map_zyx, shape=ct.shape_zyx)
     _, y, x = organ_center(label_map_zyx)
-    places = {o.id: found for o in ORGANS if (found := bounding_box(label_map_zyx == o.id)) is not None}
-    parts = {i: label_map_zyx[place.slices] == i for i, place in places.items()}
-
-    def share_inside(roi: Box, i: int) -> float:
-        corners = zip(places[i].start_zyx, roi.start_zyx, roi.stop_zyx, strict=True)
-        inside = tuple(slice(max(0, low - at), max(0, high - at)) for at, low, high in corners)
-        return np.count_nonzero(parts[i][inside]) / np.count_nonzero(parts[i])
+    totals = label_counts(label_map_zyx)
 
     def draw(margin_mm: int) -> Figure:
         roi = box.widen(float(margin_mm), ct.spacing_zyx_mm, ct.shape_zyx)
-        share, worst = min(((share_inside(roi, i), ORGANS[i - 1].name) for i in places), default=(1.0, "no organ"))
+        shares = shares_inside(label_map_zyx, roi, totals=totals)
+        there = ((share, o.name) for share, o in zip(shares, ORGANS, strict=True) if not np.isnan(share))
+        share, worst = min(there, default=(1.0, "no organ"))
         litres = np.prod(roi.shape_zyx) * ct.voxel_ml / 1000
         titles = (f"margin {margin_mm} mm: {litres:.1f} litres", f"worst hit: {worst}, {share:.1%} inside")
         views = zip(titles, ("coronal", "sagittal"), (y, x), strict=True)
@@ -147,7 +143,7 @@ def distance_explorer(ct: Volume, label_map_zyx: np.ndarray, *, y: int, max_dist
     Slider: the threshold in mm (paper 2.4). Raises ValueError for a label map of another shape, and for one without a
     point to measure from.
     """
-    check_label_map(label_map_zyx, ct)
+    as_label_map(label_map_zyx, shape=ct.shape_zyx)
     origin = reference_point(label_map_zyx, ct.spacing_zyx_mm)
     if origin is None:
         raise ValueError("there must be aorta and vena cava, or a liver, to measure from, got neither")
@@ -186,7 +182,7 @@ def tolerance_explorer(
     that there is not.
     """
     for labels in (prediction_zyx, reference_zyx):
-        check_label_map(labels, ct)
+        as_label_map(labels, shape=ct.shape_zyx)
     borders = {}
     for name in organs:
         found, true = (_border(labels == organ(name).id) for labels in (prediction_zyx, reference_zyx))

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from flare_lib.ct.labels import N_CLASSES, ORGANS
+from flare_lib.ct.labels import N_CLASSES, ORGANS, as_label_map
 from flare_lib.ct.preprocess import find_foreground
 from flare_lib.ct.roi import Box
 from flare_lib.ct.volume import Triple, Volume
@@ -21,7 +21,6 @@ from flare_lib.display.slices import (
     DISPLAY_WINDOW_HU,
     PLANES,
     SIDES,
-    check_label_map,
     in_plane,
     organ_center,
     organ_colormap,
@@ -158,7 +157,7 @@ def comparison_figure(
     """
     given = [labels for labels in label_maps.values() if labels is not None]
     for labels in given:
-        check_label_map(labels, ct)
+        as_label_map(labels, shape=ct.shape_zyx)
     body = find_foreground(ct.array_zyx).widen(_ROOM_MM, ct.spacing_zyx_mm, ct.shape_zyx)
     if center_zyx is None:
         middle = tuple((a + b) // 2 for a, b in zip(body.start_zyx, body.stop_zyx, strict=True))

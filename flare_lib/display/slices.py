@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.colors import ListedColormap, to_rgb
 
 from flare_lib.ct.labels import N_CLASSES, ORGANS
-from flare_lib.ct.volume import Triple, Volume
+from flare_lib.ct.volume import Triple
 
 DISPLAY_WINDOW_HU = (-160.0, 240.0)  # soft tissue: width 400, level 40
 PLANES = ("axial", "coronal", "sagittal")
@@ -55,12 +55,6 @@ def in_plane(zyx: Sequence[float], plane: str) -> tuple[float, float]:
     axis = plane_axis(plane)
     rows, columns = (value for a, value in enumerate(zyx) if a != axis)
     return rows, columns
-
-
-def check_label_map(label_map_zyx: np.ndarray, ct: Volume) -> None:
-    """Raise ValueError unless a label map has the CT's shape."""
-    if label_map_zyx.shape != ct.shape_zyx:
-        raise ValueError(f"a label map must have the CT's shape {ct.shape_zyx}, got {label_map_zyx.shape}")
 
 
 def slice_picture(

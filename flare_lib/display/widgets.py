@@ -15,11 +15,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from flare_lib.ct.labels import as_label_map
 from flare_lib.ct.volume import Volume
 from flare_lib.display.slices import (
     DISPLAY_WINDOW_HU,
     PLANES,
-    check_label_map,
     in_plane,
     organ_center,
     plane_axis,
@@ -121,7 +121,7 @@ class SliceViewer(Viewer):
         width_px: int = 900,
     ) -> None:
         if label_map_zyx is not None:
-            check_label_map(label_map_zyx, ct)
+            as_label_map(label_map_zyx, shape=ct.shape_zyx)
         self._ct, self._labels = ct, label_map_zyx
         if center_zyx is None:
             middle = tuple(n // 2 for n in ct.shape_zyx)

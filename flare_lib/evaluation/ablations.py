@@ -15,16 +15,14 @@ import numpy as np
 import torch
 
 from flare_lib.ct.files import load_ct, load_label_map
-from flare_lib.ct.labels import N_ORGANS
-from flare_lib.ct.preprocess import mean_and_sd, normalize
 from flare_lib.ct.resample import resample_nearest, resample_trilinear
-from flare_lib.ct.roi import Box
-from flare_lib.ct.volume import Volume
 from flare_lib.data.centres import CentreCohort
 from flare_lib.data.cohort import Case
 from flare_lib.data.prepared import PreparedCase, mean_and_sd_of, prepare_cases, sums_of
 from flare_lib.evaluation.flare_rules import flare_scores
-from flare_lib.inference.coarse_to_fine import NetStage, Segmentation, Stage, segment, segment_in_one_stage
+from flare_lib.evaluation.metrics import shares_inside
+from flare_lib.inference.coarse_to_fine import Segmentation, segment, segment_in_one_stage
+from flare_lib.inference.stages import NetStage, SqueezedStage, Stage
 from flare_lib.machine.atomic_write import atomic_write
 from flare_lib.network.unet import UNet
 from flare_lib.network.weights import TrainedNet, load_strict
@@ -104,16 +102,6 @@ def train_net(
     return SqueezedStage(trained) if plan.squeezed else NetStage(trained)
 
 
-class SqueezedStage(NetStage):
-    """A net that sees all of a CT at once, squeezed into one patch whatever its extent (paper 4.6)."""
-
-    def prepare(self, ct: Volume) -> torch.Tensor:
-        """Clip, squeeze to the patch size, normalise by the CT's own mean and SD."""
-        image = resample_trilinear(ct.array_zyx, self.patch_size, window_hu=self.preprocessing.window_hu)
-        mean, sd = mean_and_sd(image)
-        return torch.from_numpy(normalize(image, mean, sd or 1.0))[None]
-
-
 def _squeeze(case: PreparedCase) -> PreparedCase:
     image = resample_trilinear(np.asarray(case.image_hu, np.float32), SQUEEZED_SHAPE)
     labels = None if case.labels is None else resample_nearest(np.asarray(case.labels), SQUEEZED_SHAPE)
@@ -158,16 +146,8 @@ def score_case(case: Case, stages: Sequence[Stage], way: Callable[..., Segmentat
         _plain(scores.dice),
         _plain(scores.nsd),
         round(sum(result.seconds.values()), 3),
-        round(share_in_roi(reference.array_zyx, result.roi), 4),
+        round(float(np.nanmin(shares_inside(reference.array_zyx, result.roi), initial=1.0)), 4),
     )
-
-
-def share_in_roi(reference_zyx: np.ndarray, roi: Box) -> float:
-    """Return which share of an organ's voxels lies in the box, the lowest of all organs that are there; 1 for none."""
-    everywhere = np.bincount(reference_zyx.ravel(), minlength=N_ORGANS + 1)[1:]
-    inside = np.bincount(reference_zyx[roi.slices].ravel(), minlength=N_ORGANS + 1)[1:]
-    there = everywhere > 0
-    return float((inside[there] / everywhere[there]).min(initial=1.0))
 
 
 def _plain(scores: np.ndarray) -> list[float | None]:

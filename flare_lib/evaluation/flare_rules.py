@@ -20,9 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from flare_lib.ct.labels import N_ORGANS, ORGANS, Organ
+from flare_lib.ct.labels import N_ORGANS, ORGANS, Organ, as_label_map
 from flare_lib.ct.volume import FileGrid
-from flare_lib.evaluation.metrics import check_label_map
 from flare_lib.evaluation.surface import surface_distances
 
 LONG_ORGANS = (5, 6, 10)  # aorta, inferior vena cava, esophagus
@@ -74,7 +73,7 @@ def flare_scores(
     is taken to run from feet to head. Raises TypeError for labels that are not integers, ValueError for other labels,
     shapes that differ or are not three-dimensional, and a spacing that is not 3 positive numbers.
     """
-    prediction, reference = check_label_map("prediction", prediction), check_label_map("reference", reference)
+    prediction, reference = as_label_map(prediction, "prediction"), as_label_map(reference, "reference")
     if prediction.shape != reference.shape or reference.ndim != 3:
         raise ValueError(
             f"prediction and reference must be (Z, Y, X) of one shape, got {prediction.shape} and {reference.shape}"

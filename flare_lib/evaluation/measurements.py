@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from flare_lib.ct.labels import N_CLASSES, N_ORGANS, ORGANS, Organ
+from flare_lib.ct.labels import N_ORGANS, ORGANS, Organ, as_label_map, label_counts
 from flare_lib.ct.volume import Volume
-from flare_lib.evaluation.metrics import check_label_map
 from flare_lib.machine.atomic_write import atomic_write
 
 _HEADER = ("organ", "volume_ml", "extent_z_mm", "extent_y_mm", "extent_x_mm", "mean_hu", "sd_hu", "pieces", "cut_off")
@@ -42,7 +41,7 @@ def measure_organs(ct: Volume, label_map_zyx: np.ndarray) -> list[Measurement]:
 
     Raises TypeError for labels that are not integers, ValueError for others than 0 to 13 and for another shape.
     """
-    label_map_zyx = _checked(ct, label_map_zyx)
+    label_map_zyx = as_label_map(label_map_zyx, shape=ct.shape_zyx)
     measured = []
     for organ, box in zip(ORGANS, ndimage.find_objects(label_map_zyx, max_label=N_ORGANS), strict=True):
         if box is None:
@@ -62,18 +61,7 @@ def organ_volumes_ml(ct: Volume, label_map_zyx: np.ndarray) -> np.ndarray:
 
     Quicker than `measure_organs`, and raises what it raises.
     """
-    voxels = np.zeros(N_CLASSES, np.int64)
-    for labels_yx in _checked(ct, label_map_zyx):  # slice by slice: bincount makes 8 bytes of every voxel
-        voxels += np.bincount(labels_yx.ravel(), minlength=N_CLASSES)
-    return voxels[1:] * ct.voxel_ml
-
-
-def _checked(ct: Volume, label_map_zyx: np.ndarray) -> np.ndarray:
-    """Return a label map as an array; raise unless it holds 0 to 13 and has the CT's shape."""
-    label_map_zyx = check_label_map("the label map", label_map_zyx)
-    if label_map_zyx.shape != ct.shape_zyx:
-        raise ValueError(f"the label map must have the CT's shape, {ct.shape_zyx}, got {label_map_zyx.shape}")
-    return label_map_zyx
+    return label_counts(as_label_map(label_map_zyx, shape=ct.shape_zyx))[1:] * ct.voxel_ml
 
 
 def measurement_table(measured: Sequence[Measurement]) -> str:

@@ -3,21 +3,19 @@
 A net sometimes calls a large thing far away an organ that it is not, the bladder or the uterus, taken for a kidney or
 the liver, and often small ones. The first kind goes by its distance, the second because it is not the largest piece.
 
-Paper 2.4; the threshold of 170 mm is that of the authors' engine. The connected components come from cc3d
-(Silversmith, https://github.com/seung-lab/connected-components-3d).
+Paper 2.4; the threshold of 170 mm is that of the authors' engine.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import cc3d
-import numba
 import numpy as np
 
-from flare_lib.ct.labels import N_CLASSES, N_ORGANS, ORGANS, organ
+from flare_lib.ct.labels import N_CLASSES, ORGANS, as_label_map, organ
 from flare_lib.ct.roi import Box, bounding_box, crop, paste
 from flare_lib.ct.volume import check_spacing
+from flare_lib.inference.components import erase, find_components
 
 MAX_DISTANCE_MM = 170.0
 _AORTA, _VENA_CAVA, _LIVER = (organ(name) for name in ("aorta", "inferior vena cava", "liver"))
@@ -63,7 +61,7 @@ def postprocess(
     In this order a bladder taken for a kidney is gone before pieces are compared; in the other one, a bladder larger
     than the kidney would win, and then go too.
     """
-    label_map_zyx = _checked_label_map(label_map_zyx)
+    label_map_zyx = _checked(label_map_zyx)
     check_spacing(spacing_zyx_mm)
     _check_distance(max_distance_mm)
     smaller = far = np.zeros(N_CLASSES, np.int64)
@@ -88,7 +86,7 @@ def keep_largest_components(label_map_zyx: np.ndarray) -> np.ndarray:
     components of equal size the one stays whose first voxel comes first in z, then y, then x. Returns a new uint8
     array. Raises TypeError for labels that are not integers, ValueError for other labels or axes.
     """
-    return _keep_largest(_checked_label_map(label_map_zyx))[0]
+    return _keep_largest(_checked(label_map_zyx))[0]
 
 
 def remove_far_components(
@@ -101,7 +99,7 @@ def remove_far_components(
     (Z, Y, X). Returns a new uint8 array. Raises TypeError for labels that are not integers, ValueError for other
     labels or axes, a spacing or a distance that is not positive.
     """
-    label_map_zyx = _checked_label_map(label_map_zyx)
+    label_map_zyx = _checked(label_map_zyx)
     _check_distance(max_distance_mm)
     reference = reference_point(label_map_zyx, spacing_zyx_mm)
     return _remove_far(label_map_zyx, spacing_zyx_mm, max_distance_mm, reference)[0]
@@ -113,7 +111,7 @@ def reference_point(label_map_zyx: np.ndarray, spacing_zyx_mm: Sequence[float]) 
     Of each the largest component counts. When one of them is missing it is the centroid of the largest component of
     the liver (the authors' engine), without a liver None. Raises like `remove_far_components`.
     """
-    label_map_zyx = _checked_label_map(label_map_zyx)
+    label_map_zyx = _checked(label_map_zyx)
     check_spacing(spacing_zyx_mm)
     for organs in ((_AORTA, _VENA_CAVA), (_LIVER,)):
         centroids = [_centroid_of_largest(label_map_zyx == o.id) for o in organs]
@@ -130,36 +128,13 @@ def region_distances(label_map_zyx: np.ndarray, spacing_zyx_mm: Sequence[float])
     an id, from the `reference_point`; that of the background is 0, and all are without a reference point. Raises like
     `remove_far_components`.
     """
-    label_map_zyx = _checked_label_map(label_map_zyx)
+    label_map_zyx = _checked(label_map_zyx)
     reference = reference_point(label_map_zyx, spacing_zyx_mm)
     if reference is None:
-        ids = _find_components((label_map_zyx > 0).view(np.uint8)).ids
+        ids = find_components((label_map_zyx > 0).view(np.uint8)).ids
         return ids, np.zeros(int(ids.max(initial=0)) + 1)
     box, ids, distances_mm = _regions(label_map_zyx, spacing_zyx_mm, reference)
     return paste(ids, box, label_map_zyx.shape), distances_mm
-
-
-class _Components(NamedTuple):
-    """26-connected components: `ids` uint32 (Z, Y, X), 0 = background; the rest per id, with an unused place for 0."""
-
-    ids: np.ndarray
-    labels: np.ndarray  # uint8
-    sizes: np.ndarray  # int64, voxels
-    centroids_zyx: np.ndarray  # float64 (n + 1, 3), voxel indices
-    ranks: np.ndarray  # int64, the order of their first voxels
-
-    def largest(self) -> np.ndarray:
-        """Return the id of the largest component of each label, of equals the first."""
-        order = np.lexsort((self.ranks[1:], -self.sizes[1:])) + 1
-        return order[np.unique(self.labels[order], return_index=True)[1]]
-
-
-def _find_components(label_map_zyx: np.ndarray) -> _Components:
-    """Find the components of every label of a C-contiguous uint8 label map, all in one pass, and measure them."""
-    ids, n = cc3d.connected_components(label_map_zyx, connectivity=26, out_dtype=np.uint32, return_N=True)
-    ids = np.ascontiguousarray(ids)
-    labels, sizes, sums_zyx, ranks = _measure(ids, label_map_zyx, n)
-    return _Components(ids, labels, sizes, sums_zyx / np.maximum(sizes, 1)[:, None], ranks)
 
 
 def _keep_largest(label_map_zyx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -168,10 +143,10 @@ def _keep_largest(label_map_zyx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if box is None:
         return _nothing_removed(label_map_zyx)
     inside = crop(label_map_zyx, box).copy()
-    components = _find_components(inside)
+    components = find_components(inside)
     kept = np.zeros(len(components.sizes), bool)
     kept[components.largest()] = True
-    removed = _erase(inside, components.ids, kept)
+    removed = erase(inside, components.ids, kept)
     return paste(inside, box, label_map_zyx.shape), removed
 
 
@@ -186,7 +161,7 @@ def _remove_far(
         return _nothing_removed(label_map_zyx)
     box, ids, distances_mm = _regions(label_map_zyx, spacing_zyx_mm, reference)
     inside = crop(label_map_zyx, box).copy()
-    removed = _erase(inside, ids, distances_mm <= max_distance_mm)
+    removed = erase(inside, ids, distances_mm <= max_distance_mm)
     return paste(inside, box, label_map_zyx.shape), removed
 
 
@@ -195,7 +170,7 @@ def _regions(
 ) -> tuple[Box, np.ndarray, np.ndarray]:
     """Return the box of all organs, the ids of the regions in it, and the distance of each, 0 for the background."""
     box = bounding_box(label_map_zyx)  # never None: the reference point comes from an organ
-    regions = _find_components((crop(label_map_zyx, box) > 0).view(np.uint8))
+    regions = find_components((crop(label_map_zyx, box) > 0).view(np.uint8))
     centroids_zyx_mm = (regions.centroids_zyx + box.start_zyx) * spacing_zyx_mm
     distances_mm = np.linalg.norm(centroids_zyx_mm - reference.point_zyx_mm, axis=1)
     distances_mm[0] = 0.0
@@ -212,20 +187,15 @@ def _centroid_of_largest(mask_zyx: np.ndarray) -> np.ndarray | None:
     box = bounding_box(mask_zyx)
     if box is None:
         return None
-    components = _find_components(np.ascontiguousarray(crop(mask_zyx, box)).view(np.uint8))
+    components = find_components(np.ascontiguousarray(crop(mask_zyx, box)).view(np.uint8))
     return components.centroids_zyx[components.largest()[0]] + box.start_zyx
 
 
-def _checked_label_map(label_map_zyx: np.ndarray) -> np.ndarray:
+def _checked(label_map_zyx: np.ndarray) -> np.ndarray:
     """Return a label map as C-contiguous uint8, the same array when it is one; raise when it is no label map."""
-    label_map_zyx = np.asarray(label_map_zyx)
-    if not np.issubdtype(label_map_zyx.dtype, np.integer):
-        raise TypeError(f"a label map must hold integers, got {label_map_zyx.dtype}")
+    label_map_zyx = as_label_map(label_map_zyx, "label_map_zyx")
     if label_map_zyx.ndim != 3:
         raise ValueError(f"label_map_zyx must have 3 axes, got shape {label_map_zyx.shape}")
-    lowest, highest = label_map_zyx.min(initial=0), label_map_zyx.max(initial=0)
-    if lowest < 0 or highest > N_ORGANS:
-        raise ValueError(f"labels must be 0 to {N_ORGANS}, got {lowest} to {highest}")
     return np.ascontiguousarray(label_map_zyx, dtype=np.uint8)
 
 
@@ -245,42 +215,3 @@ def _in_ml(voxels: np.ndarray, spacing_zyx_mm: Sequence[float]) -> dict[str, flo
     """Return {organ name: mL} of the voxels of each label, without the organs that have none."""
     voxel_ml = float(np.prod(spacing_zyx_mm)) / 1000
     return {o.name: int(voxels[o.id]) * voxel_ml for o in ORGANS if voxels[o.id]}
-
-
-@numba.njit(cache=True)
-def _measure(ids, label_map_zyx, n):
-    """Label, size, sum of the voxel indices (z, y, x) and rank of the first voxel of components 1..n, in one pass."""
-    labels = np.zeros(n + 1, np.uint8)
-    sizes = np.zeros(n + 1, np.int64)
-    sums_zyx = np.zeros((n + 1, 3), np.int64)
-    ranks = np.zeros(n + 1, np.int64)
-    n_seen = 0
-    for z in range(ids.shape[0]):
-        for y in range(ids.shape[1]):
-            for x in range(ids.shape[2]):
-                i = ids[z, y, x]
-                if i == 0:
-                    continue
-                if sizes[i] == 0:
-                    labels[i] = label_map_zyx[z, y, x]
-                    ranks[i] = n_seen
-                    n_seen += 1
-                sizes[i] += 1
-                sums_zyx[i, 0] += z
-                sums_zyx[i, 1] += y
-                sums_zyx[i, 2] += x
-    return labels, sizes, sums_zyx, ranks
-
-
-@numba.njit(cache=True)
-def _erase(label_map_zyx, ids, kept):
-    """Set components that are not kept to 0 in place; return how many voxels of each label that were."""
-    removed = np.zeros(N_CLASSES, np.int64)
-    for z in range(ids.shape[0]):
-        for y in range(ids.shape[1]):
-            for x in range(ids.shape[2]):
-                i = ids[z, y, x]
-                if i != 0 and not kept[i]:
-                    removed[label_map_zyx[z, y, x]] += 1
-                    label_map_zyx[z, y, x] = 0
-    return removed

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from flare_lib.ct.labels import N_CLASSES
+from flare_lib.ct.labels import N_CLASSES, joint_histogram
 
 N_PATCHES = 16
 
@@ -27,8 +27,7 @@ def validation_dice(net: nn.Module, batches: Sequence[dict[str, torch.Tensor]]) 
     with torch.inference_mode():
         for batch in batches:
             found = net(batch["image"].to(device))[0].argmax(dim=1).cpu()
-            pairs = (found * N_CLASSES + batch["target"]).flatten()
-            counts += torch.bincount(pairs, minlength=N_CLASSES**2).reshape(N_CLASSES, N_CLASSES).numpy()
+            counts += joint_histogram(found.numpy(), batch["target"].numpy())
     net.train(was_training)
     true = counts.sum(axis=0)[1:]
     dice = 2 * np.diagonal(counts)[1:] / np.maximum(counts.sum(axis=1)[1:] + true, 1)

@@ -4,7 +4,7 @@ import pytest
 from scans import grey_values, labels_zyx, save
 
 from flare_lib.ct.roi import Box
-from flare_lib.inference import coarse_to_fine
+from flare_lib.inference import coarse_to_fine, stages
 from flare_lib.inference.coarse_to_fine import Segmentation
 
 
@@ -19,7 +19,7 @@ def nets(monkeypatch):
         box = Box((0, 0, 0), ct.shape_zyx)
         return Segmentation(labels_zyx(), ct, box, {"coarse net": 0.5, "fine net": 1.0}, ("looked everywhere",))
 
-    monkeypatch.setattr(coarse_to_fine, "load_stages", lambda folder, *, device: (f"coarse of {folder}", device))
+    monkeypatch.setattr(stages, "load_stages", lambda folder, *, device: (f"coarse of {folder}", device))
     monkeypatch.setattr(coarse_to_fine, "segment", segment)
     return asked
 

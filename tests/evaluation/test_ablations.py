@@ -2,24 +2,20 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
-import torch
 
-from flare_lib.ct.roi import Box
 from flare_lib.data import centres
 from flare_lib.data.centres import CENTRES, write_centres
 from flare_lib.evaluation import ablations
 from flare_lib.evaluation.ablations import (
     ARMS,
     CaseResult,
-    SqueezedStage,
     mean_score,
     net_plans,
     run_study,
-    share_in_roi,
     train_net,
 )
+from flare_lib.inference.stages import SqueezedStage
 
 
 @pytest.fixture(scope="module")
@@ -79,25 +75,10 @@ def test_normalisation_is_what_the_plan_says(cohort, tmp_path):
     assert 0 < shared.preprocessing.sd_hu < 325
 
 
-def test_a_squeezed_ct_is_one_patch_whatever_its_extent(cohort, tmp_path):
+def test_a_plan_for_squeezed_cts_gives_a_stage_that_squeezes(cohort, tmp_path):
     stage = train_net("coarse, squeezed", net_plans(1, 1, seed=0), cohort, tmp_path / "s")
     assert isinstance(stage, SqueezedStage)
-    for field in ("abdomen", "whole_body"):
-        ct, _ = replace(CENTRES[0], field_of_view=field, spacing_zyx_mm=(9.9, 9.0, 8.0)).case(1)
-        image = stage.prepare(ct)
-        assert image.shape == (1, *ablations.SQUEEZED_SHAPE)
-        torch.testing.assert_close(image.mean(), torch.tensor(0.0), atol=1e-4, rtol=0)
-        torch.testing.assert_close(image.std(), torch.tensor(1.0), atol=1e-3, rtol=0)
-
-
-def test_what_the_region_misses_is_told_of_the_organ_that_suffers_most():
-    reference = np.zeros((6, 7, 8), np.uint8)
-    reference[0:2, 0:2, 0:2] = 1
-    reference[2:6, 3, 3] = 5
-    assert share_in_roi(reference, Box((0, 0, 0), (6, 7, 8))) == 1
-    assert share_in_roi(reference, Box((0, 0, 0), (3, 7, 8))) == 0.25
-    assert share_in_roi(reference, Box((5, 5, 5), (6, 7, 8))) == 0
-    assert share_in_roi(np.zeros((6, 7, 8), np.uint8), Box((5, 5, 5), (6, 7, 8))) == 1
+    assert stage.patch_size == ablations.SQUEEZED_SHAPE
 
 
 def test_a_mean_is_over_cases_first_and_leaves_out_what_is_not_scored():

@@ -70,7 +70,7 @@ def test_an_empty_label_map_has_nothing_to_measure_and_a_wrong_one_is_refused(pa
     ct, labels = patient
     assert measure_organs(ct, np.zeros_like(labels)) == []
     for measure in (measure_organs, organ_volumes_ml):
-        with pytest.raises(ValueError, match=r"the CT's shape, \(10, 9, 14\), got \(9, 9, 14\)"):
+        with pytest.raises(ValueError, match=r"the CT's shape \(10, 9, 14\), got \(9, 9, 14\)"):
             measure(ct, labels[1:])
         with pytest.raises(TypeError, match="must hold integers, got float32"):
             measure(ct, labels.astype(np.float32))

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from monai.metrics import compute_dice
 
-from flare_lib.evaluation.metrics import dice_scores
+from flare_lib.ct.labels import label_counts
+from flare_lib.ct.roi import Box
+from flare_lib.evaluation.metrics import dice_scores, shares_inside
 
 
 def random_labels(seed, shape=(7, 8, 9), labels=range(14)):
@@ -103,3 +105,24 @@ def test_what_is_no_label_map_is_refused():
         dice_scores(good.astype(np.int8) - 1, good)
     with pytest.raises(ValueError, match="prediction must have at least one axis"):
         dice_scores(np.uint8(3), np.uint8(3))
+
+
+def test_a_box_holds_the_share_of_an_organ_that_counting_says():
+    label_map = np.zeros((6, 7, 8), np.uint8)
+    label_map[0:2, 0:2, 0:2] = 1
+    label_map[2:6, 3, 3] = 5
+    for box, liver, aorta in (
+        (Box((0, 0, 0), (6, 7, 8)), 1, 1),
+        (Box((0, 0, 0), (3, 7, 8)), 1, 0.25),
+        (Box((0, 1, 0), (4, 7, 8)), 0.5, 0.5),
+        (Box((5, 5, 5), (6, 7, 8)), 0, 0),
+    ):
+        shares = shares_inside(label_map, box)
+        assert (shares[0], shares[4]) == (liver, aorta)
+        assert np.isnan(np.delete(shares, [0, 4])).all()
+        np.testing.assert_array_equal(shares, shares_inside(label_map, box, totals=label_counts(label_map)))
+
+
+def test_a_box_beyond_the_label_map_is_refused():
+    with pytest.raises(ValueError, match="a box must lie in the volume"):
+        shares_inside(np.zeros((6, 7, 8), np.uint8), Box((0, 0, 0), (6, 7, 9)))

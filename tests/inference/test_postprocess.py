@@ -302,9 +302,9 @@ def test_what_is_no_label_map_is_refused(clean):
         clean(np.zeros((3, 4, 5), bool))
     with pytest.raises(ValueError, match=r"3 axes, got shape \(4, 5\)"):
         clean(np.zeros((4, 5), np.uint8))
-    with pytest.raises(ValueError, match="labels must be 0 to 13, got 0 to 14"):
+    with pytest.raises(ValueError, match="labels of label_map_zyx must be 0 to 13, got 0 to 14"):
         clean(np.full((3, 4, 5), 14, np.uint8))
-    with pytest.raises(ValueError, match="labels must be 0 to 13, got -1 to 0"):
+    with pytest.raises(ValueError, match="labels of label_map_zyx must be 0 to 13, got -1 to 0"):
         clean(np.full((3, 4, 5), -1, np.int16))
 
 

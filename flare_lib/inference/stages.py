@@ -1,0 +1,68 @@
+"""A net as a stage of the way: how a CT becomes its image, and what it says of one patch.
+
+`coarse_to_fine` knows stages, not networks: whatever prepares an image and predicts patches can take a net's place.
+"""
+
+import copy
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from flare_lib.ct.preprocess import mean_and_sd, normalize
+from flare_lib.ct.resample import resample_trilinear
+from flare_lib.ct.volume import Shape, Volume
+from flare_lib.machine.device import choose_device
+from flare_lib.network.weights import TrainedNet, load_trained, packaged_weights
+
+
+class Stage(Protocol):
+    """What coarse to fine needs of a net: how a CT becomes its image, and what it says of one patch."""
+
+    patch_size: Shape
+
+    def prepare(self, ct: Volume) -> torch.Tensor:
+        """Return the image (C, Z, Y, X) that the net sees of a CT, on any grid of the CT's extent."""
+
+    def predict_patch(self, patch: torch.Tensor) -> torch.Tensor:
+        """Return probabilities (1, 14, Z, Y, X) for a patch (1, C, Z, Y, X)."""
+
+
+class NetStage:
+    """A trained UNet as a stage: loaded once, used for many cases. It has a copy of the net, which stays as it is."""
+
+    def __init__(self, trained: TrainedNet, *, device: str | torch.device = "cpu") -> None:
+        self.net = copy.deepcopy(trained.net).to(device).eval()
+        self.preprocessing, self.patch_size = trained.preprocessing, trained.patch_size
+        self.device = torch.device(device)
+
+    def prepare(self, ct: Volume) -> torch.Tensor:
+        """Clip, resample and normalise as in training."""
+        return torch.from_numpy(self.preprocessing.apply(ct).array_zyx)[None]
+
+    def predict_patch(self, patch: torch.Tensor) -> torch.Tensor:
+        """Softmax of the finest head; bfloat16 inside, float32 out."""
+        with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16):
+            logits = self.net.finest(patch.to(self.device))
+        return logits.float().softmax(dim=1)
+
+
+class SqueezedStage(NetStage):
+    """A net that sees all of a CT at once, squeezed into one patch whatever its extent (paper 4.6)."""
+
+    def prepare(self, ct: Volume) -> torch.Tensor:
+        """Clip, squeeze to the patch size, normalise by the CT's own mean and SD."""
+        image = resample_trilinear(ct.array_zyx, self.patch_size, window_hu=self.preprocessing.window_hu)
+        mean, sd = mean_and_sd(image)
+        return torch.from_numpy(normalize(image, mean, sd or 1.0))[None]
+
+
+def load_stages(folder: str | Path | None = None, *, device: str | torch.device = "auto") -> tuple[NetStage, NetStage]:
+    """Load the coarse and the fine net: `coarse.safetensors` and `fine.safetensors` of a folder, or the packaged ones.
+
+    Raises what `load_trained` and `choose_device` raise.
+    """
+    device = choose_device(device)
+    paths = [packaged_weights(name) if folder is None else Path(folder) / name for name in ("coarse", "fine")]
+    coarse, fine = (NetStage(load_trained(path), device=device) for path in paths)
+    return coarse, fine

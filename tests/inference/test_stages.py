@@ -1,0 +1,69 @@
+"""Stages: a net prepared for cases of any size, its caller's net left alone."""
+
+import numpy as np
+import pytest
+import torch
+
+from flare_lib.ct.preprocess import Preprocessing
+from flare_lib.ct.volume import Volume
+from flare_lib.inference.stages import NetStage, SqueezedStage, load_stages
+from flare_lib.network.unet import UNet
+from flare_lib.network.weights import TrainedNet, save_trained
+
+PATCH = (8, 12, 16)
+
+
+@pytest.fixture
+def trained():
+    torch.manual_seed(0)
+    net = UNet(features_per_stage=(4, 6, 8), strides=((2, 2, 2), (1, 2, 2)), n_heads=2)
+    return TrainedNet(net, Preprocessing((6.0, 5.0, 4.0)), PATCH, {})
+
+
+def ct_of(shape_zyx, seed=0):
+    rng = np.random.default_rng(seed)
+    return Volume.from_array(rng.integers(-200, 300, shape_zyx).astype(np.int16), (7.0, 3.0, 2.5))
+
+
+def test_a_stage_leaves_the_callers_net_as_it_is(trained):
+    trained.net.train()
+    stage = NetStage(trained)
+    with torch.no_grad():
+        next(stage.net.parameters()).zero_()
+    assert trained.net.training
+    assert next(trained.net.parameters()).any()
+    assert not stage.net.training
+
+
+def test_a_patch_is_given_the_softmax_of_the_finest_head(trained):
+    patch = torch.randn(1, 1, *PATCH, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = trained.net.eval()(patch)[0].softmax(dim=1)
+    probabilities = NetStage(trained).predict_patch(patch)
+    assert probabilities.dtype == torch.float32
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(1, *PATCH), atol=1e-6, rtol=0)
+    torch.testing.assert_close(probabilities, expected, atol=0.02, rtol=0)  # bfloat16 has three digits
+
+
+@pytest.mark.parametrize("shape_zyx", [(9, 20, 30), (40, 17, 23)])
+def test_a_squeezed_ct_is_one_patch_whatever_its_extent(trained, shape_zyx):
+    image = SqueezedStage(trained).prepare(ct_of(shape_zyx))
+    assert image.shape == (1, *PATCH)
+    torch.testing.assert_close(image.mean(), torch.tensor(0.0), atol=1e-4, rtol=0)
+    torch.testing.assert_close(image.std(correction=0), torch.tensor(1.0), atol=1e-4, rtol=0)
+
+
+def test_a_squeezed_ct_without_contrast_is_zero(trained):
+    flat = Volume.from_array(np.full((9, 20, 30), 40, np.int16), (7.0, 3.0, 2.5))
+    assert not SqueezedStage(trained).prepare(flat).any()
+
+
+def test_stages_are_the_two_nets_of_a_folder(trained, tmp_path):
+    for name in ("coarse", "fine"):
+        with torch.no_grad():
+            next(trained.net.parameters()).fill_(1 if name == "coarse" else 2)
+        card = {"preprocessing": trained.preprocessing.to_dict(), "patch_size": PATCH}
+        save_trained(tmp_path / name, trained.net, card)
+    stages = load_stages(tmp_path, device="cpu")
+    assert [float(next(stage.net.parameters()).detach().max()) for stage in stages] == [1, 2]
+    assert all(stage.patch_size == PATCH for stage in stages)
