@@ -21,6 +21,7 @@ import numba
 import numpy as np
 
 from flare_lib.ct.volume import Shape, Triple, Volume, check_spacing
+from flare_lib.machine.threads import map_shares
 
 Window = tuple[float, float]
 
@@ -56,7 +57,8 @@ def resample_trilinear(
     resampled = np.empty(shape_zyx, dtype=np.float32)
     tables = [_positions(n, m, align_corners) for n, m in zip(array_zyx.shape, shape_zyx, strict=True)]
     low, high = window_hu or (-math.inf, math.inf)
-    _interpolate(array_zyx, *tables, np.float32(low), np.float32(high), resampled)
+    low, high = np.float32(low), np.float32(high)
+    map_shares(lambda share, n_shares: _interpolate(array_zyx, *tables, low, high, resampled, share, n_shares))
     return resampled
 
 
@@ -136,16 +138,17 @@ def _positions(n: int, m: int, align_corners: bool) -> tuple[np.ndarray, np.ndar
     return lower, upper, (at - lower).astype(np.float32)
 
 
-@numba.njit(parallel=True, cache=True)
-def _interpolate(array, z_table, y_table, x_table, low, high, out):
-    """Fill `out` (Z, Y, X float32) row by row from the values of `array`, each clipped to [low, high] first.
+@numba.njit(nogil=True, cache=True)
+def _interpolate(array, z_table, y_table, x_table, low, high, out, share, n_shares):
+    """Fill a share of the slices of `out` (Z, Y, X float32) from the values of `array`, clipped to [low, high] first.
 
     a + t (b - a), not (1 - t) a + t b: what is constant stays exactly that constant.
     """
     z_lower, z_upper, z_weight = z_table
     y_lower, y_upper, y_weight = y_table
     x_lower, x_upper, x_weight = x_table
-    for z in numba.prange(out.shape[0]):
+    depth = out.shape[0]
+    for z in range(depth * share // n_shares, depth * (share + 1) // n_shares):
         row = np.empty(array.shape[2], np.float32)  # the old row that would lie at the new (z, y)
         below, above = array[z_lower[z]], array[z_upper[z]]
         for y in range(out.shape[1]):

@@ -10,7 +10,6 @@ Compiled on first use (some seconds) and cached. Along x, then y, then z, and ro
 `contract` lets the compiler round once in a * b + c, as torch's does.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ import torch
 from numba import njit
 
 from flare_lib.inference.slice_taps import Taps
+from flare_lib.machine.threads import map_shares
 
 MIXED = np.uint8(255)  # in a row of cells: the corners of this one disagree
 BOX_BYTES = 2**20  # scores that one thread works on at a time: they stay in its cache between the two readings
@@ -62,17 +62,11 @@ def paint_with_numba(
     `scores` (C, z, y, x); `taps_zyx`: what each axis reads of them; `out_zyx` uint8 (Z, Y, X). A row of cells of which
     more than the share `dense_above` is mixed is interpolated as a whole. float32 scores on the CPU whose slices are
     contiguous are read where they are; others are converted some slices at a time, in about `memory_bytes`.
-
-    One call at a time computes, in numba's threads; others wait. Those threads do not survive a fork: a forked process
-    computes in one.
     """
     n_classes, depth, height, width = scores.shape
     if scores.device.type == "cpu" and scores.dtype == torch.float32 and scores[0, 0].is_contiguous():
         work = _plan(scores, taps_zyx, out_zyx, dense_above)
-        n_threads = torch.get_num_threads()
-        shares = 1 if n_threads == 1 else 4 * n_threads
-        with ThreadPoolExecutor(n_threads) as pool:
-            return all(list(pool.map(lambda share: _paint_boxes(work, share, shares), range(shares))))
+        return all(map_shares(lambda share, n_shares: _paint_boxes(work, share, n_shares)))
     step = max(1, memory_bytes // (4 * n_classes * height * width) - 1)
     z, y, x = taps_zyx
     for start in range(0, max(1, depth - 1), step):

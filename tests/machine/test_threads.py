@@ -1,0 +1,60 @@
+"""Work in threads: every share once, in order, and torch's own number of threads is left as it was."""
+
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+from flare_lib.machine.threads import SHARES_PER_THREAD, map_shares
+
+
+@pytest.fixture(params=[1, 3])
+def n_threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def test_every_share_is_done_once_and_the_results_come_in_order(n_threads):
+    n_shares = 1 if n_threads == 1 else SHARES_PER_THREAD * n_threads
+    assert map_shares(lambda share, n: (share, n)) == [(share, n_shares) for share in range(n_shares)]
+
+
+def test_as_many_threads_work_as_torch_uses(n_threads):
+    all_there = threading.Barrier(n_threads, timeout=30)
+
+    def work(share, _n_shares):
+        if share < n_threads:
+            all_there.wait()  # ends when that many threads are waiting
+        return threading.get_ident()
+
+    there = set(map_shares(work))
+    assert len(there) == n_threads
+    assert (threading.get_ident() in there) == (n_threads == 1)
+
+
+def test_an_exception_of_a_share_is_raised(n_threads):
+    with pytest.raises(ZeroDivisionError):
+        map_shares(lambda share, n_shares: 1 // (n_shares - 1 - share))
+
+
+COMPILED = """
+import numpy as np
+import torch
+from flare_lib.ct.resample import resample_trilinear
+from flare_lib.inference.slice_interpolation import resize_argmax
+
+torch.set_num_threads(1)
+resample_trilinear(np.zeros((4, 5, 6), np.int16), (6, 7, 8))
+assert torch.get_num_threads() == 1, "resample_trilinear"
+for method in ("numba_dense", "numba_pruned"):
+    resize_argmax(torch.rand(3, 4, 5, 6), (7, 8, 9), method=method)
+    assert torch.get_num_threads() == 1, method
+"""
+
+
+def test_what_is_compiled_leaves_torchs_number_of_threads_alone():
+    subprocess.run([sys.executable, "-c", COMPILED], check=True)  # numba's threads would start once a process
