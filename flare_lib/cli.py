@@ -1,8 +1,9 @@
 """The `flare` command: what is in `flare_lib.commands`, put together. Each command is a thin layer over the library.
 
 What a user got wrong is told in one line on stderr, "error: what must hold, what came", with exit code 2; outputs are
-checked before any work, and appear complete or not at all. Progress is shown on a terminal only. The commands import
-the library when they run, so that `flare --help` need not wait for it.
+checked before any work, and appear complete or not at all. What befalls one case of several ends that one alone, with
+such a line, and the exit code is 2 all the same; a failed notebook gives 1, Ctrl-C a line and 130. Progress is shown
+on a terminal only. The commands import the library when they run, so that `flare --help` need not wait for it.
 """
 
 import sys
@@ -12,8 +13,23 @@ import typer
 
 from flare_lib.commands import cases, course, evaluation, segmentation, training
 from flare_lib.commands.terminal import tell_error
+from flare_lib.machine.failures import reason_of
+
+
+class _Interruptible(typer.core.TyperGroup):
+    """Commands that Ctrl-C ends with one line, wherever it comes."""
+
+    def invoke(self, ctx: typer.Context) -> object:
+        """Run the command; exit code 130, as shells have it, when it was interrupted."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("stopped; what was complete is kept, and nothing is half-written", err=True)
+            raise typer.Exit(130) from None
+
 
 app = typer.Typer(
+    cls=_Interruptible,
     help="13 abdominal organs in CT, coarse to fine. Not for clinical use.",
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -36,7 +52,7 @@ _UsageError = typer.BadParameter.__base__  # an unknown option, a missing argume
 
 
 def main() -> None:
-    """Run the `flare` command and leave with its exit code: 0, 1 for a failed notebook, 2 for a user's error."""
+    """Run the `flare` command and leave with its exit code: see above."""
     sys.exit(run(sys.argv[1:]))
 
 
@@ -46,8 +62,8 @@ def run(arguments: Sequence[str]) -> int:
         return app(list(arguments) or ["--help"], prog_name="flare", standalone_mode=False) or 0
     except _UsageError as error:
         return tell_error(error.format_message())
-    except (ValueError, OSError) as error:
-        return tell_error(str(error))
+    except (ValueError, OSError, MemoryError) as error:
+        return tell_error(reason_of(error))
 
 
 if __name__ == "__main__":  # torchrun starts modules, not commands

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flare_lib.commands.outputs import check_figure, check_folder, check_table, wrote
-from flare_lib.commands.terminal import Bars
+from flare_lib.commands.terminal import Bars, tell_error
 
 
 def evaluate(
@@ -37,7 +37,7 @@ def evaluate(
         )
     failed = [case for case in cases if case.scores is None]
     for case in failed:
-        typer.echo(f"error: {case.name}: {case.problem}", err=True)
+        tell_error(f"{case.name}: {case.problem}")
     if len(failed) == len(cases):
         raise typer.Exit(2)
     cohort_scores.write_table(output, cases)

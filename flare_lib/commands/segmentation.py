@@ -1,5 +1,6 @@
 """From CTs to labels, and from labels to numbers: segment, measure."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from flare_lib.ct.volume import Volume
+    from flare_lib.inference.stages import Stage
+
+_ENDING = r"(_0000)?(\.nii)?(\.gz)?$"  # of a CT's file: channel number and format, however they are written
 
 
 def segment(
@@ -32,37 +36,58 @@ def segment(
     if missing := [path for path in (*cts, reference) if path and not path.exists()]:
         raise FileNotFoundError(f"every input must exist, got {missing[0]}")
 
+    from flare_lib.inference.stages import load_stages
+    from flare_lib.machine.device import choose_device
+    from flare_lib.machine.failures import Failure
+    from flare_lib.machine.processes import map_in_processes
+
+    coarse, fine = load_stages(weights_dir, device=choose_device(device))
+
+    def segment_one(path_and_target: tuple[Path, Path]) -> None:
+        _segment_one(
+            *path_and_target, coarse=coarse, fine=fine, margin_mm=margin_mm, reference=reference, figure=figure
+        )
+
+    failed = 0
+    outcomes = map_in_processes(segment_one, list(zip(cts, targets, strict=True)), 1)
+    for path, outcome in zip(cts, outcomes, strict=True):
+        if isinstance(outcome, Failure):
+            failed = tell_error(outcome.reason, about=path)
+    raise typer.Exit(failed)
+
+
+def _segment_one(
+    path: Path,
+    target: Path,
+    *,
+    coarse: "Stage",
+    fine: "Stage",
+    margin_mm: float,
+    reference: Path | None,
+    figure: Path | None,
+) -> None:
+    """Segment one CT, save its labels and a figure if one is wanted, and say what was found."""
     from flare_lib.ct.files import load_ct, save_label_map
     from flare_lib.evaluation.efficiency import note_steps
     from flare_lib.inference.coarse_to_fine import segment as segment_ct
-    from flare_lib.inference.stages import load_stages
-    from flare_lib.machine.device import choose_device
 
-    coarse, fine = load_stages(weights_dir, device=choose_device(device))
-    failed = 0
-    for path, target in zip(cts, targets, strict=True):
-        try:
-            ct = load_ct(path)
-            truth = None if reference is None else _load_on_grid_of(ct, reference)
-            with Bars() as bars:
-                result = segment_ct(ct, coarse, fine, margin_mm=margin_mm, progress=bars)
-            note_steps(result.seconds)
-            save_label_map(target, result.label_map_zyx, ct)
-        except (ValueError, OSError) as error:
-            failed = tell_error(str(error))
-            continue
-        if figure is not None:
-            from flare_lib.display.figures import overlay_figure, save_figure
+    ct = load_ct(path)
+    truth = None if reference is None else _load_on_grid_of(ct, reference)
+    with Bars() as bars:
+        result = segment_ct(ct, coarse, fine, margin_mm=margin_mm, progress=bars)
+    note_steps(result.seconds)
+    save_label_map(target, result.label_map_zyx, ct)
+    if figure is not None:
+        from flare_lib.display.figures import overlay_figure, save_figure
 
-            save_figure(overlay_figure(ct, result.label_map_zyx), figure)
-        for note in result.notes:
-            typer.echo(f"note: {note}", err=True)
-        typer.echo(_organ_table(ct, result.label_map_zyx, truth))
-        for stage, report in result.clean_up.items():
-            typer.echo(f"removed after the {stage} stage: {report.summary()}")
-        seconds = sum(result.seconds.values())
-        typer.echo(f"{path}: {seconds:.1f} s; {wrote(target, figure)}")
-    raise typer.Exit(failed)
+        save_figure(overlay_figure(ct, result.label_map_zyx), figure)
+    for note in result.notes:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(_organ_table(ct, result.label_map_zyx, truth))
+    for stage, report in result.clean_up.items():
+        typer.echo(f"removed after the {stage} stage: {report.summary()}")
+    seconds = sum(result.seconds.values())
+    typer.echo(f"{path}: {seconds:.1f} s; {wrote(target, figure)}")
 
 
 def measure(
@@ -91,7 +116,7 @@ def _targets(cts: Sequence[Path], output: Path) -> list[Path]:
         if len(cts) > 1:
             raise ValueError(f"for {len(cts)} CTs, --output must be an existing folder, got {output}")
         return [output]
-    return [output / f"{ct.name.removesuffix('.gz').removesuffix('.nii').removesuffix('_0000')}.nii.gz" for ct in cts]
+    return [output / f"{re.sub(_ENDING, '', ct.name, flags=re.IGNORECASE)}.nii.gz" for ct in cts]
 
 
 def _load_on_grid_of(ct: "Volume", path: Path) -> "np.ndarray":

@@ -17,10 +17,10 @@ References: paper 2.1; PyTorch `interpolate` ("trilinear", "nearest-exact"), whi
 
 import math
 
-import numba
 import numpy as np
 
 from flare_lib.ct.volume import Shape, Triple, Volume, check_spacing
+from flare_lib.machine.compiled import njit
 from flare_lib.machine.threads import map_shares
 
 Window = tuple[float, float]
@@ -138,7 +138,7 @@ def _positions(n: int, m: int, align_corners: bool) -> tuple[np.ndarray, np.ndar
     return lower, upper, (at - lower).astype(np.float32)
 
 
-@numba.njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _interpolate(array, z_table, y_table, x_table, low, high, out, share, n_shares):
     """Fill a share of the slices of `out` (Z, Y, X float32) from the values of `array`, clipped to [low, high] first.
 

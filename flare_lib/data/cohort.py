@@ -19,6 +19,8 @@ import numpy as np
 from flare_lib.ct.files import find_images, load_ct, load_label_map
 from flare_lib.ct.labels import N_ORGANS, left_right_problems
 from flare_lib.ct.volume import Volume, grid_difference
+from flare_lib.machine.failures import Failure
+from flare_lib.machine.processes import map_in_processes
 from flare_lib.synthetic.structures import ORGAN_STRUCTURES
 from flare_lib.synthetic.subjects import join_masks
 
@@ -108,8 +110,8 @@ def check_case(case: Case) -> list[str]:
 def check_cases(cases: Sequence[Case], progress: Callable[[int, int], None] | None = None) -> dict[str, list[str]]:
     """Return {name: problems} of the cases that have some, see `check_case`; all cases are looked at."""
     problems = {}
-    for done, case in enumerate(cases, start=1):
-        if found := check_case(case):
+    for done, (case, outcome) in enumerate(zip(cases, map_in_processes(check_case, cases, 1), strict=True), start=1):
+        if found := [outcome.reason] if isinstance(outcome, Failure) else outcome:
             problems[case.name] = found
         if progress:
             progress(done, len(cases))

@@ -12,10 +12,9 @@ again: a preparation that was stopped goes on where it was.
 """
 
 import hashlib
+import io
 import json
 import math
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,11 +29,15 @@ from flare_lib.ct.resample import resample_volume
 from flare_lib.ct.roi import bounding_box, crop_volume
 from flare_lib.ct.volume import grid_difference
 from flare_lib.data.cohort import Case, load_labels
+from flare_lib.machine.atomic_write import atomic_folder, atomic_write
+from flare_lib.machine.failures import Failure, reason_of
 from flare_lib.machine.processes import map_in_processes
 
 AROUND = ("foreground", "organs")
 _FORMAT = 1  # of the files: to be raised when they change
 _PLACES = 500  # voxels of each organ that are remembered, so that a patch can be centred on one without a search
+
+_NAMED = 5  # cases that could not be prepared and are told one by one; one line has no room for more
 
 
 @dataclass(frozen=True)
@@ -92,13 +95,17 @@ def prepare_cases(
     margin_mm: float = 40.0,
     n_workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> list[PreparedCase]:
     """Prepare the cases that `folder` does not hold yet, and return all of them in their order.
 
     `around` "foreground" (the paper's coarse data set) or "organs", the box of the labels and `margin_mm` around it
     (its fine one). Spacing and window are those of `preprocessing`; its mean and SD play no part. `n_workers` processes
-    work side by side; `progress(done, total)`. Raises ValueError for a case without labels when these are needed, for
-    an empty label map, labels above 13 or off the CT's grid, and what loading raises, with the name of the case.
+    work side by side; `progress(done, total)`; `on_note` is told of a prepared case that was damaged and is made anew.
+
+    A case that cannot be prepared does not keep the others from being so; then ValueError names each and says why: it
+    has no labels where these are needed, an empty label map, labels above 13 or off the CT's grid, files that do not
+    load, no room on the disk.
     """
     if around not in AROUND:
         raise ValueError(f"around must be one of {', '.join(AROUND)}, got {around!r}")
@@ -107,38 +114,42 @@ def prepare_cases(
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
     folder = Path(folder) / key
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
-    missing = [case for case in cases if not _is_there(case, folder)]
+    with atomic_write(folder / "recipe.json") as unfinished:
+        unfinished.write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+    missing = [case for case in cases if _load_if_there(case, folder, on_note) is None]
     done = len(cases) - len(missing)
     if progress:
         progress(done, len(cases))
     make = partial(_prepare, folder=folder, preprocessing=preprocessing, around=around, margin_mm=margin_mm)
-    for _ in map_in_processes(make, missing, n_workers):
+    failed = []
+    for case, outcome in zip(missing, map_in_processes(make, missing, n_workers), strict=True):
+        if isinstance(outcome, Failure):
+            failed.append(f"case {case.name}: {outcome.reason}")
         done += 1
         if progress:
             progress(done, len(cases))
+    if failed:
+        more = f"; and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
+        raise ValueError("; ".join(failed[:_NAMED]) + more)
     return [_load(folder / case.name) for case in cases]
 
 
 def _prepare(case: Case, *, folder: Path, preprocessing: Preprocessing, around: str, margin_mm: float) -> None:
-    """Prepare one case: write its folder beside its place, then rename it."""
-    try:
-        image, labels = _crop_and_resample(case, preprocessing, around, margin_mm)
-    except (ValueError, OSError) as error:
-        raise type(error)(f"case {case.name}: {error}") from error
+    """Prepare one case, whole or not at all."""
+    image, labels = _crop_and_resample(case, preprocessing, around, margin_mm)
     card = {"sources": _sources(case), "sums": sums_of(image)}
-    unfinished = Path(tempfile.mkdtemp(dir=folder, prefix=f".{case.name}-"))
-    try:
-        np.save(unfinished / "image.npy", image.astype(np.float16))
+    with atomic_folder(folder / case.name) as unfinished:  # what is there was made from files that have changed since
+        _save(unfinished / "image.npy", image.astype(np.float16))
         if labels is not None:
-            np.save(unfinished / "labels.npy", labels)
-            np.save(unfinished / "class_locations.npy", _class_locations(labels, np.random.default_rng(labels.size)))
+            _save(unfinished / "labels.npy", labels)
+            _save(unfinished / "class_locations.npy", _class_locations(labels, np.random.default_rng(labels.size)))
         (unfinished / "case.json").write_text(json.dumps(card) + "\n", encoding="utf-8")
-        shutil.rmtree(folder / case.name, ignore_errors=True)  # made from files that have changed since
-        unfinished.rename(folder / case.name)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    whole = io.BytesIO()  # numpy tells of a full disk as "1200 requested and 400 written"
+    np.save(whole, array)
+    path.write_bytes(whole.getbuffer())
 
 
 def _crop_and_resample(
@@ -181,19 +192,25 @@ def _sources(case: Case) -> list[list[int]]:
     return [[s.st_size, s.st_mtime_ns] for s in stats]
 
 
-def _is_there(case: Case, folder: Path) -> bool:
-    """Tell whether a case was prepared from the files as they are now."""
-    card = folder / case.name / "case.json"
-    if not card.is_file():
-        return False
+def _load_if_there(case: Case, folder: Path, on_note: Callable[[str], None] | None) -> PreparedCase | None:
+    """Return a case that was prepared from the files as they are now; None when it is to be made (anew)."""
     try:
-        return json.loads(card.read_text(encoding="utf-8"))["sources"] == _sources(case)
+        sources = _sources(case)
     except OSError:
-        return False  # the CT is gone: preparing says so
+        return None  # the CT is gone: preparing says so
+    try:
+        return _load(folder / case.name, sources) if (folder / case.name).is_dir() else None
+    except (OSError, ValueError, LookupError, EOFError) as error:  # the ways in which a file can be damaged
+        if on_note:
+            on_note(f"{folder / case.name} is damaged and made anew ({reason_of(error)})")
+        return None
 
 
-def _load(folder: Path) -> PreparedCase:
+def _load(folder: Path, sources: list[list[int]] | None = None) -> PreparedCase | None:
+    """Return a prepared case; None when it was made of other `sources`."""
     card = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+    if sources is not None and card["sources"] != sources:
+        return None
     labels, class_locations = None, {}
     if (folder / "labels.npy").is_file():
         labels = np.load(folder / "labels.npy", mmap_mode="r")

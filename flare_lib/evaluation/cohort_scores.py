@@ -16,6 +16,7 @@ from flare_lib.ct.labels import ORGANS
 from flare_lib.ct.volume import grid_difference
 from flare_lib.evaluation.flare_rules import OFFICIAL, Rules, Scores, flare_scores
 from flare_lib.machine.atomic_write import atomic_write
+from flare_lib.machine.failures import Failure
 from flare_lib.machine.processes import map_in_processes
 
 # what the challenge's script calls the organs
@@ -66,25 +67,24 @@ def find_pairs(predictions: str | Path, references: str | Path) -> list[Pair]:
     return [Pair(name, found.get(name), true.get(name)) for name in sorted({*found, *true})]
 
 
-def score_pair(pair: Pair, *, rules: Rules = OFFICIAL) -> CaseScores:
-    """Score one case; what cannot be scored has a problem in place of scores."""
-    try:
-        for kind in ("prediction", "reference"):
-            if getattr(pair, kind) is None:
-                raise ValueError(f"a case must have both label maps, got no {kind}")
-        prediction, reference = load_label_map(pair.prediction), load_label_map(pair.reference)
-        if differs := grid_difference(prediction, reference):
-            raise ValueError(f"the prediction must lie on the reference's grid, got {differs}")
-        scores = flare_scores(
-            prediction.array_zyx,
-            reference.array_zyx,
-            reference.spacing_zyx_mm,
-            rules=rules,
-            file_grid=reference.grid,
-        )
-    except (ValueError, TypeError, OSError) as error:
-        return CaseScores(pair.name, None, str(error))
-    return CaseScores(pair.name, scores)
+def score_pair(pair: Pair, *, rules: Rules = OFFICIAL) -> Scores:
+    """Score one case.
+
+    Raises ValueError for a label map that is missing or not on its reference's grid, and what loading and scoring
+    raise.
+    """
+    if pair.prediction is None or pair.reference is None:
+        raise ValueError(f"a case must have both label maps, got no {'reference' if pair.prediction else 'prediction'}")
+    prediction, reference = load_label_map(pair.prediction), load_label_map(pair.reference)
+    if differs := grid_difference(prediction, reference):
+        raise ValueError(f"the prediction must lie on the reference's grid, got {differs}")
+    return flare_scores(
+        prediction.array_zyx,
+        reference.array_zyx,
+        reference.spacing_zyx_mm,
+        rules=rules,
+        file_grid=reference.grid,
+    )
 
 
 def score_pairs(
@@ -94,13 +94,18 @@ def score_pairs(
     n_workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[CaseScores]:
-    """Score all cases, in `n_workers` processes, and return them in their order; `progress(done, total)`."""
-    scored = []
-    for case in map_in_processes(functools.partial(score_pair, rules=rules), pairs, n_workers):
-        scored.append(case)
+    """Score all cases, in `n_workers` processes, and return them in their order; `progress(done, total)`.
+
+    A case that cannot be scored, whatever the reason, has a problem in place of scores.
+    """
+    cases = []
+    outcomes = map_in_processes(functools.partial(score_pair, rules=rules), pairs, n_workers)
+    for pair, outcome in zip(pairs, outcomes, strict=True):
+        failed = isinstance(outcome, Failure)
+        cases.append(CaseScores(pair.name, None, outcome.reason) if failed else CaseScores(pair.name, outcome))
         if progress:
-            progress(len(scored), len(pairs))
-    return scored
+            progress(len(cases), len(pairs))
+    return cases
 
 
 def write_table(path: str | Path, cases: Sequence[CaseScores]) -> None:

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from scipy.spatial import cKDTree
 
 from flare_lib.ct.roi import bounding_box
 from flare_lib.ct.volume import check_spacing
 from flare_lib.evaluation.surfels import surfel_areas
+from flare_lib.machine.compiled import njit
 
 MOST_PLACES = 20_000  # to look at around a cell; with more, a tree is faster
 
@@ -147,7 +147,7 @@ def _places_around(spacing_zyx_mm: tuple[float, ...], within_mm: float) -> tuple
     return steps[order], far[order]
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _nearest_around(from_cells, to_mask, steps, far):
     """Return for each cell how far the first of the steps leads that ends on the mask; inf when none does."""
     depth, height, width = to_mask.shape

@@ -7,10 +7,10 @@ https://github.com/seung-lab/connected-components-3d).
 from typing import NamedTuple
 
 import cc3d
-import numba
 import numpy as np
 
 from flare_lib.ct.labels import N_CLASSES
+from flare_lib.machine.compiled import njit
 
 
 class Components(NamedTuple):
@@ -36,7 +36,7 @@ def find_components(label_map_zyx: np.ndarray) -> Components:
     return Components(ids, labels, sizes, sums_zyx / np.maximum(sizes, 1)[:, None], ranks)
 
 
-@numba.njit(cache=True)
+@njit()
 def erase(label_map_zyx, ids, kept):
     """Set the components that are not kept to background, in place; return how many voxels of each label that were.
 
@@ -54,7 +54,7 @@ def erase(label_map_zyx, ids, kept):
 
 
 # cc3d.statistics gives sizes and centroids too, in eight times the time and without the labels.
-@numba.njit(cache=True)
+@njit()
 def _measure(ids, label_map_zyx, n):
     """Label, size, sum of the voxel indices (z, y, x) and rank of the first voxel of components 1..n, in one pass."""
     labels = np.zeros(n + 1, np.uint8)

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
 
 from flare_lib.inference.slice_taps import Taps
+from flare_lib.machine.compiled import njit
 from flare_lib.machine.threads import map_shares
 
 MIXED = np.uint8(255)  # in a row of cells: the corners of this one disagree
@@ -106,7 +106,7 @@ def _plan(scores: torch.Tensor, taps_zyx: tuple[Taps, Taps, Taps], out_zyx: np.n
     )
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _paint_boxes(work, first, every):
     """Paint every `every`-th box of cells; return whether all scores there were finite."""
     boxes_y = (work.height + work.box_y - 1) // work.box_y
@@ -150,7 +150,7 @@ def _paint_boxes(work, first, every):
     return True
 
 
-@njit(cache=True)
+@njit()
 def _find_winners(work, start, winners, best, holder):
     """Find the first class with the largest score for each of the voxels from `start` on.
 
@@ -177,7 +177,7 @@ def _find_winners(work, start, winners, best, holder):
     return top
 
 
-@njit(cache=True)
+@njit()
 def _compare(a, b, c, d, columns, cells):
     """Set cells[x] to the winner that the four rows share at x and x + 1, or to MIXED; return how many are mixed.
 
@@ -195,7 +195,7 @@ def _compare(a, b, c, d, columns, cells):
     return n_mixed
 
 
-@njit(cache=True)
+@njit()
 def _fill_uniform(work, z, y, cells, line):
     """Fill the outputs of a row of cells with the cells' winners (and those of mixed cells with MIXED)."""
     x_starts = work.x_starts
@@ -213,7 +213,7 @@ def _fill_uniform(work, z, y, cells, line):
                 row[i] = line[i]
 
 
-@njit(cache=True, fastmath={"contract"})
+@njit(fastmath={"contract"})
 def _paint_cell(work, z, y, x, candidates, corners):
     """Interpolate the outputs of one mixed cell, between the classes that can win there."""
     z_weights, y_weights, x_weights = work.z_weights, work.y_weights, work.x_weights
@@ -254,7 +254,7 @@ def _paint_cell(work, z, y, x, candidates, corners):
                 work.out[z_out, y_out, x_out] = label
 
 
-@njit(cache=True, fastmath={"contract"})
+@njit(fastmath={"contract"})
 def _paint_row(work, z, y, rows, held, sides, value, label):
     """Interpolate all outputs of a row of cells: rows (2 y, 2 z, C, X) -> sides (2 z, C, X) -> labels.
 

@@ -8,9 +8,9 @@ displacement below 0.4 of the distance between control points prevents folding (
 import math
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 
+from flare_lib.machine.compiled import njit
 from flare_lib.synthetic.structures import Structures
 
 
@@ -114,7 +114,7 @@ def deform(
     return Structures(array, structures.names, tuple(float(s) for s in spacing_zyx_mm))
 
 
-@numba.njit(cache=True)
+@njit()
 def _look_up(ids, shift_mm, matrix, center_mm, spacing_mm, old_spacing_mm, fill):
     """Nearest id at matrix @ (point - centre of the new grid + shift) + center, for every voxel of the new grid."""
     _, nz, ny, nx = shift_mm.shape

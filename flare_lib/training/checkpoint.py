@@ -1,5 +1,6 @@
 """The state of a training run on disk: written in one piece or not at all, and taken up again exactly."""
 
+import io
 from pathlib import Path
 
 import torch
@@ -14,10 +15,11 @@ def save_checkpoint(
     """Write net, optimiser, number of steps done and recipe to `path`; an earlier file survives a failure."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "recipe": recipe}
+    whole = io.BytesIO()  # torch tells of a full disk in dozens of lines, Python in one
+    torch.save(state, whole)
     with atomic_write(path) as unfinished:
-        torch.save(
-            {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "recipe": recipe}, unfinished
-        )
+        unfinished.write_bytes(whole.getbuffer())
 
 
 def load_checkpoint(path: str | Path, *, net: nn.Module, optimizer: torch.optim.Optimizer, recipe: dict) -> int:

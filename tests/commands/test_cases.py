@@ -8,8 +8,9 @@ import pytest
 from scans import AFFINE, SHAPE_XYZ, assert_refused, files_in, grey_values, labels_zyx, save, save_labels
 
 from flare_lib.ct.files import load_ct, load_label_map
+from flare_lib.data import sources
 from flare_lib.data.sources import SampleCase
-from flare_lib.synthetic import phantom, sources
+from flare_lib.synthetic import phantom
 
 
 def test_fetch_says_what_it_brought_and_copies_it(flare, monkeypatch, ct_path, tmp_path):

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import tqdm
+from numba.core import event
 
 from flare_lib.commands.terminal import Bars, tell_error
 
@@ -19,6 +20,12 @@ class Terminal(io.StringIO):
 def at_once(monkeypatch):
     """Bars that show every step; otherwise they wait a tenth of a second."""
     monkeypatch.setattr(tqdm, "tqdm", functools.partial(tqdm.tqdm, mininterval=0))
+
+
+def test_a_mistake_names_what_it_is_about_once(capsys):
+    tell_error("cannot be read", about="a.nii")
+    tell_error("a.nii cannot be read", about="a.nii")
+    assert capsys.readouterr().err == "error: a.nii: cannot be read\nerror: a.nii cannot be read\n"
 
 
 def test_a_mistake_is_told_in_one_line_whatever_lines_it_came_in(capsys):
@@ -45,3 +52,17 @@ def test_without_a_terminal_there_are_no_bars(capsys, at_once):
     with Bars() as bars:
         bars("coarse", 1, 4)
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_first_compilation_is_told_once_on_a_terminal(monkeypatch, capsys):
+    def compile_two():
+        with Bars():
+            for name in ("a", "b"):
+                event.start_event("numba:compile", data={"name": name})
+                event.end_event("numba:compile", data={"name": name})
+
+    compile_two()
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    compile_two()
+    assert sys.stderr.getvalue().count("note: compiling for this processor, once") == 1

@@ -1,6 +1,9 @@
 """Prepared cases: the paper's cropping, the values of a fresh preprocessing, nothing stale and nothing half-written."""
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,18 +110,18 @@ def test_several_processes_make_the_same_cases(tmp_path):
 def test_a_full_disk_leaves_nothing_half_written_and_the_rest_usable(tmp_path, monkeypatch):
     pair(tmp_path, "a")
     pair(tmp_path, "b")
-    cases, cache, save = find_cases(tmp_path), tmp_path / "cache", np.save
+    cases, cache, write = find_cases(tmp_path), tmp_path / "cache", Path.write_bytes
     prepare_cases(cases[:1], cache, AS_THEY_ARE)
 
-    def full_disk(path, array):
+    def full_disk(path, content):
         if path.name == "labels.npy":
-            raise OSError("No space left on device")
-        save(path, array)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, content)
 
-    monkeypatch.setattr(np, "save", full_disk)
-    with pytest.raises(OSError, match="No space left on device"):
-        prepare_cases(cases, cache, AS_THEY_ARE)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     (of_recipe,) = cache.iterdir()
+    with pytest.raises(ValueError, match=f"case b: {of_recipe / 'b'}: No space left on device"):
+        prepare_cases(cases, cache, AS_THEY_ARE)
     assert sorted(path.name for path in of_recipe.iterdir()) == ["a", "recipe.json"]
     assert json.loads((of_recipe / "recipe.json").read_text())["around"] == "foreground"
 
@@ -141,3 +144,30 @@ def test_labels_that_cannot_be_are_refused_by_name(tmp_path, labels, told):
 def test_around_must_be_known(tmp_path):
     with pytest.raises(ValueError, match="around must be one of foreground, organs, got 'heart'"):
         prepare_cases([], tmp_path, AS_THEY_ARE, around="heart")
+
+
+def test_a_damaged_case_is_named_and_made_anew(tmp_path, monkeypatch):
+    pair(tmp_path, "a")
+    pair(tmp_path, "b", ct=hu(1))
+    cases, cache, notes = find_cases(tmp_path), tmp_path / "cache", []
+    image = np.array(prepare_cases(cases, cache, AS_THEY_ARE, on_note=notes.append)[0].image_hu)
+    assert notes == []
+    (of_recipe,) = cache.iterdir()
+    for name, content in (("image.npy", b"\x93NUMPY"), ("case.json", b"{"), ("class_locations.npy", b"")):
+        (of_recipe / "a" / name).write_bytes(content)
+        made = counted(monkeypatch)
+        again = prepare_cases(cases, cache, AS_THEY_ARE, on_note=notes.append)
+        assert made == ["a"]
+        assert f"{of_recipe / 'a'} is damaged and made anew (" in notes.pop()
+        np.testing.assert_array_equal(again[0].image_hu, image)
+
+
+def test_all_cases_that_cannot_be_prepared_are_named_and_the_others_are_prepared(tmp_path, monkeypatch):
+    for name in "abcdefgh":
+        pair(tmp_path, name)
+        if name != "e":
+            (tmp_path / "images" / f"{name}_0000.nii.gz").write_bytes(b"no CT")
+    with pytest.raises(ValueError, match=r"^case a: .*; case b: .*; case c: .*; case d: .*; case f: .*; and 2 more$"):
+        prepare_cases(find_cases(tmp_path), tmp_path / "cache", AS_THEY_ARE)
+    (of_recipe,) = (tmp_path / "cache").iterdir()
+    assert sorted(path.name for path in of_recipe.iterdir()) == ["e", "recipe.json"]

@@ -52,7 +52,7 @@ def test_cases_are_paired_by_name_and_scored_alike_in_one_process_and_in_two(fol
     assert [case.scores.dice[0] for case in one] == [0.9231, 1.0]
     for a, b in zip(one, two, strict=True):
         np.testing.assert_array_equal(a.scores.nsd, b.scores.nsd)
-    assert score_pair(pairs[0], rules=CLEAN).scores.dice[0] == pytest.approx(12 / 13)
+    assert score_pair(pairs[0], rules=CLEAN).dice[0] == pytest.approx(12 / 13)
 
 
 def test_a_bad_case_is_named_and_the_others_are_scored(folders):

@@ -1,10 +1,11 @@
 """A file that appears complete or not at all."""
 
+import errno
 import os
 
 import pytest
 
-from flare_lib.machine.atomic_write import atomic_write
+from flare_lib.machine.atomic_write import atomic_folder, atomic_write
 
 
 def test_a_block_that_ends_well_leaves_the_new_file_alone(tmp_path):
@@ -40,3 +41,30 @@ def test_a_rename_that_fails_leaves_nothing(tmp_path, monkeypatch):
 def test_a_block_that_writes_nothing_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "card.json"):
         pass
+
+
+@pytest.mark.parametrize("atomic", [atomic_write, atomic_folder])
+def test_what_the_system_has_against_the_writing_names_the_path_that_was_wanted(tmp_path, atomic):
+    with pytest.raises(OSError, match="No space left") as full, atomic(tmp_path / "card"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert full.value.filename == str(tmp_path / "card")
+    with pytest.raises(FileNotFoundError) as gone, atomic(tmp_path / "no" / "card") as unfinished:
+        (unfinished / "x").write_text("new")
+    assert gone.value.filename == str(tmp_path / "no" / "card")
+    with pytest.raises(FileNotFoundError) as other, atomic(tmp_path / "card"):
+        (tmp_path / "another").read_text()
+    assert other.value.filename == str(tmp_path / "another")
+    with pytest.raises(OSError, match=r"^must be another$"), atomic(tmp_path / "card"):
+        raise OSError("must be another")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_takes_the_place_of_another_when_it_is_complete(tmp_path):
+    for number in (1, 2):
+        with atomic_folder(tmp_path / "case") as unfinished:
+            (unfinished / f"file{number}").write_text("new")
+            assert (tmp_path / "case").exists() == (number == 2)
+    with pytest.raises(RuntimeError, match="half way"), atomic_folder(tmp_path / "case") as unfinished:
+        (unfinished / "file3").write_text("ne")
+        raise RuntimeError("half way")
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["case", "case/file2"]

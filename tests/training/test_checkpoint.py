@@ -1,5 +1,9 @@
 """Checkpoints: complete or not there, and everything comes back."""
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -27,12 +31,13 @@ def test_net_optimizer_and_step_come_back(tmp_path):
 def test_a_failed_save_leaves_the_earlier_checkpoint_and_nothing_else(tmp_path, monkeypatch):
     save_checkpoint(tmp_path / "c.pt", **parts(0), step=5, recipe={})
 
-    def full_disk(state, path):
-        path.write_bytes(b"half")
-        raise OSError("No space left on device")
+    def full_disk(path, content):
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / 'c.pt'}'"):
         save_checkpoint(tmp_path / "c.pt", **parts(1), step=6, recipe={})
     assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
     assert load_checkpoint(tmp_path / "c.pt", **parts(2), recipe={}) == 5

@@ -1,0 +1,51 @@
+"""Compiled loops: kept on disk where that can be, and a word before the first time."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from numba.core import caching
+
+from flare_lib.machine.compiled import njit, told_of_compiling
+
+LIBRARY = Path(__file__).parents[2] / "flare_lib"
+
+
+def test_what_is_compiled_is_kept_on_disk_and_compiled_once(tmp_path):
+    (tmp_path / "kernel.py").write_text(
+        "from flare_lib.machine.compiled import njit, told_of_compiling\n"
+        "@njit(nogil=True)\ndef twice(x):\n    return 2 * x\n"
+        "with told_of_compiling(lambda: print('compiling')):\n    print(twice(21), twice(2.5))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(LIBRARY.parent), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    for expected in ("compiling\n42 5.0\n", "42 5.0\n"):
+        done = subprocess.run(
+            [sys.executable, "kernel.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stdout == expected
+
+
+def test_who_may_write_nowhere_has_it_compiled_all_the_same(monkeypatch):
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+    told = []
+
+    @njit()
+    def thrice(x):
+        return 3 * x
+
+    with told_of_compiling(lambda: told.append("compiling")):
+        assert (thrice(14), thrice(0.5)) == (42, 1.5)
+    assert told == ["compiling"]
+    assert thrice(2 + 0j) == 6
+    assert told == ["compiling"]
+
+
+@pytest.mark.parametrize("path", sorted(LIBRARY.rglob("*.py")), ids=lambda path: path.stem)
+def test_the_library_compiles_in_this_one_way(path):
+    if path.name != "compiled.py":
+        text = path.read_text(encoding="utf-8")
+        assert "numba.njit" not in text
+        assert "from numba import njit" not in text
+        assert "cache=True" not in text
