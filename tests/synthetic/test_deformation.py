@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torso import torso
 
 from flare_lib.synthetic.deformation import bspline_weights, deform, smooth_field
+from flare_lib.synthetic.structures import Structures
 
 
 def still(structures, shape_zyx, spacing_zyx_mm, **changes):
@@ -53,6 +54,24 @@ def test_a_scale_of_two_doubles_the_extent_of_an_organ():
     before = torso()
     after = still(before, (40, 80, 120), (5.0, 4.0, 3.0), scale_range=(2.0, 2.0))
     assert (after.array_zyx == 1).sum() == 8 * (before.array_zyx == 1).sum()
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_however_wild_the_displacements_nothing_folds(axis):
+    """A map whose ids count the voxels along an axis: seen through a deformation they may stand still, never turn."""
+    n = 60
+    ramp = np.arange(n, dtype=np.uint8).reshape([-1 if a == axis else 1 for a in range(3)])
+    names = {k: "air" if k == 0 else f"layer_{k}" for k in range(n)}
+    shape = [n if a == axis else 20 + a for a in range(3)]
+    layers = Structures(np.broadcast_to(ramp, shape).copy(), names, (2.0, 2.0, 2.0))
+    inner = [30 if a == axis else 4 for a in range(3)]  # seen from within, far from what is outside
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        still_but = {"max_rotation_rad": 0.0, "scale_range": (1.0, 1.0), "anisotropy": 0.0}
+        seen = deform(layers, inner, (2.0, 2.0, 2.0), rng, displacements_mm=((20.0, 1000.0),), **still_but)
+        steps = np.diff(seen.array_zyx.astype(int), axis=axis)
+        assert steps.min() >= 0
+        assert steps.max() > 1  # and something was displaced
 
 
 def test_outside_of_the_old_grid_is_air():

@@ -13,6 +13,7 @@ import torch
 from flare_lib.data.prepared import PreparedCase
 from flare_lib.network.unet import UNet
 from flare_lib.synthetic.structures import Structures
+from flare_lib.training import loop
 from flare_lib.training.log import read_log
 from flare_lib.training.loop import learning_rate_factor, make_optimizer, train, train_step
 from flare_lib.training.patches import Patches
@@ -168,6 +169,30 @@ def test_the_gradients_of_several_batches_are_averaged():
         train_step(net, torch.optim.SGD(net.parameters(), lr=0.0), some, mixed_precision=False)
     for *each, together in zip(*(net.parameters() for net in nets), strict=True):
         torch.testing.assert_close(together.grad, sum(p.grad for p in each) / 3, rtol=1e-4, atol=1e-6)
+
+
+def test_a_gradient_longer_than_12_is_cut_to_12_and_a_shorter_one_left_alone(monkeypatch):
+    r = recipe()
+    batch = patches(r).batch(0)
+
+    def norms(factor):
+        """Return the length of the gradient that a step follows, and of what it was before."""
+        net = new_net(r)
+        wanted = torch.cat([p.detach().flatten() for p in net.parameters()])
+
+        def loss(*_arguments, **_keywords):
+            return {"loss": factor * sum(p.square().sum() / 2 for p in net.parameters())}
+
+        monkeypatch.setattr(loop, "losses_of", loss)
+        train_step(net, torch.optim.SGD(net.parameters(), lr=0.0), batch, mixed_precision=False)
+        followed = torch.cat([p.grad.flatten() for p in net.parameters()])
+        return float(followed.norm()), float(factor * wanted.norm())
+
+    followed, wanted = norms(100.0)
+    assert wanted > 100
+    assert followed == pytest.approx(12, rel=1e-5)
+    followed, wanted = norms(0.1)
+    assert followed == pytest.approx(wanted, rel=1e-5)
 
 
 def test_a_run_that_accumulates_sees_every_patch_once(tmp_path):

@@ -40,15 +40,21 @@ def test_fine_starts_from_coarse_and_its_card_says_so(label_maps, tmp_path):
         folder=tmp_path / "c",
         n_workers=0,
     )
-    fine_recipe = preset("release", "fine", **PAINTED, learning_rate=1e-9, weight_decay=0.0)
+    # of another seed, and hardly moved: what it ends as is what it started from
+    fine_recipe = preset("release", "fine", **PAINTED, learning_rate=1e-9, weight_decay=0.0, seed=1)
     fine = train_stage(fine_recipe, label_maps=label_maps, folder=tmp_path / "f", init=coarse, n_workers=0)
+    alone = train_stage(fine_recipe, label_maps=label_maps, folder=tmp_path / "a", n_workers=0)
     before, after = load_trained(coarse), load_trained(fine)
     assert after.card["started_from"] == "coarse"
     assert after.card["recipe"]["n_steps"] == 2
     assert after.preprocessing.mean_hu is not None
     assert before.preprocessing.mean_hu is None
+    assert load_trained(alone).card["started_from"] is None
+    without_init = load_trained(alone).net.state_dict()
     for name, weight in before.net.state_dict().items():
-        assert torch.allclose(weight, after.net.state_dict()[name], atol=1e-3), name
+        assert torch.allclose(weight, after.net.state_dict()[name], atol=1e-6), name
+        if weight.ndim > 1:  # norms begin as ones and zeros, whoever begins
+            assert not torch.allclose(weight, without_init[name], atol=1e-3), name
 
 
 def test_the_training_sets_mean_and_sd_lie_within_the_window(label_maps):
