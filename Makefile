@@ -4,11 +4,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+MUTANTS ?= '*3' '*7'
 LIBRARY := $(shell find flare_lib -type f -not -path '*/__pycache__/*')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: run test book links pages lab lint clean help FORCE
+.PHONY: run test check book links pages lab lint mutants clean help FORCE
 
 run: out/labels.nii.gz ## fetch a real CT, segment it, execute the notebooks; results in out/
 	@$(BIN)/flare notebooks notebooks --out out/notebooks
@@ -21,10 +22,14 @@ run: out/labels.nii.gz ## fetch a real CT, segment it, execute the notebooks; re
 	  out/labels.nii.gz 'the labels, for ITK-SNAP, 3D Slicer or any other viewer' \
 	  'make lab' 'JupyterLab, to read the notebooks and change them'
 
+# Two processes side by side. Each starts with one half of the tests, in their order, so that what a module has made is
+# made once, and takes over from the other when it is done; a notebook's cells stay together.
 test: $(INSTALLED) ## run the tests, and every notebook against its committed outputs
-	$(BIN)/pytest -n 2 tests --ignore tests/browser
-	$(BIN)/pytest tests/browser
-	$(BIN)/pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 300 notebooks
+	$(BIN)/pytest -n 2 --dist worksteal tests
+	$(BIN)/pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 600 notebooks
+
+check: lint ## lint, types and the tests that start no notebook and no browser: what one runs while working
+	$(BIN)/pytest -n 2 --dist worksteal tests --ignore tests/browser --ignore tests/test_parameters.py
 
 book: pages ## build the course as a site, in out/book
 	@$(BIN)/sphinx-build -q -W --keep-going -b html -d build/book/doctrees build/book/docs out/book
@@ -45,8 +50,13 @@ lab: $(INSTALLED) ## open the course in JupyterLab, at its beginning
 lint: $(INSTALLED) ## format, lint and check all files that git knows, as before every commit
 	$(BIN)/pre-commit run --all-files
 
+mutants: $(INSTALLED) ## change the library in many small ways and count what no test notices; hours on two cores
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock mutmut==3.8.1
+	$(BIN)/mutmut run $(MUTANTS)
+	@$(BIN)/python benchmarks/mutants.py
+
 clean: ## remove results and caches (what was fetched and .venv stay)
-	rm -rf out build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf out build dist mutants .pytest_cache .ruff_cache .hypothesis
 	find flare_lib tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## show this

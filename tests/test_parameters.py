@@ -18,12 +18,12 @@ OTHER = {
     "01": {"window_hu": (-160.0, 240.0), "coarse_spacing_mm": (6.0, 5.0, 4.0), "margin_mm": 10.0},
     "02": {"patch_zyx": (32, 64, 96), "features_per_stage": (4, 8, 16, 16, 16, 16), "n_heads": 3},
     "03": {"kind": "urpc", "highest_weight": 1.0, "ramp_up_steps": 100},
-    "04": {"n_steps": 12, "consistency": "urpc", "consistency_weight": 0.5, "seed": 1},
-    "05": {"n_coarse_steps": 16, "n_fine_steps": 20, "margin_mm": 20.0, "seed": 1},
+    "04": {"n_steps": 4, "consistency": "urpc", "consistency_weight": 0.5, "seed": 1},
+    "05": {"n_coarse_steps": 4, "n_fine_steps": 5, "margin_mm": 20.0, "seed": 1},
     "06": {"margin_mm": 0.0, "coarse_step": 0.8, "fine_step": 1.0, "forgotten": "liver"},
     "07": {"scale": 2, "n_slabs": 3, "whole_body_zyx": (200, 160, 180)},
     "08": {"max_distance_mm": 250.0, "seed": 2, "tolerance_mm": 5.0},
-    "09": {"n_coarse_steps": 6, "n_fine_steps": 4, "n_labelled": 2, "n_unlabelled": 1, "n_test": 2, "seed": 3},
+    "09": {"n_coarse_steps": 2, "n_fine_steps": 1, "n_labelled": 1, "n_unlabelled": 1, "n_test": 1, "seed": 3},
     "10": {},
 }
 
