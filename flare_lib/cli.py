@@ -8,6 +8,7 @@ on a terminal only. The commands import the library when they run, so that `flar
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 
@@ -48,7 +49,8 @@ for _command in (  # in the order of the help: that of the work, not of the modu
     course.editions,
 ):
     app.command()(_command)
-_UsageError = typer.BadParameter.__base__  # an unknown option, a missing argument, ...; typer has no public name for it
+# an unknown option, a missing argument, ...; typer has no public name for it
+_UsageError: Any = typer.BadParameter.__base__
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -61,7 +61,7 @@ def phantom(
     from flare_lib.ct.files import save_ct, save_label_map
     from flare_lib.synthetic.phantom import phantom_case
 
-    chosen = {"spacing_zyx_mm": spacing, "shape_zyx": shape}
+    chosen: dict[str, Any] = {"spacing_zyx_mm": spacing, "shape_zyx": shape}
     ct, labels = phantom_case(
         seed, field_of_view=field_of_view, **{name: value for name, value in chosen.items() if value is not None}
     )

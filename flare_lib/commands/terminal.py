@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import ExitStack
+from typing import Any
 
 import typer
 
@@ -23,7 +24,7 @@ class Bars:
     """
 
     def __init__(self) -> None:
-        self._bars = {}
+        self._bars: dict[str, Any] = {}
         self._compiling = ExitStack()
 
     def __enter__(self) -> "Bars":

@@ -34,11 +34,12 @@ def find_exercise(notebook: NotebookNode) -> Exercise:
     Raises ValueError unless there is exactly one folded solution, followed by a code cell in which each answer that the
     solution names is None.
     """
-    texts = [k for k, c in enumerate(notebook.cells) if c.cell_type == "markdown" and _SOLUTION.search(c.source)]
-    if len(texts) != 1:
-        raise ValueError(f"a notebook must have one exercise with a folded solution, got {len(texts)}")
-    at = texts[0]
-    answers = dict(_ANSWER.findall(_SOLUTION.search(notebook.cells[at].source)[1]))
+    texts = [(k, c.source) for k, c in enumerate(notebook.cells) if c.cell_type == "markdown"]
+    found = [(k, solution) for k, text in texts if (solution := _SOLUTION.search(text))]
+    if len(found) != 1:
+        raise ValueError(f"a notebook must have one exercise with a folded solution, got {len(found)}")
+    at, solution = found[0]
+    answers = dict(_ANSWER.findall(solution[1]))
     check = notebook.cells[at + 1] if at + 1 < len(notebook.cells) else None
     if check is None or check.cell_type != "code":
         raise ValueError("a code cell must check the exercise right after its text")

@@ -24,7 +24,7 @@ from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
-LIBRARY = Path(__file__).parent
+LIBRARY = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _reuse(path: Path, out: Path, parameters: dict[str, Any]) -> NotebookRun | N
 def _execute(path: Path, out: Path, parameters: dict[str, Any], *, progress: bool) -> NotebookRun:
     """Execute one notebook in its own folder; the result gets its fingerprint only when it ran to its end."""
     result = out / path.name
-    made = {"fingerprint": fingerprint(path, parameters)}
+    made: dict[str, Any] = {"fingerprint": fingerprint(path, parameters)}
     error = None
     start = time.perf_counter()
     try:

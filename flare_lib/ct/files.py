@@ -9,6 +9,7 @@ import os
 import tempfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -115,7 +116,8 @@ def _load_nifti(path: Path, integers: type) -> Volume:
     if not path.is_file():
         raise FileNotFoundError(f"an image must exist to be loaded, got {path}")
     try:
-        with ImageOpener(path) as file:
+        with ImageOpener(os.fspath(path)) as opener:
+            file: Any = opener  # reads as a file does, though it is no IOBase
             header = _read_header(file.read(nib.Nifti2Header.sizeof_hdr), path)
             shape = three_axes(header.get_data_shape(), path)
             affine = header.get_best_affine()

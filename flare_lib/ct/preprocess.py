@@ -80,7 +80,9 @@ class Preprocessing:
         object.__setattr__(self, "window_hu", tuple(float(end) for end in self.window_hu))
         if (self.mean_hu is None) != (self.sd_hu is None):
             raise ValueError(f"mean_hu and sd_hu must both be given or both be None, got {self.mean_hu}, {self.sd_hu}")
-        if self.mean_hu is not None and not (math.isfinite(self.mean_hu) and 0 < self.sd_hu < math.inf):
+        if self.mean_hu is None or self.sd_hu is None:
+            return
+        if not (math.isfinite(self.mean_hu) and 0 < self.sd_hu < math.inf):
             raise ValueError(f"mean_hu must be finite and sd_hu above 0, got {self.mean_hu} and {self.sd_hu}")
 
     def apply(self, volume: Volume) -> Volume:

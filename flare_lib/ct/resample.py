@@ -19,7 +19,7 @@ import math
 
 import numpy as np
 
-from flare_lib.ct.volume import Shape, Triple, Volume, check_spacing
+from flare_lib.ct.volume import Shape, Triple, Volume, check_spacing, triple
 from flare_lib.machine.compiled import njit
 from flare_lib.machine.threads import map_shares
 
@@ -37,7 +37,7 @@ def resampled_shape(shape_zyx: Shape, spacing_zyx_mm: Triple, target_spacing_zyx
     check_spacing(spacing_zyx_mm)
     check_spacing(target_spacing_zyx_mm)
     axes = zip(shape_zyx, spacing_zyx_mm, target_spacing_zyx_mm, strict=True)
-    return tuple(max(1, round(n * spacing / target)) for n, spacing, target in axes)
+    return triple(max(1, round(n * spacing / target)) for n, spacing, target in axes)
 
 
 def resample_trilinear(
@@ -55,10 +55,10 @@ def resample_trilinear(
     if array_zyx.dtype not in (np.int16, np.float32):
         array_zyx = array_zyx.astype(np.float32)
     resampled = np.empty(shape_zyx, dtype=np.float32)
-    tables = [_positions(n, m, align_corners) for n, m in zip(array_zyx.shape, shape_zyx, strict=True)]
+    z, y, x = (_positions(n, m, align_corners) for n, m in zip(array_zyx.shape, shape_zyx, strict=True))
     low, high = window_hu or (-math.inf, math.inf)
     low, high = np.float32(low), np.float32(high)
-    map_shares(lambda share, n_shares: _interpolate(array_zyx, *tables, low, high, resampled, share, n_shares))
+    map_shares(lambda share, n_shares: _interpolate(array_zyx, z, y, x, low, high, resampled, share, n_shares))
     return resampled
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flare_lib.ct.volume import Shape, Triple, Volume, check_spacing
+from flare_lib.ct.volume import Shape, Triple, Volume, check_spacing, triple
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Box:
     @property
     def shape_zyx(self) -> Shape:
         """The number of voxels along z, y, x."""
-        return tuple(b - a for a, b in zip(self.start_zyx, self.stop_zyx, strict=True))
+        return triple(b - a for a, b in zip(self.start_zyx, self.stop_zyx, strict=True))
 
     @property
     def slices(self) -> tuple[slice, slice, slice]:
         """The index of the box: array_zyx[box.slices]."""
-        return tuple(slice(a, b) for a, b in zip(self.start_zyx, self.stop_zyx, strict=True))
+        return triple(slice(a, b) for a, b in zip(self.start_zyx, self.stop_zyx, strict=True))
 
     def widen(self, margin_mm: float, spacing_zyx_mm: Triple, shape_zyx: Shape) -> "Box":
         """Return the box with at least `margin_mm` more on every side, clipped to a volume of `shape_zyx`.
@@ -51,8 +51,8 @@ class Box:
         # 20 mm at 0.8 mm are 25 voxels, whatever the last bits of the division say
         margins = [math.ceil(margin_mm / s - 1e-6) for s in spacing_zyx_mm]
         return Box(
-            tuple(max(a - m, 0) for a, m in zip(self.start_zyx, margins, strict=True)),
-            tuple(min(b + m, n) for b, m, n in zip(self.stop_zyx, margins, shape_zyx, strict=True)),
+            triple(max(a - m, 0) for a, m in zip(self.start_zyx, margins, strict=True)),
+            triple(min(b + m, n) for b, m, n in zip(self.stop_zyx, margins, shape_zyx, strict=True)),
         )
 
     def rescale(self, from_shape_zyx: Shape, to_shape_zyx: Shape) -> "Box":
@@ -64,15 +64,15 @@ class Box:
         if min(to_shape_zyx) < 1:
             raise ValueError(f"to_shape_zyx must be 3 positive integers, got {to_shape_zyx}")
         return Box(
-            tuple(a * m // n for a, n, m in zip(self.start_zyx, from_shape_zyx, to_shape_zyx, strict=True)),
-            tuple(-(-b * m // n) for b, n, m in zip(self.stop_zyx, from_shape_zyx, to_shape_zyx, strict=True)),
+            triple(a * m // n for a, n, m in zip(self.start_zyx, from_shape_zyx, to_shape_zyx, strict=True)),
+            triple(-(-b * m // n) for b, n, m in zip(self.stop_zyx, from_shape_zyx, to_shape_zyx, strict=True)),
         )
 
     def shift(self, offset_zyx: Shape) -> "Box":
         """Return the box moved by whole voxels, as when the volume it lies in is itself a crop that starts there."""
         return Box(
-            tuple(a + o for a, o in zip(self.start_zyx, offset_zyx, strict=True)),
-            tuple(b + o for b, o in zip(self.stop_zyx, offset_zyx, strict=True)),
+            triple(a + o for a, o in zip(self.start_zyx, offset_zyx, strict=True)),
+            triple(b + o for b, o in zip(self.stop_zyx, offset_zyx, strict=True)),
         )
 
 
@@ -80,12 +80,12 @@ def bounding_box(mask_zyx: np.ndarray) -> Box | None:
     """Return the smallest box around the non-zero voxels of a mask (Z, Y, X); None when there are none."""
     if mask_zyx.ndim != 3:
         raise ValueError(f"mask_zyx must have 3 axes, got shape {mask_zyx.shape}")
-    occupied_zx = mask_zyx.any(axis=1)
+    occupied_zx = np.any(mask_zyx, axis=1)
     if not occupied_zx.any():
         return None
     profiles = (occupied_zx.any(axis=1), mask_zyx.any(axis=(0, 2)), occupied_zx.any(axis=0))
     ends = [np.flatnonzero(profile)[[0, -1]] for profile in profiles]
-    return Box(tuple(first for first, _ in ends), tuple(last + 1 for _, last in ends))
+    return Box(triple(first for first, _ in ends), triple(last + 1 for _, last in ends))
 
 
 def crop(array_zyx: np.ndarray, box: Box) -> np.ndarray:
@@ -117,11 +117,11 @@ def paste(array_zyx: np.ndarray, box: Box, shape_zyx: Shape, fill: float = 0) ->
     return pasted
 
 
-def _integers(triple: Shape) -> Shape:
-    """Return a triple as plain integers; ValueError when it is anything else."""
-    if len(triple) != 3 or any(int(i) != i for i in triple):
-        raise ValueError(f"a box must start and stop at 3 integers, got {tuple(triple)}")
-    return tuple(int(i) for i in triple)
+def _integers(values: Shape) -> Shape:
+    """Return three numbers as plain integers; ValueError when they are anything else."""
+    if len(values) != 3 or any(int(i) != i for i in values):
+        raise ValueError(f"a box must start and stop at 3 integers, got {tuple(values)}")
+    return triple(int(i) for i in values)
 
 
 def _check_inside(box: Box, shape_zyx: Shape) -> None:

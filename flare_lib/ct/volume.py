@@ -7,8 +7,10 @@ Reference: nibabel, "Image orientation".
 """
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -16,6 +18,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
+_Value = TypeVar("_Value")
 
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 # Cosine between two axes, 0.6 degrees: distances stay true to a hundredth. A tilted gantry is ten times that.
@@ -68,7 +71,7 @@ class Volume:
         """Return a volume made in memory: axes along the world's, the centre of its first voxel at (0, 0, 0) mm."""
         check_spacing(spacing_zyx_mm)
         affine = np.diag([*spacing_zyx_mm[::-1], 1.0]).astype(np.float64)
-        return cls(np.asarray(array_zyx), tuple(float(s) for s in spacing_zyx_mm), affine)
+        return cls(np.asarray(array_zyx), triple(float(s) for s in spacing_zyx_mm), affine)
 
     @property
     def shape_zyx(self) -> Shape:
@@ -78,7 +81,7 @@ class Volume:
     @property
     def size_mm_zyx(self) -> Triple:
         """The extent along z, y, x in mm, from the first voxel's outer face to the last one's."""
-        return tuple(n * s for n, s in zip(self.shape_zyx, self.spacing_zyx_mm, strict=True))
+        return triple(n * s for n, s in zip(self.shape_zyx, self.spacing_zyx_mm, strict=True))
 
     @property
     def voxel_ml(self) -> float:
@@ -97,6 +100,12 @@ class Volume:
         return Volume(array_zyx, self.spacing_zyx_mm, self.affine, self.file_grid)
 
 
+def triple(values: Iterable[_Value]) -> tuple[_Value, _Value, _Value]:
+    """Return what there is one of for each axis, in its order, as a tuple of three; ValueError for more or fewer."""
+    first, second, third = values
+    return first, second, third
+
+
 def grid_difference(volume: Volume, other: Volume) -> str | None:
     """Say how a volume's grid differs from another's; None when no corner is off by more than a tenth of a voxel."""
     if volume.shape_zyx != other.shape_zyx:
@@ -107,7 +116,7 @@ def grid_difference(volume: Volume, other: Volume) -> str | None:
     return f"a corner {off_mm:.1f} mm away" if off_mm > 0.1 * min(other.spacing_zyx_mm) else None
 
 
-def check_spacing(spacing_zyx_mm: Triple) -> None:
+def check_spacing(spacing_zyx_mm: Sequence[float]) -> None:
     """Raise ValueError unless a spacing is 3 positive finite numbers."""
     if len(spacing_zyx_mm) != 3 or not all(math.isfinite(s) and s > 0 for s in spacing_zyx_mm):
         raise ValueError(f"spacing_zyx_mm must be 3 positive numbers, got {tuple(spacing_zyx_mm)}")
@@ -136,7 +145,7 @@ def three_axes(shape: tuple[int, ...], path: Path) -> Shape:
     """Return the shape without trailing axes of length 1 after the third; ValueError unless 3 axes remain."""
     if len(shape) < 3 or min(shape) < 1 or any(n != 1 for n in shape[3:]):
         raise ValueError(f"{path} must be a 3-D image, got shape {shape}")
-    return shape[:3]
+    return triple(shape[:3])
 
 
 def scale_values(raw: np.ndarray, slope: float, intercept: float, integers: type, path: Path) -> np.ndarray:
@@ -146,7 +155,7 @@ def scale_values(raw: np.ndarray, slope: float, intercept: float, integers: type
     if raw.dtype.newbyteorder("=") == integers and (slope, intercept) == (1.0, 0.0):
         return raw.astype(integers, copy=False)
     limits = np.iinfo(integers)
-    scaled = np.empty(raw.shape, dtype=integers, order="F")
+    scaled: np.ndarray = np.empty(raw.shape, dtype=integers, order="F")
     for k in range(raw.shape[2]):
         values = raw[:, :, k].astype(np.float64) * slope + intercept
         lowest, highest = values.min(), values.max()

@@ -10,9 +10,12 @@ Ranges where the paper gives none follow nnU-Net's.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
+
+from flare_lib.ct.volume import triple
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ def draw_augmentation(
 
     `scale_range` is the paper's; its lower and upper halves are equally likely. `max_rotation_rad`: 30 degrees.
     """
-    parts: dict[str, object] = {
+    parts: dict[str, Any] = {
         "rotation_rad": tuple(rng.uniform(-max_rotation_rad, max_rotation_rad, 3).tolist()),
         "scale": float(rng.uniform(scale_range[0], 1.0) if rng.random() < 0.5 else rng.uniform(1.0, scale_range[1])),
         "blur_voxels": float(rng.uniform(0.5, 1.0)),
@@ -56,7 +59,7 @@ def room_for(what: Augmentation, shape_zyx: Sequence[int]) -> tuple[int, int, in
     """Return the shape (z, y, x) of a region that holds all that a patch of `shape_zyx` shows once it is augmented."""
     turn = np.abs(Rotation.from_euler("xyz", what.rotation_rad).as_matrix())
     reach = np.maximum(turn, turn.T) @ np.asarray(shape_zyx) / what.scale
-    return tuple(int(n) for n in np.maximum(np.ceil(reach), shape_zyx))
+    return triple(int(n) for n in np.maximum(np.ceil(reach), shape_zyx))
 
 
 def augment(

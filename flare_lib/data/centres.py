@@ -7,6 +7,7 @@ thickness, lesions and field of view; only the first one has labels to learn fro
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flare_lib.ct.files import save_ct, save_label_map
 from flare_lib.ct.volume import Triple, Volume
@@ -82,7 +83,7 @@ def write_centres(folder: str | Path, n_labelled: int, n_unlabelled: int, n_test
 
 
 def write_phantoms(
-    folder: str | Path, n_labelled: int, n_unlabelled: int = 0, *, seed: int = 0, **settings: object
+    folder: str | Path, n_labelled: int, n_unlabelled: int = 0, *, seed: int = 0, **settings: Any
 ) -> list[Case]:
     """Write synthetic cases as images/ + labels/ and return them: a cohort without any data.
 

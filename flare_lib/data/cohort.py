@@ -10,7 +10,7 @@ Layouts that are read (see data/README.md):
 A CT without a label map is an unlabelled case, and as such welcome.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from flare_lib.ct.labels import N_ORGANS, left_right_problems
 from flare_lib.ct.volume import Volume, grid_difference
 from flare_lib.machine.failures import Failure
 from flare_lib.machine.processes import map_in_processes
+from flare_lib.machine.progress import Progress
 from flare_lib.synthetic.structures import ORGAN_STRUCTURES
 from flare_lib.synthetic.subjects import join_masks
 
@@ -101,13 +102,13 @@ def check_case(case: Case) -> list[str]:
         problems.append(f"labels must lie on the CT's grid, got {differs}")
     present = np.flatnonzero(np.bincount(labels.array_zyx.ravel()))
     if present.max() > N_ORGANS:
-        problems.append(f"labels must be 0 to {N_ORGANS}, got {_numbers(present[present > N_ORGANS])}")
+        problems.append(f"labels must be 0 to {N_ORGANS}, got {_numbers(present[present > N_ORGANS].tolist())}")
     if not present.max():
         problems.append("the label map must hold an organ, got background alone")
     return problems + left_right_problems(labels.array_zyx)
 
 
-def check_cases(cases: Sequence[Case], progress: Callable[[int, int], None] | None = None) -> dict[str, list[str]]:
+def check_cases(cases: Sequence[Case], progress: Progress | None = None) -> dict[str, list[str]]:
     """Return {name: problems} of the cases that have some, see `check_case`; all cases are looked at."""
     problems = {}
     for done, (case, outcome) in enumerate(zip(cases, map_in_processes(check_case, cases, 1), strict=True), start=1):

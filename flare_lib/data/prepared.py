@@ -26,12 +26,13 @@ from flare_lib.ct.files import load_ct
 from flare_lib.ct.labels import as_label_map
 from flare_lib.ct.preprocess import Preprocessing, find_foreground
 from flare_lib.ct.resample import resample_volume
-from flare_lib.ct.roi import bounding_box, crop_volume
+from flare_lib.ct.roi import Box, bounding_box, crop_volume
 from flare_lib.ct.volume import grid_difference
 from flare_lib.data.cohort import Case, load_labels
 from flare_lib.machine.atomic_write import atomic_folder, atomic_write
 from flare_lib.machine.failures import Failure, reason_of
 from flare_lib.machine.processes import map_in_processes
+from flare_lib.machine.progress import Progress
 
 AROUND = ("foreground", "organs")
 _FORMAT = 1  # of the files: to be raised when they change
@@ -94,7 +95,7 @@ def prepare_cases(
     around: str = "foreground",
     margin_mm: float = 40.0,
     n_workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> list[PreparedCase]:
     """Prepare the cases that `folder` does not hold yet, and return all of them in their order.
@@ -166,7 +167,8 @@ def _crop_and_resample(
     if around == "organs":
         if labels is None:
             raise ValueError("a case cropped around its organs must have labels, got a CT alone")
-        box = bounding_box(labels.array_zyx).widen(margin_mm, ct.spacing_zyx_mm, ct.shape_zyx)
+        organs = bounding_box(labels.array_zyx) or Box((0, 0, 0), ct.shape_zyx)
+        box = organs.widen(margin_mm, ct.spacing_zyx_mm, ct.shape_zyx)
     else:
         box = find_foreground(ct.array_zyx)
     spacing, window = preprocessing.spacing_zyx_mm, preprocessing.window_hu

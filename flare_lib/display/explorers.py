@@ -98,7 +98,8 @@ def tile_explorer(shape_zyx: Sequence[int], patch_size: Sequence[int], *, tile_s
     def draw(step: float, tile: int) -> Figure:
         starts = [tile_starts(n, p, round(step, 2)) for n, p in zip(shape_zyx, patch_size, strict=True)]
         seen_z, seen_x = (
-            sum(((at := np.arange(shape_zyx[a])) >= s) & (at < s + patch_size[a]) for s in starts[a]) for a in (0, 2)
+            np.sum([((at := np.arange(shape_zyx[a])) >= s) & (at < s + patch_size[a]) for s in starts[a]], axis=0)
+            for a in (0, 2)
         )
         counts = seen_z[:, None] * seen_x * len(starts[1])
         figure = Figure(figsize=(1.8 + 2.6 * shape_zyx[2] / shape_zyx[0], 3.4), layout="constrained", dpi=80)

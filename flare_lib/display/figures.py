@@ -57,8 +57,16 @@ def draw_slice(
     axes.imshow(picture, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent, interpolation="nearest")
     if label_map_zyx is not None:
         labels = plane_slice(label_map_zyx, plane, index)
-        colors = {"cmap": organ_colormap(), "vmin": -0.5, "vmax": N_CLASSES - 0.5, "interpolation": "nearest"}
-        axes.imshow(labels, alpha=opacity, origin="lower", extent=extent, **colors)
+        axes.imshow(
+            labels,
+            cmap=organ_colormap(),
+            vmin=-0.5,
+            vmax=N_CLASSES - 0.5,
+            alpha=opacity,
+            origin="lower",
+            extent=extent,
+            interpolation="nearest",
+        )
     if box is not None:
         (first_row, first), (last_row, last) = in_plane(box.start_zyx, plane), in_plane(box.stop_zyx, plane)
         axes.set_xlim((picture.shape[1] - last) * columns_mm, (picture.shape[1] - first) * columns_mm)
@@ -169,10 +177,19 @@ def comparison_figure(
         len(label_maps), 3, squeeze=False, gridspec_kw={"width_ratios": widths, "wspace": 0.03, "hspace": 0.15}
     )
     figure.subplots_adjust(left=0.01, right=0.99, top=0.93, bottom=0.09)
-    for row, (title, labels) in zip(grid, label_maps.items(), strict=True):
+    for row, (title, label_map) in zip(grid, label_maps.items(), strict=True):
         for axes, plane, index in zip(row, PLANES, center_zyx, strict=True):
-            look = {"box": body, "window_hu": window_hu, "opacity": opacity}
-            draw_slice(axes, ct.array_zyx, labels, ct.spacing_zyx_mm, plane, index, **look)
+            draw_slice(
+                axes,
+                ct.array_zyx,
+                label_map,
+                ct.spacing_zyx_mm,
+                plane,
+                index,
+                box=body,
+                window_hu=window_hu,
+                opacity=opacity,
+            )
             axes.set_anchor("N")
         if title:
             row[0].set_title(f"{title}: {row[0].get_title()}", color=_INK, fontsize=9)

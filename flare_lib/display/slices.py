@@ -5,17 +5,19 @@ slices, the head up in coronal and sagittal ones; in sagittal slices the patient
 (RAS+) ZYX.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from typing import TypeVar
 
 import numpy as np
 from matplotlib.colors import ListedColormap, to_rgb
 
 from flare_lib.ct.labels import N_CLASSES, ORGANS
-from flare_lib.ct.volume import Triple
+from flare_lib.ct.volume import Triple, triple
 
 DISPLAY_WINDOW_HU = (-160.0, 240.0)  # soft tissue: width 400, level 40
 PLANES = ("axial", "coronal", "sagittal")
 SIDES = {"axial": ("R", "L"), "coronal": ("R", "L"), "sagittal": ("A", "P")}  # what lies left and right in the picture
+_Value = TypeVar("_Value")
 
 
 def organ_colormap() -> ListedColormap:
@@ -31,7 +33,7 @@ def organ_center(label_map_zyx: np.ndarray) -> tuple[int, int, int]:
         organs = (counts[:, 1:] > 0).sum(axis=1)
         voxels = counts[:, 1:].sum(axis=1)
         center.append(int(np.lexsort((voxels, organs))[-1]) if voxels.any() else label_map_zyx.shape[axis] // 2)
-    return tuple(center)
+    return triple(center)
 
 
 def plane_slice(array_zyx: np.ndarray, plane: str, index: int) -> np.ndarray:
@@ -50,7 +52,7 @@ def plane_axis(plane: str) -> int:
     return PLANES.index(plane)
 
 
-def in_plane(zyx: Sequence[float], plane: str) -> tuple[float, float]:
+def in_plane(zyx: Iterable[_Value], plane: str) -> tuple[_Value, _Value]:
     """Return what a triple (spacing, shape, a corner, ...) says of a plane's rows and columns."""
     axis = plane_axis(plane)
     rows, columns = (value for a, value in enumerate(zyx) if a != axis)

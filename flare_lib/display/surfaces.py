@@ -13,6 +13,7 @@ from scipy import ndimage
 from flare_lib.ct.labels import N_CLASSES, ORGANS
 from flare_lib.ct.resample import resample_nearest, resampled_shape
 from flare_lib.ct.roi import bounding_box, crop
+from flare_lib.ct.volume import triple
 
 _SMOOTH_VOXELS = 1.5
 _LIGHT_ZDX = np.array((0.45, -0.8, -0.35))  # from above, in front and the viewer's left: z up, depth away, x right
@@ -32,7 +33,7 @@ class OrganSurfaces:
             raise ValueError(f"a label map must be (Z, Y, X) of 0 to {N_CLASSES - 1}, got {label_map_zyx.shape}")
         box = bounding_box(label_map_zyx)
         inside = np.zeros((1, 1, 1), np.uint8) if box is None else crop(label_map_zyx, box)
-        shape = resampled_shape(inside.shape, tuple(spacing_zyx_mm), (pixel_mm,) * 3)
+        shape = resampled_shape(inside.shape, triple(spacing_zyx_mm), (pixel_mm,) * 3)
         self._labels = np.pad(resample_nearest(inside.astype(np.uint8), shape), 3)
         self._normals = _outward(self._labels)
 
@@ -74,5 +75,5 @@ def _outward(label_map_zyx: np.ndarray) -> np.ndarray:
         mask = label_map_zyx[box] == organ
         smooth = ndimage.gaussian_filter(mask.astype(np.float32), _SMOOTH_VOXELS)
         for axis in range(3):
-            normals[(axis, *box)][mask] = -np.gradient(smooth, axis=axis)[mask]
+            normals[axis][box][mask] = -np.gradient(smooth, axis=axis)[mask]
     return normals / np.maximum(np.linalg.norm(normals, axis=0), 1e-6)

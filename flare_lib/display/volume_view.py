@@ -11,7 +11,7 @@ import numpy as np
 from flare_lib.ct.files import save_ct, save_label_map
 from flare_lib.ct.labels import ORGANS, as_label_map
 from flare_lib.ct.resample import resample_nearest, resample_trilinear, resampled_shape
-from flare_lib.ct.volume import Volume
+from flare_lib.ct.volume import Volume, triple
 from flare_lib.display.explorers import surface_explorer
 from flare_lib.display.slices import DISPLAY_WINDOW_HU
 from flare_lib.display.surfaces import OrganSurfaces
@@ -47,9 +47,9 @@ def _in_webgl(ct: Volume, label_map_zyx: np.ndarray, height_px: int):
     """Return NiiVue's widget with both volumes; ImportError without ipyniivue."""
     from ipyniivue import NiiVue, SliceType
 
-    spacing = tuple(max(s, _LEAST_MM) for s in ct.spacing_zyx_mm)
+    spacing = triple(max(s, _LEAST_MM) for s in ct.spacing_zyx_mm)
     shape = resampled_shape(ct.shape_zyx, ct.spacing_zyx_mm, spacing)
-    reached = tuple(n * s / m for n, s, m in zip(ct.shape_zyx, ct.spacing_zyx_mm, shape, strict=True))
+    reached = triple(n * s / m for n, s, m in zip(ct.shape_zyx, ct.spacing_zyx_mm, shape, strict=True))
     hu = resample_trilinear(ct.array_zyx.astype(np.float32), shape)
     seen = Volume.from_array(np.rint(hu).astype(np.int16), reached)
     labels = resample_nearest(label_map_zyx, shape)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from flare_lib.ct.labels import as_label_map
-from flare_lib.ct.volume import Volume
+from flare_lib.ct.volume import Volume, triple
 from flare_lib.display.slices import (
     DISPLAY_WINDOW_HU,
     PLANES,
@@ -62,7 +62,8 @@ class Explorer(Viewer):
     def __init__(self, draw: Callable[..., np.ndarray | Figure], **ranges: tuple[float, ...]) -> None:
         if not ranges or not all(low <= at <= high for low, high, at, *_ in ranges.values()):
             raise ValueError(f"every range must be (first, last, start) with the start between, got {ranges}")
-        self._draw, self._drawn = draw, {}
+        self._draw = draw
+        self._drawn: dict[tuple[float, ...], np.ndarray] = {}
         self.sliders = {name: _slider(name.replace("_", " "), *values) for name, values in ranges.items()}
         # at its own size: a box would stretch it to the width of the page
         own_size = w.Layout(align_self="flex-start", max_width="100%")
@@ -124,7 +125,7 @@ class SliceViewer(Viewer):
             as_label_map(label_map_zyx, shape=ct.shape_zyx)
         self._ct, self._labels = ct, label_map_zyx
         if center_zyx is None:
-            middle = tuple(n // 2 for n in ct.shape_zyx)
+            middle = triple(n // 2 for n in ct.shape_zyx)
             center_zyx = middle if label_map_zyx is None else organ_center(label_map_zyx)
         _, y_mm, x_mm = ct.size_mm_zyx
         self._pixel_mm = (2 * x_mm + y_mm) / width_px

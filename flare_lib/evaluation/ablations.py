@@ -14,16 +14,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from flare_lib.ct.files import load_ct, load_label_map
+from flare_lib.ct.files import load_ct
 from flare_lib.ct.resample import resample_nearest, resample_trilinear
 from flare_lib.data.centres import CentreCohort
-from flare_lib.data.cohort import Case
+from flare_lib.data.cohort import Case, load_labels
 from flare_lib.data.prepared import PreparedCase, mean_and_sd_of, prepare_cases, sums_of
 from flare_lib.evaluation.flare_rules import flare_scores
 from flare_lib.evaluation.metrics import shares_inside
 from flare_lib.inference.coarse_to_fine import Segmentation, segment, segment_in_one_stage
 from flare_lib.inference.stages import NetStage, SqueezedStage, Stage
 from flare_lib.machine.atomic_write import atomic_write
+from flare_lib.machine.progress import StageProgress
 from flare_lib.network.unet import UNet
 from flare_lib.network.weights import TrainedNet, load_strict
 from flare_lib.training.loop import train
@@ -31,7 +32,6 @@ from flare_lib.training.patches import Patches
 from flare_lib.training.recipes import Recipe, preset
 
 SQUEEZED_SHAPE = (32, 40, 48)
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,12 @@ def net_plans(n_coarse_steps: int, n_fine_steps: int, seed: int) -> dict[str, Ne
 
 
 def train_net(
-    name: str, plans: dict[str, NetPlan], cohort: CentreCohort, folder: str | Path, *, progress: Progress | None = None
+    name: str,
+    plans: dict[str, NetPlan],
+    cohort: CentreCohort,
+    folder: str | Path,
+    *,
+    progress: StageProgress | None = None,
 ) -> NetStage:
     """Train one net of a study in `folder`/name, or take up or load what is there; first the one that it starts from.
 
@@ -137,7 +142,7 @@ class CaseResult:
 
 def score_case(case: Case, stages: Sequence[Stage], way: Callable[..., Segmentation]) -> CaseResult:
     """Segment a test case one way and score it by the official rules."""
-    ct, reference = load_ct(case.ct_path), load_label_map(case.label_path)
+    ct, reference = load_ct(case.ct_path), load_labels(case)
     result = way(ct, *stages)
     scores = flare_scores(result.label_map_zyx, reference.array_zyx, reference.spacing_zyx_mm, file_grid=reference.grid)
     return CaseResult(
@@ -162,7 +167,7 @@ def run_study(
     n_coarse_steps: int,
     n_fine_steps: int,
     arms: Sequence[str] = tuple(ARMS),
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> dict[str, dict[str, list[CaseResult]]]:
     """Train what the arms need, for every seed, segment all test cases and return {arm: {seed: results}}.
 
@@ -172,7 +177,8 @@ def run_study(
         raise ValueError(f"arms must be of {', '.join(ARMS)}, got {', '.join(sorted(unknown))}")
     results: dict[str, dict[str, list[CaseResult]]] = {arm: {} for arm in arms}
     for seed in seeds:
-        plans, nets = net_plans(n_coarse_steps, n_fine_steps, seed), {}
+        plans = net_plans(n_coarse_steps, n_fine_steps, seed)
+        nets: dict[str, NetStage] = {}
         for arm in arms:
             at = Path(folder) / f"seed{seed}"
             stored = at / f"{arm.replace(' ', '-').replace(',', '')}.json"

@@ -5,7 +5,7 @@ Columns and names are those of the FLARE 2022 evaluation script, so that its tab
 
 import csv
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from flare_lib.evaluation.flare_rules import OFFICIAL, Rules, Scores, flare_scor
 from flare_lib.machine.atomic_write import atomic_write
 from flare_lib.machine.failures import Failure
 from flare_lib.machine.processes import map_in_processes
+from flare_lib.machine.progress import Progress
 
 # what the challenge's script calls the organs
 COLUMNS = (
@@ -92,7 +93,7 @@ def score_pairs(
     *,
     rules: Rules = OFFICIAL,
     n_workers: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[CaseScores]:
     """Score all cases, in `n_workers` processes, and return them in their order; `progress(done, total)`.
 

@@ -21,11 +21,11 @@ import numpy as np
 from scipy import ndimage
 
 from flare_lib.ct.labels import N_ORGANS, ORGANS, Organ, as_label_map
-from flare_lib.ct.volume import FileGrid
+from flare_lib.ct.volume import FileGrid, triple
 from flare_lib.evaluation.surface import surface_distances
 
 LONG_ORGANS = (5, 6, 10)  # aorta, inferior vena cava, esophagus
-Box = tuple[slice, slice, slice]
+_Slices = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ def flare_scores(
     third_axis = (0, 1) if file_grid is None else file_grid.third_axis_zyx
     found = [ndimage.find_objects(label_map, max_label=N_ORGANS) for label_map in (prediction, reference)]
     pairs = [
-        _score(organ, prediction, reference, *boxes, spacing_zyx_mm, rules, third_axis)
-        for organ, *boxes in zip(ORGANS, *found, strict=True)
+        _score(organ, prediction, reference, of_prediction, of_reference, spacing_zyx_mm, rules, third_axis)
+        for organ, of_prediction, of_reference in zip(ORGANS, *found, strict=True)
     ]
     scores = np.array(pairs, float).T
     return Scores(*(scores if rules.decimals is None else scores.round(rules.decimals)))
@@ -92,8 +92,8 @@ def _score(
     organ: Organ,
     prediction: np.ndarray,
     reference: np.ndarray,
-    of_prediction: Box | None,
-    of_reference: Box | None,
+    of_prediction: _Slices | None,
+    of_reference: _Slices | None,
     spacing_zyx_mm: Sequence[float],
     rules: Rules,
     third_axis: tuple[int, int],
@@ -108,7 +108,7 @@ def _score(
         axis, direction = third_axis
         slices = of_reference[axis]
         kept = slice(slices.start, slices.stop - 1) if direction > 0 else slice(slices.start + 1, slices.stop)
-        box = (*box[:axis], kept, *box[axis + 1 :])
+        box = triple((*box[:axis], kept, *box[axis + 1 :]))
     found, true = prediction[box] == organ.id, reference[box] == organ.id
     voxels = np.count_nonzero(found) + np.count_nonzero(true)
     if voxels == 0:
@@ -120,5 +120,5 @@ def _score(
     return dice, distances.surface_dice(organ.tolerance_mm)
 
 
-def _union(a: Box, b: Box) -> Box:
-    return tuple(slice(min(x.start, y.start), max(x.stop, y.stop)) for x, y in zip(a, b, strict=True))
+def _union(a: _Slices, b: _Slices) -> _Slices:
+    return triple(slice(min(x.start, y.start), max(x.stop, y.stop)) for x, y in zip(a, b, strict=True))

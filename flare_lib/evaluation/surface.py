@@ -16,7 +16,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from flare_lib.ct.roi import bounding_box
-from flare_lib.ct.volume import check_spacing
+from flare_lib.ct.volume import check_spacing, triple
 from flare_lib.evaluation.surfels import surfel_areas
 from flare_lib.machine.compiled import njit
 
@@ -59,7 +59,7 @@ def _percentile(mm: np.ndarray, mm2: np.ndarray, percent: float) -> float:
     """Return the smallest distance within which that share of the area lies."""
     order = np.argsort(mm, kind="stable")
     share = np.cumsum(mm2[order]) / mm2.sum()
-    return float(mm[order][min(np.searchsorted(share, percent / 100), len(mm) - 1)])
+    return float(mm[order][min(int(np.searchsorted(share, percent / 100)), len(mm) - 1)])
 
 
 def surface_distances(
@@ -79,8 +79,8 @@ def surface_distances(
         raise ValueError(f"prediction and reference must have one shape, got {prediction.shape} and {reference.shape}")
     if not within_mm >= 0:
         raise ValueError(f"within_mm must be 0 or more, got {within_mm}")
-    spacing = tuple(float(s) for s in spacing_zyx_mm)
-    check_spacing(spacing)
+    check_spacing(spacing_zyx_mm)
+    spacing = triple(float(s) for s in spacing_zyx_mm)
     areas = surfel_areas(spacing)
     box = bounding_box(prediction | reference)
     inside = (slice(0, 0),) * 3 if box is None else box.slices

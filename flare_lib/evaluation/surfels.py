@@ -15,9 +15,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from flare_lib.ct.volume import Triple, triple
+
 # corner k of a cube, (z, y, x); bit 7 - k of a code tells whether it is inside
 _CORNERS = tuple(itertools.product((0, 1), repeat=3))
-_Point = tuple[float, float, float]
 
 
 def surfel_areas(spacing_zyx_mm: Sequence[float]) -> np.ndarray:
@@ -45,7 +46,7 @@ def _loops(code: int) -> list[np.ndarray]:
     few = {corner for k, corner in enumerate(_CORNERS) if code >> (7 - k) & 1}
     if len(few) > 4:
         few = set(_CORNERS) - few
-    neighbours: dict[_Point, list[_Point]] = {}
+    neighbours: dict[Triple, list[Triple]] = {}
     for axis, side in itertools.product(range(3), (0, 1)):
         for a, b in _segments(_face(axis, side), few):
             neighbours.setdefault(a, []).append(b)
@@ -69,9 +70,9 @@ def _face(axis: int, side: int) -> list[tuple[int, ...]]:
     return [(*ring[:axis], side, *ring[axis:]) for ring in ((0, 0), (0, 1), (1, 1), (1, 0))]
 
 
-def _segments(face: list[tuple[int, ...]], few: set[tuple[int, ...]]) -> list[tuple[_Point, _Point]]:
+def _segments(face: list[tuple[int, ...]], few: set[tuple[int, ...]]) -> list[tuple[Triple, Triple]]:
     """Return the segments of the surface on one face: around a corner of the fewer kind, or between opposite edges."""
-    middles = [tuple((a + b) / 2 for a, b in zip(face[k], face[(k + 1) % 4], strict=True)) for k in range(4)]
+    middles = [triple((a + b) / 2 for a, b in zip(face[k], face[(k + 1) % 4], strict=True)) for k in range(4)]
     cut = [k for k in range(4) if (face[k] in few) != (face[(k + 1) % 4] in few)]
     if len(cut) == 4:
         return [(middles[k - 1], middles[k]) for k in range(4) if face[k] in few]

@@ -6,7 +6,7 @@ Paper section 2 and Fig. 1; the margin of the region and the clean-up's distance
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,8 +20,7 @@ from flare_lib.inference.postprocess import MAX_DISTANCE_MM, Report, postprocess
 from flare_lib.inference.slice_interpolation import resize_argmax
 from flare_lib.inference.sliding_window import Slab, sliding_window
 from flare_lib.inference.stages import Stage
-
-Progress = Callable[[str, int, int], None]
+from flare_lib.machine.progress import StageProgress, of_stage
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def segment(
     max_distance_mm: float = MAX_DISTANCE_MM,
     tile_steps: tuple[float, float] = (1.0, 0.5),
     clean_up: bool = True,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> Segmentation:
     """Segment the 13 organs of one CT, coarse to fine.
 
@@ -91,7 +90,7 @@ def segment_in_one_stage(
     tile_step: float = 0.5,
     max_distance_mm: float = MAX_DISTANCE_MM,
     clean_up: bool = True,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> Segmentation:
     """Segment a CT with one net that looks at the whole foreground, as plain nnU-Net does (paper 4, the baseline).
 
@@ -108,7 +107,7 @@ def segment_in_one_stage(
 class _Run:
     """One case on its way: what its steps share, and what is noted as they are taken."""
 
-    def __init__(self, max_distance_mm: float | None, progress: Progress | None) -> None:
+    def __init__(self, max_distance_mm: float | None, progress: StageProgress | None) -> None:
         self.max_distance_mm, self.progress = max_distance_mm, progress  # no distance: no clean-up
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
@@ -123,14 +122,13 @@ class _Run:
 
     def slide(self, image: torch.Tensor, stage: Stage, tile_step: float, name: str) -> Iterator[Slab]:
         """Slide the stage's net over the image: averaged probabilities in finished slabs."""
-        progress = self.progress
         return sliding_window(
             image,
             stage.predict_patch,
             patch_size=stage.patch_size,
             tile_step=tile_step,
             pad_value=float(image.min()),  # air
-            progress=None if progress is None else lambda done, total: progress(name, done, total),
+            progress=of_stage(self.progress, name),
         )
 
     def segment_region(self, region: Volume, stage: Stage, tile_step: float, name: str) -> np.ndarray:

@@ -115,8 +115,9 @@ def reference_point(label_map_zyx: np.ndarray, spacing_zyx_mm: Sequence[float]) 
     check_spacing(spacing_zyx_mm)
     for organs in ((_AORTA, _VENA_CAVA), (_LIVER,)):
         centroids = [_centroid_of_largest(label_map_zyx == o.id) for o in organs]
-        if all(c is not None for c in centroids):
-            point = np.mean(centroids, axis=0) * spacing_zyx_mm
+        found = [c for c in centroids if c is not None]
+        if len(found) == len(organs):
+            point = np.mean(found, axis=0) * spacing_zyx_mm
             return ReferencePoint(point, " and ".join(o.name for o in organs))
     return None
 
@@ -169,7 +170,7 @@ def _regions(
     label_map_zyx: np.ndarray, spacing_zyx_mm: Sequence[float], reference: ReferencePoint
 ) -> tuple[Box, np.ndarray, np.ndarray]:
     """Return the box of all organs, the ids of the regions in it, and the distance of each, 0 for the background."""
-    box = bounding_box(label_map_zyx)  # never None: the reference point comes from an organ
+    box = bounding_box(label_map_zyx) or Box((0, 0, 0), label_map_zyx.shape)  # an organ gave the reference point
     regions = find_components((crop(label_map_zyx, box) > 0).view(np.uint8))
     centroids_zyx_mm = (regions.centroids_zyx + box.start_zyx) * spacing_zyx_mm
     distances_mm = np.linalg.norm(centroids_zyx_mm - reference.point_zyx_mm, axis=1)

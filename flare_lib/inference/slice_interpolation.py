@@ -14,14 +14,10 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import torch
 
+from flare_lib.inference.slice_kernels import paint_with_numba
 from flare_lib.inference.slice_taps import linear_taps
 from flare_lib.inference.slice_tensors import paint_with_torch
 from flare_lib.inference.sliding_window import Slab
-
-try:
-    from flare_lib.inference.slice_kernels import paint_with_numba
-except ImportError:  # numba does not exist for every platform: torch does the same work more slowly
-    paint_with_numba = None
 
 # the share of voxels between disagreeing corners above which it is faster to interpolate everywhere
 DENSE_ABOVE = {"auto": 0.15, "torch": -1.0, "torch_pruned": 1.0, "numba_dense": -1.0, "numba_pruned": 1.0}
@@ -50,13 +46,11 @@ def resize_argmax(
 
     Returns uint8 (Z, Y, X): the argmax of the float32 trilinear interpolation of the whole volume, ties to the lower
     class; other than that only where two classes tie within rounding. Raises ValueError when a shape is empty or does
-    not fit, when a score is NaN or infinite, and when numba is asked for and missing; TypeError for other dtypes.
+    not fit and when a score is NaN or infinite; TypeError for other dtypes.
     """
     shape_zyx = _checked_shape("shape_zyx", shape_zyx)
     if method not in DENSE_ABOVE:
         raise ValueError(f"method must be one of {tuple(DENSE_ABOVE)}, got {method!r}")
-    if method.startswith("numba") and paint_with_numba is None:
-        raise ValueError(f"method {method!r} needs numba, which could not be imported")
     if isinstance(scores, np.ndarray | torch.Tensor):
         scores = _as_tensor(scores)
         whole = tuple(scores.shape[1:])
@@ -77,7 +71,7 @@ def resize_argmax(
         taps_zyx = (z.part(first, stop, start_z), y, x)
         on_cpu = window.device.type == "cpu"
         budget = memory_bytes or (CPU_MEMORY_BYTES if on_cpu else GPU_MEMORY_BYTES)
-        with_numba = method.startswith("numba") or (method == "auto" and on_cpu and paint_with_numba is not None)
+        with_numba = method.startswith("numba") or (method == "auto" and on_cpu)
         paint = paint_with_numba if with_numba else paint_with_torch
         if not paint(window, taps_zyx, labels[first:stop], budget, DENSE_ABOVE[method]):
             raise ValueError(f"scores must be finite, got NaN or infinity in slices {start_z} to {stop_z - 1}")

@@ -15,8 +15,9 @@ from typing import Literal
 
 import torch
 
+from flare_lib.machine.progress import Progress
+
 PredictPatch = Callable[[torch.Tensor], torch.Tensor]
-Progress = Callable[[int, int], object]
 Weights = Literal["uniform", "gaussian"]
 Starts = tuple[tuple[int, ...], ...]  # along z, y, x
 AxisWeights = tuple[torch.Tensor, ...]  # along z, y, x
@@ -119,15 +120,15 @@ def _slabs(
     sum_yx = sum_y[:, None] * sum_x
     weight_zyx = _outer(axis_weights)
     rows, done, total = starts[0], 0, math.prod(len(s) for s in starts)
-    sums: torch.Tensor | None = None  # (K, patch z, Y, X): weighted scores of the slices from the row's start on
+    sums = torch.empty(0)  # then (K, patch z, Y, X): weighted scores of the slices from the row's start on
 
     for row, start_z in enumerate(rows):
         for start_y, start_x in product(*starts[1:]):
             tile_y, tile_x = slice(start_y, start_y + patch_size[1]), slice(start_x, start_x + patch_size[2])
             patch = image[None, :, start_z : start_z + patch_size[0], tile_y, tile_x]
             scores = predict_patch(patch.to(device, copy=True)).detach()
-            _check_scores(scores, patch_size, None if sums is None else sums.shape[0])
-            if sums is None:
+            _check_scores(scores, patch_size, sums.shape[0] or None)
+            if not sums.numel():
                 shape = (scores.shape[1], patch_size[0], *image.shape[2:])
                 sums = torch.zeros(shape, dtype=torch.float32, device=scores.device)
                 weight_zyx = weight_zyx.to(scores.device)

@@ -48,7 +48,7 @@ def dice_cross_entropy_loss(
             f"head_weights must be {len(head_logits)} numbers of 0 or more and not all 0, got {list(head_weights)}"
         )
     losses = [
-        weight / sum(head_weights) * sum(_losses(logits, shrink_target(target, logits.shape[2:])))
+        weight / sum(head_weights) * torch.stack(_losses(logits, shrink_target(target, logits.shape[2:]))).sum()
         for logits, weight in zip(head_logits, head_weights, strict=True)
         if weight
     ]

@@ -32,7 +32,7 @@ Tensors = dict[str, torch.Tensor]
 
 _PARAMETER = r"(?P<parameter>weight|bias)"
 # (pattern of their name, part of our net)
-_V1 = (
+_V1: tuple[tuple[str, str], ...] = (
     (rf"conv_blocks_context\.(?P<s>\d+)\.blocks\.(?P<i>[01])\.(?P<layer>conv|instnorm)\.{_PARAMETER}", "encoder"),
     (rf"conv_blocks_context\.(?P<s>\d+)\.(?P<i>[01])\.blocks\.0\.(?P<layer>conv|instnorm)\.{_PARAMETER}", "encoder"),
     (
@@ -42,7 +42,7 @@ _V1 = (
     (rf"tu\.(?P<u>\d+)\.{_PARAMETER}", "ups"),
     (rf"seg_outputs\.(?P<u>\d+)\.{_PARAMETER}", "heads"),
 )
-_V2 = (
+_V2: tuple[tuple[str, str], ...] = (
     (rf"encoder\.stages\.(?P<s>\d+)\.0\.convs\.(?P<i>[01])\.(?P<layer>conv|norm)\.{_PARAMETER}", "encoder"),
     (rf"decoder\.stages\.(?P<u>\d+)\.convs\.(?P<i>[01])\.(?P<layer>conv|norm)\.{_PARAMETER}", "decoder"),
     (rf"decoder\.transpconvs\.(?P<u>\d+)\.{_PARAMETER}", "ups"),

@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from flare_lib.ct.volume import triple
+
 NEGATIVE_SLOPE = 0.01
 
 
@@ -69,16 +71,16 @@ class UNet(nn.Module):
             "up_and_head_bias": up_and_head_bias,
         }
         _check_architecture(**self.architecture)
-        features, strides = tuple(features_per_stage), tuple(tuple(stride) for stride in strides)
+        features, strides_zyx = tuple(features_per_stage), tuple(triple(stride) for stride in strides)
         before, bias = (in_channels, *features), up_and_head_bias
 
         self.encoder = nn.ModuleList(
             nn.Sequential(ConvBlock(before[s], n, stride), ConvBlock(n, n))
-            for s, (n, stride) in enumerate(zip(features, ((1, 1, 1), *strides), strict=True))
+            for s, (n, stride) in enumerate(zip(features, ((1, 1, 1), *strides_zyx), strict=True))
         )
         self.ups = nn.ModuleList(
             nn.ConvTranspose3d(features[s + 1], features[s], kernel_size=stride, stride=stride, bias=bias)
-            for s, stride in enumerate(strides)
+            for s, stride in enumerate(strides_zyx)
         )
         self.decoder = nn.ModuleList(nn.Sequential(ConvBlock(2 * n, n), ConvBlock(n, n)) for n in features[:-1])
         self.heads = nn.ModuleList(nn.Conv3d(n, n_classes, kernel_size=1, bias=bias) for n in features[:n_heads])

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from flare_lib.ct.volume import triple
 from flare_lib.machine.compiled import njit
 from flare_lib.synthetic.structures import Structures
 
@@ -71,7 +72,7 @@ def deform(
     spacing_zyx_mm: Sequence[float],
     rng: np.random.Generator,
     *,
-    center_zyx_mm: Sequence[float] | None = None,
+    center_zyx_mm: Sequence[float] | np.ndarray | None = None,
     max_rotation_rad: float = 0.2,
     scale_range: tuple[float, float] = (0.75, 1.3),
     anisotropy: float = 0.08,
@@ -111,7 +112,7 @@ def deform(
         old_spacing,
         np.uint8(fill),
     )
-    return Structures(array, structures.names, tuple(float(s) for s in spacing_zyx_mm))
+    return Structures(array, structures.names, triple(float(s) for s in spacing_zyx_mm))
 
 
 @njit()

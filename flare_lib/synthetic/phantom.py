@@ -147,7 +147,7 @@ def _draw_skeleton(d: Drawing) -> None:
         top = 60 + 25.0 * k
         reach = 2.5 if k > 3 else 1.5 + 0.25 * k  # rad round the chest: the lowest ribs end early
         angles = np.linspace(0.25, reach, 14)
-        half_x, half_y = (0.945 * half for half in _half_width_and_depth(top - 40.0))
+        half_x, half_y = (0.945 * half for half in _half_width_and_depth(np.asarray(top - 40.0)))
         for sign in (1, -1):  # they fall steeply to the sides, so that a slice cuts each of them only once
             arc = [(sign * half_x * np.sin(a), -half_y * np.cos(a), top - 50 * (1 - np.cos(a))) for a in angles]
             d.tube("rib", arc, 4.5, jitter=0.5)
@@ -219,8 +219,8 @@ def _draw_organs(d: Drawing) -> None:
                 limb = [(sign * 40, -34, z), (sign * inner, back, z - 18)]
                 d.tube(f"adrenal_gland_{side}", limb, [4.5, 3.6], jitter=1)
     retroperitoneal = tuple(f"{organ}_{side}" for organ in ("kidney", "adrenal_gland") for side in ("right", "left"))
-    _pack_in_fat(d, retroperitoneal, d.rng.integers(1, 4), (*cavity, "liver", "spleen", "muscle", "stomach"))
-    _pack_in_fat(d, ORGAN_STRUCTURES, d.rng.integers(1, 3), (UNLABELLED,))
+    _pack_in_fat(d, retroperitoneal, int(d.rng.integers(1, 4)), (*cavity, "liver", "spleen", "muscle", "stomach"))
+    _pack_in_fat(d, ORGAN_STRUCTURES, int(d.rng.integers(1, 3)), (UNLABELLED,))
 
 
 def _pack_in_fat(d: Drawing, names: tuple[str, ...], n_voxels: int, only: tuple[str, ...]) -> None:

@@ -31,9 +31,9 @@ def load_subject(path: str | Path) -> Structures:
     names_files = sorted(path.parent.glob("*names*.json"))
     if len(names_files) != 1:
         raise FileNotFoundError(f"one *names*.json must lie beside {path.name}, got {len(names_files)}")
-    names = {int(i): name for i, name in json.loads(names_files[0].read_text(encoding="utf-8")).items()}
+    of_ids = {int(i): name for i, name in json.loads(names_files[0].read_text(encoding="utf-8")).items()}
     volume = load_label_map(path)
-    return Structures(volume.array_zyx.astype(np.uint8), {0: "nothing"} | names, volume.spacing_zyx_mm)
+    return Structures(volume.array_zyx.astype(np.uint8), {0: "nothing"} | of_ids, volume.spacing_zyx_mm)
 
 
 def join_masks(folder: Path, names: Sequence[str]) -> Volume:

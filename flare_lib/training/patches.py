@@ -31,10 +31,9 @@ def paint_patch(person: Structures, recipe: Recipe, rng: np.random.Generator) ->
     seen.array_zyx[last:] = air
     hu = clip_hu(paint(seen, rng), recipe.preprocessing.window_hu)
     hu[:first] = hu[last:] = recipe.preprocessing.window_hu[0]
-    if recipe.mean_hu is None:
+    mean, sd = recipe.mean_hu, recipe.sd_hu
+    if mean is None or sd is None:
         mean, sd = _individual(hu[first:last], rng)
-    else:
-        mean, sd = recipe.mean_hu, recipe.sd_hu
     return normalize(hu, mean, sd), organ_labels(seen)
 
 
@@ -86,10 +85,12 @@ def cut_patch(
         around = locations[rng.integers(len(locations))] - size // 2
     anywhere = rng.integers(np.minimum(room, 0), np.maximum(room, 0) + 1)
     start = anywhere if around is None else np.clip(around, np.minimum(room, 0), np.maximum(room, 0))
-    region = np.asarray(room_for(what, size))
+    region = np.array(room_for(what, recipe.patch_size))
     start = start - (region - size) // 2
     hu = _cut(case.image_hu, start, region, recipe.preprocessing.window_hu[0])
-    mean, sd = (case.mean_hu, case.sd_hu) if recipe.mean_hu is None else (recipe.mean_hu, recipe.sd_hu)
+    mean, sd = recipe.mean_hu, recipe.sd_hu
+    if mean is None or sd is None:
+        mean, sd = case.mean_hu, case.sd_hu
     labels = np.zeros(region, np.uint8) if case.labels is None else _cut(case.labels, start, region, 0)
     return augment(normalize(hu, mean, sd), labels, what, shape_zyx=recipe.patch_size)
 
@@ -148,7 +149,7 @@ class Patches(IterableDataset):
         kinds = list(self.recipe.sources)
         shares = np.asarray([self.recipe.sources[kind] for kind in kinds])
         of_kind = self.sources[kinds[rng.choice(len(kinds), p=shares / shares.sum())]]
-        source = of_kind[rng.integers(len(of_kind))]
+        source = of_kind[int(rng.integers(len(of_kind)))]
         if isinstance(source, PreparedCase):
             return cut_patch(source, self.recipe, rng, self._augmentation(number, rng))
         image, target = paint_patch(source, self.recipe, rng)
@@ -157,7 +158,7 @@ class Patches(IterableDataset):
     def _unlabelled(self, number: int, k: int) -> np.ndarray:
         """Return unlabelled patch k of batch `number`."""
         rng = np.random.default_rng([self.recipe.seed, number, k, 0x0B])
-        case = self.unlabelled[rng.integers(len(self.unlabelled))]
+        case = self.unlabelled[int(rng.integers(len(self.unlabelled)))]
         return cut_patch(case, self.recipe, rng, self._augmentation(number, rng))[0]
 
     def _augmentation(self, number: int, rng: np.random.Generator) -> Augmentation:

@@ -17,6 +17,7 @@ import torch
 from flare_lib.data.cohort import Case, find_cases, split_cases
 from flare_lib.data.prepared import PreparedCase, mean_and_sd_of, mean_and_sd_of_sums, prepare_cases, sums_of
 from flare_lib.machine.distributed import end_distributed, init_distributed, main_process_first, rank_and_count
+from flare_lib.machine.progress import StageProgress, of_stage
 from flare_lib.network.unet import UNet
 from flare_lib.network.weights import load_strict, load_trained, save_trained
 from flare_lib.synthetic.phantom import make_phantom
@@ -30,7 +31,6 @@ from flare_lib.training.validation import N_PATCHES
 BODIES_PER_PERSON = 4
 N_VALIDATION_PHANTOMS = 4
 
-Progress = Callable[[str, int, int], None]
 Source = Structures | PreparedCase
 
 
@@ -38,14 +38,14 @@ Source = Structures | PreparedCase
 class TrainingSet:
     """What a run draws from: {kind: sources} to learn from and held out, unlabelled cases, and who is in it."""
 
-    sources: dict[str, list[Source]] = field(default_factory=dict)
-    held_out: dict[str, list[Source]] = field(default_factory=dict)
+    sources: dict[str, Sequence[Source]] = field(default_factory=dict)
+    held_out: dict[str, Sequence[Source]] = field(default_factory=dict)
     unlabelled: list[PreparedCase] = field(default_factory=list)
 
     def card(self) -> dict[str, object]:
         """Return how many sources of each kind there are, and the names of the cases held out."""
         counts = {kind: len(them) for kind, them in self.sources.items()}
-        names = [case.name for case in self.held_out.get("cases", [])]
+        names = [case.name for case in self.held_out.get("cases", ()) if isinstance(case, PreparedCase)]
         return {"sources": counts, "unlabelled": len(self.unlabelled), "held_out": names}
 
 
@@ -57,7 +57,7 @@ def gather(
     unlabelled: str | Path | None = None,
     cache: str | Path | None = None,
     n_workers: int = 1,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> TrainingSet:
     """Gather what a recipe draws from; only the kinds with a share above 0 are made.
 
@@ -105,7 +105,7 @@ def _prepared(
     cache: str | Path | None,
     around: str,
     n_workers: int,
-    progress: Progress | None,
+    progress: StageProgress | None,
 ) -> list[PreparedCase]:
     if cache is None:
         raise ValueError("cases must have a folder to be prepared in, got no cache")
@@ -116,21 +116,21 @@ def _prepared(
         around=around,
         margin_mm=recipe.margin_mm,
         n_workers=n_workers,
-        progress=None if progress is None else lambda done, total: progress("preparing", done, total),
+        progress=of_stage(progress, "preparing"),
     )
 
 
 def mean_and_sd_of_sources(
-    sources: dict[str, list[Source]], recipe: Recipe, *, n_patches: int = 64
+    sources: dict[str, Sequence[Source]], recipe: Recipe, *, n_patches: int = 64
 ) -> tuple[float, float]:
     """Return mean and SD in HU of the training set, clipped to the window: the fine stage's global normalisation.
 
     Over all voxels of the real cases where there are any (paper 2.1), else over painted patches.
     """
-    if sources.get("cases"):
-        return mean_and_sd_of(sources["cases"])
+    if cases := [case for case in sources.get("cases", ()) if isinstance(case, PreparedCase)]:
+        return mean_and_sd_of(cases)
     in_hu = replace(recipe, mean_hu=0.0, sd_hu=1.0, cut=0.0)
-    everyone = [person for kind in sources.values() for person in kind]
+    everyone = [person for kind in sources.values() for person in kind if isinstance(person, Structures)]
     sums = np.zeros(3)
     for k in range(n_patches):
         rng = np.random.default_rng([recipe.seed, 0xC7, k])
@@ -138,7 +138,7 @@ def mean_and_sd_of_sources(
     return mean_and_sd_of_sums(sums.tolist())
 
 
-def validation_batches(held_out: dict[str, list[Source]], recipe: Recipe) -> list[dict[str, torch.Tensor]]:
+def validation_batches(held_out: dict[str, Sequence[Source]], recipe: Recipe) -> list[dict[str, torch.Tensor]]:
     """Return the patches that a run is validated on, one a batch, the same for the same recipe; none without cases."""
     there = {kind: 1.0 for kind, them in held_out.items() if them}
     if not there or not recipe.validate_every:
@@ -161,7 +161,7 @@ def train_stage(
     device: str | torch.device = "cpu",
     n_workers: int = 1,
     on_step: Callable[[int, float], None] | None = None,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> Path:
     """Train one stage and write `folder/{stage}.safetensors` and `.json`; returns the stem of the two.
 

@@ -8,6 +8,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from flare_lib.course.runner import (
+    LIBRARY,
     NotebookFailed,
     find_notebooks,
     fingerprint,
@@ -146,6 +147,10 @@ def test_a_fingerprint_changes_with_the_notebook_the_parameters_and_the_library(
     prints.append(fingerprint(path, {}))
     assert len(set(prints)) == 5
     assert fingerprint(path, {}) == prints[-1]
+
+
+def test_the_library_that_a_fingerprint_covers_is_all_of_it():
+    assert {path.name for path in LIBRARY.glob("*/*")} >= {"volume.py", "unet.py", "runner.py", "fine.safetensors"}
 
 
 def test_the_first_failure_stops_the_run_with_the_cells_own_error(course):
