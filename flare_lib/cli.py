@@ -8,12 +8,14 @@ on a terminal only. The commands import the library when they run, so that `flar
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from flare_lib import __version__
 from flare_lib.commands import cases, course, evaluation, segmentation, training
 from flare_lib.commands.terminal import tell_error
+from flare_lib.machine.extras import MissingExtra
 from flare_lib.machine.failures import reason_of
 
 
@@ -49,6 +51,23 @@ for _command in (  # in the order of the help: that of the work, not of the modu
     course.editions,
 ):
     app.command()(_command)
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"flare-lib {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version.")
+    ] = False,
+) -> None:
+    pass
+
+
 # an unknown option, a missing argument, ...; typer has no public name for it
 _UsageError: Any = typer.BadParameter.__base__
 
@@ -64,7 +83,7 @@ def run(arguments: Sequence[str]) -> int:
         return app(list(arguments) or ["--help"], prog_name="flare", standalone_mode=False) or 0
     except _UsageError as error:
         return tell_error(error.format_message())
-    except (ValueError, OSError, MemoryError) as error:
+    except (ValueError, OSError, MemoryError, MissingExtra) as error:
         return tell_error(reason_of(error))
 
 

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+import flare_lib
+
 COMMANDS = [
     "fetch",
     "info",
@@ -43,3 +45,7 @@ def test_a_wrong_command_line_is_told_in_one_line(flare, arguments, message):
     assert (code, out, len(err)) == (2, [], 1)
     assert err[0].startswith("error: ")
     assert message in err[0]
+
+
+def test_the_version_is_told(flare):
+    assert flare("--version") == (0, [f"flare-lib {flare_lib.__version__}"], [])

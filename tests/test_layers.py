@@ -1,4 +1,7 @@
-"""The layers of the library, read from its imports: each imports only from those before it."""
+"""The layers of the library, read from its imports: each imports only from those before it.
+
+`flare_lib/__init__` is a layer too, the front door: it names the core, and nothing of what is looked at or typed.
+"""
 
 import ast
 from graphlib import CycleError, TopologicalSorter
@@ -9,9 +12,10 @@ import pytest
 import flare_lib
 
 LIBRARY = Path(flare_lib.__file__).parent
-CHAPTERS = ("machine", "ct", "network", "synthetic", "data", "training", "inference", "evaluation", "display", "course")
+CORE = ("machine", "ct", "network", "synthetic", "data", "training", "inference", "evaluation")
+FRONT = "__init__"
 TOP = ("commands", "cli")
-LAYERS = ("__init__", *CHAPTERS, *TOP)  # folders, and modules beside them
+LAYERS = (*CORE, FRONT, "display", "course", *TOP)  # folders, and modules beside them
 MODULES = sorted(path.relative_to(LIBRARY).with_suffix("").as_posix() for path in LIBRARY.rglob("*.py"))
 
 
@@ -29,6 +33,13 @@ def imports(module):
         paths = (name.split(".")[1:] for name in names if name.split(".")[0] == "flare_lib")
         found |= {"/".join(path) for path in paths} & set(MODULES)
     return found
+
+
+def names_from_the_front(module):
+    """Return what a module takes from `flare_lib` itself."""
+    tree = ast.parse((LIBRARY / f"{module}.py").read_text(encoding="utf-8"))
+    imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "flare_lib"]
+    return {alias.name for node in imported for alias in node.names} - set(LAYERS)
 
 
 def layer(module):
@@ -50,6 +61,20 @@ def test_every_folder_and_every_module_beside_them_is_a_layer():
 def test_a_module_imports_only_from_its_own_layer_and_those_before_it(module):
     later = LAYERS[LAYERS.index(layer(module)) + 1 :]
     assert [other for other in sorted(imports(module)) if layer(other) in later] == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_of_the_library_goes_through_its_front_door(module):
+    assert names_from_the_front(module) <= {"__version__"}
+
+
+def test_the_front_door_names_the_core_for_type_checkers_alone():
+    tree = ast.parse((LIBRARY / f"{FRONT}.py").read_text(encoding="utf-8"))
+    [checked] = [node for node in tree.body if isinstance(node, ast.If)]
+    assert ast.unparse(checked.test) == "TYPE_CHECKING"
+    checked.body.clear()
+    others = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert [node.module for node in others] == ["importlib", "typing"]
 
 
 def test_within_the_library_imports_run_one_way():

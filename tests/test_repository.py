@@ -4,7 +4,9 @@ import ast
 import json
 import re
 import subprocess
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,7 @@ LIBRARY = [path for path in FILES if path.is_relative_to(ROOT / "flare_lib") and
 NOTEBOOKS = [path for path in FILES if path.suffix == ".ipynb"]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = "notebooks,test,dev"  # what is installed to work on the project
-OPTIONAL = {"niivue"}  # what users may add
+OPTIONAL = {"niivue", "train"}  # what users may add, and what those bring along
 
 
 def name_of(path):
@@ -38,12 +40,45 @@ def read_lock():
     return {name: Version(version) for name, _, version in pins}
 
 
+def required_by(extra):
+    """Yield the requirements of an extra, and of those of the project's extras that it asks for itself."""
+    for requirement in map(Requirement, PYPROJECT["optional-dependencies"][extra]):
+        if requirement.name == PYPROJECT["name"]:
+            yield from (r for name in requirement.extras for r in required_by(name))
+        else:
+            yield requirement
+
+
 def direct_requirements():
-    named = [*PYPROJECT["dependencies"], *(r for e in EXTRAS.split(",") for r in PYPROJECT["optional-dependencies"][e])]
-    return {canonicalize_name(requirement.name): requirement for requirement in map(Requirement, named)}
+    ours = [*map(Requirement, PYPROJECT["dependencies"]), *(r for e in EXTRAS.split(",") for r in required_by(e))]
+    return {canonicalize_name(requirement.name): requirement for requirement in ours}
 
 
 # Versions
+
+
+def imported_by(folder):
+    """Return the packages that the Python files of a folder import, anywhere in them."""
+    found = set()
+    for path in (path for path in FILES if path.is_relative_to(ROOT / folder) and path.suffix == ".py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add(node.module.partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("folder", "extras"), [("flare_lib", "notebooks,niivue"), ("tests", "test"), ("benchmarks", "test")]
+)
+def test_what_is_imported_is_asked_for(folder, extras):
+    wanted = [*map(Requirement, PYPROJECT["dependencies"]), *(r for e in extras.split(",") for r in required_by(e))]
+    brought = {"pynvml": ["nvidia-ml-py"]} | packages_distributions()
+    own = {path.stem for path in FILES if path.suffix == ".py"} | {"flare_lib"}
+    foreign = imported_by(folder) - set(sys.stdlib_module_names) - own
+    names = {canonicalize_name(requirement.name) for requirement in wanted}
+    assert [name for name in sorted(foreign) if not {*map(canonicalize_name, brought.get(name, [name]))} & names] == []
 
 
 def test_the_lock_has_a_version_of_every_requirement_that_fits_it():
@@ -72,7 +107,8 @@ def test_the_conda_environment_agrees_with_the_lock_and_the_project():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     assert environment["channels"] == ["conda-forge", "nodefaults"]
     assert environment["dependencies"][-1].keys() == {"pip"}
-    by_conda = {name: version for name, _, version in (e.partition("=") for e in environment["dependencies"][:-1])}
+    named = (entry.partition("=") for entry in environment["dependencies"][:-1])
+    by_conda = {canonicalize_name(name): version for name, _, version in named}
     by_pip = environment["dependencies"][-1]["pip"]
     lock, wanted = read_lock(), direct_requirements()
     assert by_pip == [f"torch=={lock['torch']}", f"--editable .[{EXTRAS}]"]

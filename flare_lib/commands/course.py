@@ -1,8 +1,6 @@
 """The course itself: its notebooks, executed, and its editions for students and teachers."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,8 +20,7 @@ def notebooks(
     parameter: Annotated[list[str] | None, typer.Option("-p", help="name=value; may be repeated.")] = None,
 ) -> None:
     """Execute the notebooks; those that did not change since their last run are not run again."""
-    with _what_notebooks_need():
-        from flare_lib.course.runner import NotebookFailed, find_notebooks, run_notebooks
+    from flare_lib.course.runner import NotebookFailed, find_notebooks, run_notebooks
 
     paths = find_notebooks(folder, only or [])
     parameters = dict(map(parse_setting, parameter or []))
@@ -39,19 +36,9 @@ def editions(
     folder: Annotated[Path, typer.Argument(help="Where the notebooks are.")] = Path("notebooks"),
 ) -> None:
     """Make the students' edition of the notebooks, without solutions, and the teachers', with the answers filled in."""
-    with _what_notebooks_need():
-        from flare_lib.course.editions import write_editions
+    from flare_lib.course.editions import write_editions
 
     typer.echo(wrote(*write_editions(folder)))
-
-
-@contextmanager
-def _what_notebooks_need() -> Iterator[None]:
-    """Tell an install without the extra `notebooks` what it lacks: ValueError for a module that is not there."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise ValueError(f'notebooks need pip install "flare-lib[notebooks]", got no {error.name}') from error
 
 
 def _say_done(run: "NotebookRun") -> None:

@@ -9,8 +9,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import nbformat
-from nbformat import NotebookNode
+from flare_lib.machine.extras import extra
+
+with extra("notebooks"):
+    import nbformat
+    from nbformat import NotebookNode
 
 from flare_lib.machine.atomic_write import atomic_write
 

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from flare_lib.ct.volume import triple
+from flare_lib.machine.extras import extra
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ def _turn_and_scale(
 
 def _applied(transform: str, array: np.ndarray, **settings: object) -> np.ndarray:
     """Apply one of MONAI's transforms, which want a channel and give a tensor."""
-    from monai import transforms  # here, because it takes seconds to import and only training augments
+    with extra("train"):  # here, because it takes seconds to import and only training augments
+        from monai import transforms
 
     out = getattr(transforms, transform)(**settings)(array[None])
     return np.asarray(out, dtype=np.float32)[0]

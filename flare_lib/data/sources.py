@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import platformdirs
 
 from flare_lib.ct.files import load_label_map, save_ct, save_label_map
 from flare_lib.ct.labels import to_flare
@@ -94,13 +95,7 @@ def cache_folder() -> Path:
     """Return where fetched data is kept: FLARE_LIB_CACHE, else flare-lib in the cache folder of the user's system."""
     if chosen := os.environ.get("FLARE_LIB_CACHE"):
         return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "flare-lib"
+    return platformdirs.user_cache_path("flare-lib", appauthor=False)
 
 
 def pip_download(archive: Archive, folder: Path) -> Path:

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from IPython.display import DisplayHandle, display
-
 from flare_lib.display.charts import loss_figure
+from flare_lib.machine.extras import extra
 from flare_lib.training.log import read_log
+
+with extra("notebooks"):
+    from IPython.display import DisplayHandle, display
 
 
 class LiveLoss:

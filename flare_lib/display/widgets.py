@@ -9,7 +9,6 @@ import io
 from collections.abc import Callable
 from typing import Any
 
-import ipywidgets as w
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -25,6 +24,10 @@ from flare_lib.display.slices import (
     plane_axis,
     slice_picture,
 )
+from flare_lib.machine.extras import extra
+
+with extra("notebooks"):
+    import ipywidgets as w
 
 _CROSS = np.array((255, 210, 60), np.uint8)
 _AXES = ("z", "y", "x")

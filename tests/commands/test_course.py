@@ -52,7 +52,7 @@ def test_notebooks_that_are_not_there_and_parameters_they_do_not_have_are_refuse
 def test_an_install_without_the_notebooks_is_told_what_it_lacks(flare, course, monkeypatch):
     monkeypatch.delitem(sys.modules, "flare_lib.course.runner", raising=False)
     monkeypatch.setitem(sys.modules, "papermill", None)
-    assert_refused(flare("notebooks", course), 'notebooks need pip install "flare-lib[notebooks]", got no papermill')
+    assert_refused(flare("notebooks", course), "papermill must be installed (pip install 'flare-lib[notebooks]'), got")
 
 
 def test_editions_are_made_of_a_folder_of_notebooks(flare, tmp_path):

@@ -1,0 +1,35 @@
+"""The long description of the package: README.md, readable away from the repository. All else is in pyproject.toml."""
+
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parent
+
+
+def repository_address() -> str | None:
+    """Return the repository's address as pyproject.toml has it; None while it has none."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project.get("urls", {}).get("Repository")
+
+
+def long_description(readme: str, address: str | None) -> str:
+    """Return a README whose relative links and pictures lead into the repository; without an address, with none.
+
+    A link becomes its text then, and a picture goes with its line. Links to a place on the page itself stay.
+    """
+    relative = r"\((?!https?:|mailto:|#)([^)\s]+)\)"
+    if address is None:
+        readme = re.sub(rf"^!\[[^]]*\]{relative}\n\n?", "", readme, flags=re.MULTILINE)
+        return re.sub(rf"(?<!!)\[([^]]+)\]{relative}", r"\1", readme)
+    readme = re.sub(rf"!\[([^]]*)\]{relative}", rf"![\1]({address}/raw/main/\2)", readme)
+    return re.sub(rf"(?<!!)\[([^]]+)\]{relative}", rf"[\1]({address}/blob/main/\2)", readme)
+
+
+if __name__ == "__main__":
+    from setuptools import setup
+
+    setup(
+        long_description=long_description((ROOT / "README.md").read_text(encoding="utf-8"), repository_address()),
+        long_description_content_type="text/markdown",
+    )

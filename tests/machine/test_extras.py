@@ -1,0 +1,34 @@
+"""Packages that not everybody needs."""
+
+import importlib
+import sys
+import types
+
+import pytest
+
+from flare_lib.machine.extras import MissingExtra, extra
+
+
+def test_a_missing_package_is_told_in_one_line_with_the_extra_that_brings_it():
+    with (
+        pytest.raises(
+            MissingExtra, match=r"^no_such_package must be installed \(pip install 'flare-lib\[train\]'\), got"
+        ) as raised,
+        extra("train"),
+    ):
+        importlib.import_module("no_such_package")
+    assert raised.value.name == "no_such_package"
+    assert "\n" not in str(raised.value)
+
+
+def test_a_package_that_is_there_is_imported(monkeypatch):
+    monkeypatch.setitem(sys.modules, "such_a_package", types.ModuleType("such_a_package"))
+    with extra("train"):
+        such_a_package = importlib.import_module("such_a_package")
+    assert such_a_package is sys.modules["such_a_package"]
+
+
+def test_a_package_that_cannot_be_loaded_keeps_its_own_error():
+    with pytest.raises(ImportError, match=r"^its library is damaged$") as raised, extra("train"):
+        raise ImportError("its library is damaged")
+    assert not isinstance(raised.value, MissingExtra)
