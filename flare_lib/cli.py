@@ -22,7 +22,7 @@ from flare_lib.machine.failures import reason_of
 class _Interruptible(typer.core.TyperGroup):
     """Commands that Ctrl-C ends with one line, wherever it comes."""
 
-    def invoke(self, ctx: typer.Context) -> object:
+    def invoke(self, ctx: Any) -> object:
         """Run the command; exit code 130, as shells have it, when it was interrupted."""
         try:
             return super().invoke(ctx)
@@ -83,7 +83,9 @@ def run(arguments: Sequence[str]) -> int:
         return app(list(arguments) or ["--help"], prog_name="flare", standalone_mode=False) or 0
     except _UsageError as error:
         return tell_error(error.format_message())
-    except (ValueError, OSError, MemoryError, MissingExtra) as error:
+    except MissingExtra as error:
+        return tell_error(str(error))
+    except (ValueError, OSError, MemoryError) as error:
         return tell_error(reason_of(error))
 
 

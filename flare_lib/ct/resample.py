@@ -57,8 +57,8 @@ def resample_trilinear(
     resampled = np.empty(shape_zyx, dtype=np.float32)
     z, y, x = (_positions(n, m, align_corners) for n, m in zip(array_zyx.shape, shape_zyx, strict=True))
     low, high = window_hu or (-math.inf, math.inf)
-    low, high = np.float32(low), np.float32(high)
-    map_shares(lambda share, n_shares: _interpolate(array_zyx, z, y, x, low, high, resampled, share, n_shares))
+    ends = np.float32(low), np.float32(high)
+    map_shares(lambda share, n_shares: _interpolate(array_zyx, z, y, x, *ends, resampled, share, n_shares))
     return resampled
 
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from flare_lib.ct.labels import as_label_map
 from flare_lib.ct.preprocess import Preprocessing, find_foreground
 from flare_lib.ct.resample import resample_volume
 from flare_lib.ct.roi import Box, bounding_box, crop_volume
-from flare_lib.ct.volume import grid_difference
+from flare_lib.ct.volume import grid_difference, triple
 from flare_lib.data.cohort import Case, load_labels
 from flare_lib.machine.atomic_write import atomic_folder, atomic_write
 from flare_lib.machine.failures import Failure, reason_of
@@ -200,23 +201,25 @@ def _load_if_there(case: Case, folder: Path, on_note: Callable[[str], None] | No
         sources = _sources(case)
     except OSError:
         return None  # the CT is gone: preparing says so
+    made = folder / case.name
     try:
-        return _load(folder / case.name, sources) if (folder / case.name).is_dir() else None
+        return _load(made) if made.is_dir() and _card(made)["sources"] == sources else None
     except (OSError, ValueError, LookupError, EOFError) as error:  # the ways in which a file can be damaged
         if on_note:
-            on_note(f"{folder / case.name} is damaged and made anew ({reason_of(error)})")
+            on_note(f"{made} is damaged and made anew ({reason_of(error)})")
         return None
 
 
-def _load(folder: Path, sources: list[list[int]] | None = None) -> PreparedCase | None:
-    """Return a prepared case; None when it was made of other `sources`."""
-    card = json.loads((folder / "case.json").read_text(encoding="utf-8"))
-    if sources is not None and card["sources"] != sources:
-        return None
+def _card(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "case.json").read_text(encoding="utf-8"))
+
+
+def _load(folder: Path) -> PreparedCase:
+    """Return a prepared case."""
     labels, class_locations = None, {}
     if (folder / "labels.npy").is_file():
         labels = np.load(folder / "labels.npy", mmap_mode="r")
         rows = np.load(folder / "class_locations.npy").astype(int)
         class_locations = {int(organ): rows[rows[:, 0] == organ, 1:] for organ in np.unique(rows[:, 0])}
     image = np.load(folder / "image.npy", mmap_mode="r")
-    return PreparedCase(folder.name, image, labels, class_locations, tuple(card["sums"]))
+    return PreparedCase(folder.name, image, labels, class_locations, triple(_card(folder)["sums"]))

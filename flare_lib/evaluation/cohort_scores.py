@@ -102,8 +102,10 @@ def score_pairs(
     cases = []
     outcomes = map_in_processes(functools.partial(score_pair, rules=rules), pairs, n_workers)
     for pair, outcome in zip(pairs, outcomes, strict=True):
-        failed = isinstance(outcome, Failure)
-        cases.append(CaseScores(pair.name, None, outcome.reason) if failed else CaseScores(pair.name, outcome))
+        if isinstance(outcome, Failure):
+            cases.append(CaseScores(pair.name, None, outcome.reason))
+        else:
+            cases.append(CaseScores(pair.name, outcome))
         if progress:
             progress(len(cases), len(pairs))
     return cases
