@@ -31,6 +31,7 @@ def info(
     from nibabel.orientations import aff2axcodes
 
     from flare_lib.ct.files import load_ct
+    from flare_lib.ct.hu import hu_doubts
     from flare_lib.ct.preprocess import find_foreground
 
     volume = load_ct(ct)
@@ -45,6 +46,8 @@ def info(
         "body (z, y, x)": ", ".join(f"{a}:{b}" for a, b in zip(body.start_zyx, body.stop_zyx, strict=True)),
     }
     typer.echo("\n".join(f"{name:18}{value}" for name, value in rows.items()))
+    for doubt in hu_doubts(volume.array_zyx):
+        typer.echo(f"note: {doubt}", err=True)
 
 
 def phantom(

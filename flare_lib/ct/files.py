@@ -18,12 +18,11 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import array_from_file
 
 from flare_lib.ct.dicom import load_dicom
+from flare_lib.ct.hu import hu_problem
 from flare_lib.ct.volume import FileGrid, Volume, place_in_world, scale_values, three_axes, to_file_axes
 from flare_lib.machine.atomic_write import atomic_write
 
 SUFFIXES = (".nii", ".nii.gz")
-# Air (-1000) and fat (-100) are in every CT; a label map or an image scaled for a net has neither.
-_SOMETHING_BELOW_HU = -10.0
 
 
 def find_images(folder: str | os.PathLike, *, channel: str = "") -> dict[str, Path]:
@@ -47,17 +46,13 @@ def load_ct(path: str | os.PathLike) -> Volume:
 
     int16 when every value is a whole number that fits, float32 otherwise; never a float64 copy. A fourth axis of
     length 1 is dropped. Raises FileNotFoundError for a missing file and ValueError, in one line, for what is not a
-    complete 3-D CT: truncated or damaged, 2-D or 4-D, NaN or Inf, no value below -10 HU (a label map), a spacing that
-    is not positive, a sheared affine, no orientation in the header, several DICOM series.
+    complete 3-D CT: truncated or damaged, 2-D or 4-D, NaN or Inf, grey values that are not HU (`hu_problem`), a
+    spacing that is not positive, a sheared affine, no orientation in the header, several DICOM series.
     """
     path = Path(path)
     volume = load_dicom(path) if path.is_dir() else _load_nifti(path, np.int16)
-    lowest, highest = volume.array_zyx.min(), volume.array_zyx.max()
-    if lowest > _SOMETHING_BELOW_HU:
-        raise ValueError(
-            f"{path} must be a CT in HU, where air and fat lie well below 0; got values from {lowest:g} to {highest:g}"
-            " (a label map, or an image already normalised?)"
-        )
+    if problem := hu_problem(volume.array_zyx):
+        raise ValueError(f"{path} must be a CT in HU: {problem}")
     return volume
 
 

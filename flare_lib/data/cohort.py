@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from flare_lib.ct.files import find_images, load_ct, load_label_map
-from flare_lib.ct.labels import N_ORGANS, left_right_problems
+from flare_lib.ct.hu import hu_doubts
+from flare_lib.ct.labels import N_ORGANS, left_right_problems, organ
 from flare_lib.ct.volume import Volume, grid_difference
 from flare_lib.machine.failures import Failure
 from flare_lib.machine.processes import map_in_processes
@@ -27,6 +28,8 @@ from flare_lib.synthetic.subjects import join_masks
 
 _FOLDERS = (("images", "labels"), ("imagesTr", "labelsTr"))
 SANE_SPACING_MM = (0.2, 10.0)
+# Without contrast 50 to 65, with it 100 to 150, with much fat below 0; outside, labels and CT are not one patient's.
+SANE_LIVER_HU = (-30.0, 200.0)
 
 
 @dataclass(frozen=True)
@@ -79,10 +82,11 @@ def load_labels(case: Case) -> Volume:
 
 
 def check_case(case: Case) -> list[str]:
-    """Return all that is wrong with a case, a sentence each; nothing for a sound one.
+    """Return all that is wrong with a case, or to doubt, a sentence each; nothing for a sound one.
 
-    The CT must load, with a spacing between 0.2 and 10 mm; labels, where there are any, must lie on its grid, be 0 to
-    13 and not all 0, and have their right organs on the right (a swap of the kidneys' labels, a mirrored file).
+    The CT must load, with a spacing between 0.2 and 10 mm and grey values that look like HU; labels, where there are
+    any, must lie on its grid, be 0 to 13 and not all 0, have their right organs on the right (a swap of the kidneys'
+    labels, a mirrored file) and a liver that looks like one.
     """
     problems, ct, labels = [], None, None
     try:
@@ -92,6 +96,8 @@ def check_case(case: Case) -> list[str]:
     if ct is not None and not all(SANE_SPACING_MM[0] <= s <= SANE_SPACING_MM[1] for s in ct.spacing_zyx_mm):
         low, high = SANE_SPACING_MM
         problems.append(f"the spacing must lie between {low:g} and {high:g} mm, got {_numbers(ct.spacing_zyx_mm)}")
+    if ct is not None:
+        problems.extend(hu_doubts(ct.array_zyx))
     if case.label_path is None:
         return problems
     try:
@@ -100,6 +106,10 @@ def check_case(case: Case) -> list[str]:
         return [*problems, str(error)]
     if ct is not None and (differs := grid_difference(labels, ct)):
         problems.append(f"labels must lie on the CT's grid, got {differs}")
+    elif ct is not None and (liver_hu := ct.array_zyx[labels.array_zyx == organ("liver").id]).size:
+        low, high = SANE_LIVER_HU
+        if not low <= (median := np.median(liver_hu)) <= high:
+            problems.append(f"the liver's median must lie between {low:g} and {high:g} HU, got {median:g}")
     present = np.flatnonzero(np.bincount(labels.array_zyx.ravel()))
     if present.max() > N_ORGANS:
         problems.append(f"labels must be 0 to {N_ORGANS}, got {_numbers(present[present > N_ORGANS].tolist())}")

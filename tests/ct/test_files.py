@@ -261,7 +261,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path, bad):
 )
 def test_a_label_map_or_a_normalised_image_is_no_ct(tmp_path, array):
     message = refusal_of(write_nifti(tmp_path / "ct.nii.gz", array))
-    assert f"must be a CT in HU, where air and fat lie well below 0; got values from {array.min():g} to" in message
+    assert f"must be a CT in HU: air and fat must lie well below 0, got values from {array.min():g} to" in message
 
 
 def test_a_ct_of_soft_tissue_without_any_air_is_a_ct(tmp_path):

@@ -1,0 +1,208 @@
+"""Are these grey values Hounsfield units? Judged by where most voxels lie, never by a single one.
+
+In HU air is -1000 and water 0 by definition; fat lies near -100, soft tissue (with contrast or without) between 0 and
+200. A CT has air around the body or within it, or fat beside soft tissue where the field is cut tightly. An image whose
+voxels lie elsewhere, but would lie there if its intercept, its sign or its scale were another one, is refused and told
+so; what may be right is accepted with a doubt, a note that travels with the result.
+Reference: DICOM PS3.3 C.11.1 (rescale slope and intercept; padding outside the reconstruction circle).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+AIR_HU, FAT_HU, SOFT_HU = (-1100.0, -910.0), (-150.0, -50.0), (-20.0, 200.0)
+_DENSE_HU = 600.0  # cortical bone and metal alone
+_PADDING_HU = -1100.0  # below it, values that come again and again were never measured
+_SAMPLE = 50_000  # voxels looked at: a few milliseconds, whatever the size of the CT
+_JUDGED = 1_000  # fewer say nothing of a distribution
+_PRESENT, _BODY = 0.01, 0.05  # shares of the voxels
+_CLEARLY, _SLIGHT_NEEDS = 0.1, 0.2  # how much more of the image a mend must explain, and a slight one on top of it
+_MOST_DENSE, _MOST_ABOVE = 0.4, 0.3  # more than a field full of skull has, than one without air and fat has
+_FLAT_HU, _NARROW_HU = 20.0, 350.0  # no contrast at all, and less of it than any field with bone has
+_SEEN_HU = -325.0  # where the nets' window begins
+
+
+class _Mend(NamedTuple):
+    """A mistake that is often made, undone: HU = scale * value + offset."""
+
+    scale: float
+    offset: float
+    question: str
+
+    def values_of(self, place_hu: tuple[float, float]) -> tuple[float, ...]:
+        """Return between which two values of the image a range of HU lies."""
+        return tuple(sorted((end - self.offset) / self.scale for end in place_hu))
+
+
+_AS_IT_IS = _Mend(1.0, 0.0, "")
+_MENDS = (
+    _Mend(1.0, -1024.0, "is the intercept -1024 missing?"),
+    _Mend(1.0, -1000.0, "is the intercept -1000 missing?"),
+    _Mend(1.0, 1024.0, "was the intercept -1024 added twice?"),
+    _Mend(1.0, -32768.0, "is the intercept -32768 missing?"),
+    _Mend(-1.0, 0.0, "is the image inverted?"),
+    _Mend(0.1, 0.0, "are the values 10 times too large?"),
+    _Mend(1000.0, 0.0, "are the values 1000 times too small, or normalised?"),
+)
+
+
+class _Shares(NamedTuple):
+    """The shares of an image's voxels that lie where air, fat and soft tissue lie, above them, and far above."""
+
+    air: float
+    fat: float
+    soft: float
+    above: float
+    dense: float
+
+    @property
+    def explained(self) -> float:
+        return self.air + self.fat + self.soft
+
+    @property
+    def fit(self) -> float:
+        """Between -1 and 1: what is far above soft tissue speaks against HU, for little of a body is that dense."""
+        return self.explained - self.dense
+
+
+def hu_problem(array: np.ndarray) -> str | None:
+    """Say why an image (any shape and real type, finite) is not a CT in HU, and the mend where one is seen; else None.
+
+    Goes on after "a CT in HU: ". An image of fewer than 1,000 voxels is asked only for a value below -10, which no
+    label map and no image between 0 and 1 has.
+    """
+    values = _measured(array)
+    judged = values.size >= _JUDGED
+    lowest, highest = (values[0], values[-1]) if judged else (array.min(), array.max())
+    came = f"got values from {lowest:g} to {highest:g}"
+    mend = _mend(values) if judged else None
+    if lowest > -10:
+        return f"air and fat must lie well below 0, {came} ({_told(values, mend) if mend else _guess(values)})"
+    if not judged:
+        return None
+    if mend:
+        told = f"air must lie near -1000 and fat near -100, {came} ({_told(values, mend)})"
+        return None if _is_slight(mend) else told
+    low, high = _ends(values)
+    if high - low < _FLAT_HU and low > AIR_HU[1]:
+        return f"air, fat and soft tissue must differ, got {low:g} to {high:g} nearly everywhere ({_guess(values)})"
+    shares = _shares(values, _AS_IT_IS)
+    nothing_below = max(shares.air, shares.fat) < _PRESENT
+    if shares.explained < _CLEARLY or shares.dense > _MOST_DENSE or (nothing_below and shares.above > _MOST_ABOVE):
+        return (
+            f"air must lie near -1000, fat near -100 and soft tissue between 0 and 200, {came}, {shares.explained:.0%} "
+            f"of them there and {shares.above:.0%} above (no CT, or scaled?)"
+        )
+    return None
+
+
+def hu_doubts(array: np.ndarray) -> tuple[str, ...]:
+    """Return what to doubt about the grey values of a CT that `hu_problem` lets pass, a sentence each; often none."""
+    values = _measured(array)
+    if values.size < _JUDGED:
+        return ()
+    shares, (low, high) = _shares(values, _AS_IT_IS), _ends(values)
+    doubts = []
+    mend = _mend(values)
+    if mend and _is_slight(mend):
+        doubts.append(f"the grey values may not be HU: {_told(values, mend)}")
+    if shares.soft < _PRESENT:
+        doubts.append(f"there may be no body in this CT: {shares.soft:.1%} of the voxels lie between -20 and 200 HU")
+    elif not doubts and max(shares.air, shares.fat) < _PRESENT:
+        doubts.append("there is neither air near -1000 nor fat near -100 HU, so nothing shows that these are HU")
+    if clipped := _share_of_the_lowest(values):
+        doubts.append(f"the grey values are clipped at {values[0]:g} HU, {clipped:.0%} of them: air may look like fat")
+    elif high - low < _NARROW_HU and low > AIR_HU[1]:
+        doubts.append(f"nearly all grey values lie between {low:g} and {high:g} HU: clipped, or scaled?")
+    at_0 = _between(values, 0, np.nextafter(0, 1))
+    if at_0 > _BODY and at_0 > 0.7 * _between(values, -4, 4):
+        doubts.append(f"{at_0:.0%} of the voxels are exactly 0 HU: padding that looks like water?")
+    return tuple(doubts)
+
+
+def _measured(array: np.ndarray) -> np.ndarray:
+    """Return about 50,000 values from all over an image, float64, sorted, without padding.
+
+    Padding is a value far below air that comes again and again, such as -2000, -3024 or -32768: noise never does that.
+    An image of nothing else is returned as it is.
+    """
+    step = max(1, round((array.size / _SAMPLE) ** (1 / array.ndim)))
+    values = array[tuple(slice(None, None, min(step, max(1, n // 8))) for n in array.shape)].ravel()
+    values = np.sort(values[:: max(1, values.size // _SAMPLE)].astype(np.float64))
+    found, counts = np.unique(values[: np.searchsorted(values, _PADDING_HU)], return_counts=True)
+    measured = values[~np.isin(values, found[counts > _PRESENT * values.size])]
+    return measured if measured.size else values
+
+
+def _ends(values: np.ndarray) -> np.ndarray:
+    """Return the two values that all but 2 in 1,000 lie between."""
+    return values[[values.size // 1000, -1 - values.size // 1000]]
+
+
+def _between(values: np.ndarray, low: float, high: float) -> float:
+    """Return the share of sorted values in [low, high)."""
+    start, stop = np.searchsorted(values, (low, high))
+    return float(stop - start) / values.size
+
+
+def _share_of_the_lowest(values: np.ndarray) -> float:
+    """Return the share of the lowest value where it is one that a window cut off within what the nets see; else 0."""
+    share = _between(values, values[0], np.nextafter(values[0], np.inf))
+    return share if _SEEN_HU < values[0] < 0 and _PRESENT < share < 1 else 0.0
+
+
+def _shares(values: np.ndarray, mend: _Mend) -> _Shares:
+    places = (AIR_HU, FAT_HU, SOFT_HU, (SOFT_HU[1], np.inf), (_DENSE_HU, np.inf))
+    return _Shares(*(_between(values, *mend.values_of(place)) for place in places))
+
+
+def _mend(values: np.ndarray) -> _Mend | None:
+    """Return the mend that makes a CT of an image and explains clearly more of it than HU do; None where none does."""
+    values = values[round(_share_of_the_lowest(values) * values.size) :]  # what a window cut off shows nothing
+    low, high = _ends(values)
+    # all within one tissue fits nothing
+    best, fit = None, _CLEARLY + (0.0 if high - low < _FLAT_HU else _shares(values, _AS_IT_IS).fit)
+    for mend in (*_MENDS, *_shift(values)):
+        shares = _shares(values, mend)
+        # another scale gathers what is far apart, or spreads what is not: air alone speaks for it
+        lowest = shares.air if abs(mend.scale) != 1 else max(shares.air, shares.fat)
+        needed = fit + (_SLIGHT_NEEDS if _is_slight(mend) else 0.0)
+        if shares.soft >= _BODY and lowest >= _PRESENT and shares.fit > needed:
+            best, fit = mend, shares.fit + _CLEARLY / 2  # the usual mistake before the unusual one
+    return best
+
+
+def _shift(values: np.ndarray) -> list[_Mend]:
+    """Return the shift that puts the most frequent grey values where air is, unless they are there already."""
+    low, high = _ends(values)
+    counts, edges = np.histogram(values, bins=max(1, int((high - low) / 20)), range=(low, high))
+    start, stop = np.searchsorted(values, edges[counts.argmax()] + (-20, 40))  # 20 more on either side
+    peak = float(values[(start + stop) // 2])
+    if AIR_HU[0] <= peak < AIR_HU[1]:
+        return []
+    offset = round(-1000.0 - peak, -1)
+    return [_Mend(1.0, offset, f"are all values about {abs(offset):.0f} too {'low' if offset > 0 else 'high'}?")]
+
+
+def _is_slight(mend: _Mend) -> bool:
+    """Tell whether a shift is one that cone-beam CTs show, and lungs that fill the field may pretend."""
+    return mend.scale == 1.0 and abs(mend.offset) < 300
+
+
+def _told(values: np.ndarray, mend: _Mend) -> str:
+    """Say where air lies, or fat where there is less air, and what would put it right."""
+    shares = _shares(values, mend)
+    name, place = ("air", AIR_HU) if shares.air >= shares.fat else ("fat", FAT_HU)
+    start, stop = np.searchsorted(values, mend.values_of(place))
+    value = values[(start + stop) // 2]
+    return f"{name} lies at {value:{'.0f' if abs(value) >= 10 else '.2g'}}: {mend.question}"
+
+
+def _guess(values: np.ndarray) -> str:
+    """Say what an image without air and fat may be."""
+    if np.ptp(_ends(values)) < _FLAT_HU and not np.array_equal(values, np.rint(values)):
+        return "an image already normalised?"
+    if values[0] >= -1 and values[-1] <= 255 and np.array_equal(values, np.rint(values)):
+        return "a label map, or an 8-bit image?"
+    return "a label map, an image already normalised, or no CT?"
