@@ -1,47 +1,135 @@
-"""One DICOM series as a volume, read by SimpleITK."""
+"""One DICOM series as a volume: every file of the folder in its place, or refused by name.
 
+Reference: DICOM PS3.3, C.7.6.2 (image plane) and C.11.1 (from stored values to HU).
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from flare_lib.ct.volume import FileGrid, Volume, place_in_world, scale_values, three_axes
+from flare_lib.ct.dicom_headers import Header, about_series, by_series, read_headers
+from flare_lib.ct.dicom_pixels import read_stored_values
+from flare_lib.ct.volume import FileGrid, Volume, place_in_world, scale_values
+
+_CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
+# What calls itself a CT may be of these classes: the last two are what ITK writes, and multi-frame files.
+_CLASSES = {"", _CT_IMAGE, "1.2.840.10008.5.1.4.1.1.7", f"{_CT_IMAGE}.1"}
+_HOUNSFIELD = {"HU", "HU_MOD", "US"}  # US is "unspecified"
+# Two slices lie on one grid while their numbers differ by less: over 512 pixels, half of one.
+_SAME = 1e-3
 
 
 def load_dicom(folder: Path) -> Volume:
-    """Load the one DICOM series in a folder; its grid is the series' own, turned from LPS to RAS."""
-    import SimpleITK as sitk  # here, because who loads NIfTI need not wait for it
+    """Load the one DICOM series in a folder; its grid is the series' own, turned from LPS to RAS.
 
-    warns = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what it would warn of is refused below
-    try:
-        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-        if len(series) != 1:
-            found = ", ".join(series) or "none"
-            raise ValueError(f"{folder} must hold exactly one DICOM series, got {len(series)}: {found}")
-        names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
-        image = sitk.ReadImage(names)
-        positions = []
-        for name in names:
-            reader = sitk.ImageFileReader()
-            reader.SetFileName(name)
-            reader.ReadImageInformation()
-            positions.append(reader.GetOrigin())
-    except RuntimeError as error:
-        raise ValueError(f"{folder} must hold readable DICOM, got: {' '.join(str(error).split())}") from error
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(warns)
-    raw = sitk.GetArrayFromImage(image).T
-    shape = three_axes(raw.shape, folder)
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
-    affine[:3, 3] = image.GetOrigin()
-    if len(names) > 1:  # SimpleITK stacks the slices straight and evenly, wherever they say they lie
-        stacked = affine[:3, 3] + np.arange(len(names))[:, None] * affine[:3, 2]
-        off_mm = np.linalg.norm(stacked - positions, axis=1).max()
-        if off_mm > image.GetSpacing()[2] / 4:
+    int16 or float32 as `load_ct`; slope and intercept are each slice's own. Two equal slices at one place are one.
+    Raises ValueError, in one line, for anything but one whole CT series of straight, evenly spaced slices of one size.
+    """
+    series = by_series(read_headers(folder))
+    if len(series) != 1:
+        found = "; ".join(about_series(uid, headers) for uid, headers in sorted(series.items())) or "none"
+        raise ValueError(f"{folder} must hold exactly one DICOM series, got {len(series)}: {found}")
+    headers = next(iter(series.values()))
+    for header in headers:
+        _check_is_ct_slice(header)
+    _check_same(headers, "rows and columns", lambda h: (h.whole("Rows"), h.whole("Columns")))
+    _check_same(headers, "PixelSpacing", lambda h: h.numbers("PixelSpacing", 2))
+    _check_same(headers, "ImageOrientationPatient", lambda h: h.numbers("ImageOrientationPatient", 6))
+    _check_same(headers, "FrameOfReferenceUID", lambda h: str(h.value("FrameOfReferenceUID") or ""))
+    headers, affine = _place_slices(folder, headers)
+    hu_zyx = np.empty((len(headers), *(first := _read_hu(headers[0])).shape), first.dtype)
+    for k, header in enumerate(headers):
+        slice_hu = _read_hu(header) if k else first
+        if slice_hu.dtype != hu_zyx.dtype:
+            hu_zyx = hu_zyx.astype(np.float32, copy=False)
+        hu_zyx[k] = slice_hu
+    grid = FileGrid(hu_zyx.shape[::-1], np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
+    return place_in_world(hu_zyx.T, grid, folder)
+
+
+def _read_hu(header: Header) -> np.ndarray:
+    """Return a slice in HU (rows, columns), int16 when that loses nothing, float32 otherwise."""
+    slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept")
+    return scale_values(read_stored_values(header)[..., None], slope, intercept, np.int16, header.path)[..., 0]
+
+
+def _check_is_ct_slice(header: Header) -> None:
+    """Raise ValueError, saying what it is, for a file that is not one slice of a CT in HU."""
+    path, kind = header.path, header.kind
+    sop_class = str(header.value("SOPClassUID") or "")
+    modality = header.value("Modality") or ("CT" if sop_class == _CT_IMAGE else "")
+    if modality != "CT" or sop_class not in _CLASSES:
+        raise ValueError(f"{path} must be a CT, got {kind}")
+    if "LOCALIZER" in (header.value("ImageType") or []):
+        raise ValueError(f"{path} must be a slice of a CT, got a localizer (scout)")
+    if (frames := header.value("NumberOfFrames") or 1) != 1:
+        raise ValueError(f"{path} must hold one slice, got {frames} frames: {kind}")
+    if (colour := header.value("PhotometricInterpretation") or "none") not in ("MONOCHROME1", "MONOCHROME2"):
+        raise ValueError(f"{path} must hold grey values, got {colour}: {kind}")
+    if header.value("ModalityLUTSequence") is not None or header.number("RescaleSlope") == 0:
+        raise ValueError(
+            f"{path} must say how its values become HU by a slope that is not 0, got a slope of 0 or a table"
+        )
+    if (unit := header.value("RescaleType") or "HU") not in _HOUNSFIELD:
+        raise ValueError(f"{path} must hold HU, got values in {unit}")
+    header.number("RescaleIntercept")
+
+
+def _check_same(headers: list[Header], name: str, of: Callable[[Header], tuple | str]) -> None:
+    """Raise ValueError, naming the file, when a slice differs in `name` from what most slices have."""
+    values = [of(header) for header in headers]
+    usual = Counter(values).most_common(1)[0][0]
+    for header, value in zip(headers, values, strict=True):
+        if value != usual and (isinstance(value, str) or not np.allclose(value, usual, rtol=_SAME, atol=_SAME)):
+            raise ValueError(
+                f"all slices of a series must have the same {name}, got {value} in {header.path}, not {usual}"
+            )
+
+
+def _place_slices(folder: Path, headers: list[Header]) -> tuple[list[Header], np.ndarray]:
+    """Return the slices in the order of their places, without equal ones, and index (i, j, k) -> LPS in mm, (4, 4)."""
+    along_row, along_column = np.reshape(headers[0].numbers("ImageOrientationPatient", 6), (2, 3))
+    skewed = np.abs([along_row @ along_row - 1, along_column @ along_column - 1, along_row @ along_column]).max()
+    spacing_row_mm, spacing_column_mm = headers[0].numbers("PixelSpacing", 2)
+    if skewed > 0.01 or min(spacing_row_mm, spacing_column_mm) <= 0:
+        raise ValueError(
+            f"{headers[0].path} must have two axes of length 1 at right angles and a PixelSpacing above 0, got "
+            f"{headers[0].value('ImageOrientationPatient')} and {headers[0].value('PixelSpacing')}"
+        )
+    normal = np.cross(along_row, along_column)
+    places = {header: np.array(header.numbers("ImagePositionPatient", 3)) for header in headers}
+    headers = sorted(headers, key=lambda header: places[header] @ normal)
+    headers = headers[:1] + [b for a, b in pairwise(headers) if not _are_one(a, b, places, normal)]
+    first = places[headers[0]]
+    if len(headers) == 1:
+        step_mm = headers[0].number("SliceThickness")
+        if step_mm <= 0:
+            raise ValueError(f"{headers[0].path}, a single slice, must have a SliceThickness above 0, got {step_mm:g}")
+    else:
+        step_mm = (places[headers[-1]] - first) @ normal / (len(headers) - 1)
+        off_mm = [np.linalg.norm(places[h] - first - k * step_mm * normal) for k, h in enumerate(headers)]
+        if max(off_mm) > step_mm / 4:
             raise ValueError(
                 f"the slices in {folder} must be evenly spaced and straight above one another (none missing, no tilted "
-                f"gantry), got one {off_mm:.1f} mm off its place"
+                f"gantry), got one {max(off_mm):.1f} mm off its place: {headers[int(np.argmax(off_mm))].path.name}"
             )
-    grid = FileGrid(shape, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
-    return place_in_world(scale_values(raw, 1.0, 0.0, np.int16, folder), grid, folder)
+    affine = np.eye(4)
+    affine[:3] = np.stack(
+        [along_row * spacing_column_mm, along_column * spacing_row_mm, normal * step_mm, first], axis=1
+    )
+    return headers, affine
+
+
+def _are_one(a: Header, b: Header, places: dict[Header, np.ndarray], normal: np.ndarray) -> bool:
+    """Whether two slices are one, twice; ValueError for two at one place that differ."""
+    if (places[b] - places[a]) @ normal > _SAME:
+        return False
+    if np.abs(places[b] - places[a]).max() > _SAME or not np.array_equal(_read_hu(a), _read_hu(b)):
+        raise ValueError(
+            f"every place must have one slice, got {a.path} and {b.path.name} at one and with different values "
+            "(several phases or reconstructions in one series?)"
+        )
+    return True

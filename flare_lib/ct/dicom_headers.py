@@ -1,0 +1,207 @@
+"""What the DICOM files of a folder say of themselves: every file accounted for, headers alone, nothing of the patient.
+
+A file is DICOM if it holds DICOM. One that does not, but is called as if it did (damaged, empty, packed, not yet
+downloaded), is refused by name: it may be a slice that would be missing. Everything else is passed over.
+Reference: DICOM PS3.10 (files), PS3.3 (what is in them).
+"""
+
+import math
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_SUFFIXES = {".dcm", ".ima", ".dicom"}
+_DICOMDIR = "1.2.840.10008.1.3.10"
+_TAGS = (
+    *("SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "SeriesDescription", "FrameOfReferenceUID"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "NumberOfFrames"),
+    *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Header:
+    """A DICOM file's header: of the elements only those that place and scale an image, or tell what it is.
+
+    `syntax` is the UID of its transfer syntax, `pixels_at` where its pixel data begins, in bytes from the file's start.
+    """
+
+    path: Path
+    elements: "Dataset"
+    syntax: str
+    pixels_at: int
+
+    def value(self, keyword: str) -> object:
+        """Return an element's value, None when it is missing or empty; ValueError for one that cannot be read."""
+        try:
+            with quiet():
+                value = self.elements.get(keyword)
+        except Exception as error:  # whatever a damaged value makes the parser do; its text may be anything
+            raise ValueError(f"{self.path} must hold a readable {keyword}, got a damaged one") from error
+        return None if value is None or value == "" or value == [] else value
+
+    def numbers(self, keyword: str, n: int) -> tuple[float, ...]:
+        """Return `n` finite numbers; ValueError for any other value, or none."""
+        value = self.value(keyword)
+        try:
+            numbers = tuple(map(float, value if n > 1 else [value]))
+        except (TypeError, ValueError):
+            numbers = ()
+        if len(numbers) != n or not all(map(math.isfinite, numbers)):
+            got = "none" if value is None else f"{value}"[:60]
+            raise ValueError(
+                f"{self.path} must hold {n} finite number{'s' * (n > 1)} as {keyword}, got {got}{self.suspect}"
+            )
+        return numbers
+
+    def number(self, keyword: str) -> float:
+        """Return one finite number; ValueError for any other value, or none."""
+        return self.numbers(keyword, 1)[0]
+
+    def whole(self, keyword: str) -> int:
+        """Return one whole number; ValueError for any other value, or none."""
+        number = self.number(keyword)
+        if number != int(number):
+            raise ValueError(f"{self.path} must hold a whole number as {keyword}, got {number:g}")
+        return int(number)
+
+    @property
+    def kind(self) -> str:
+        """What the file is, in words: its modality and, where it says so, its class."""
+        sop_class = self.value("SOPClassUID")
+        name = f"{getattr(sop_class, 'name', sop_class)}".removesuffix(" Storage")
+        return f"{self.value('Modality') or 'no modality'}{f' ({name})' if sop_class else ''}"
+
+    @property
+    def suspect(self) -> str:
+        """An addition to a refusal: that the file is hardly a CT slice; empty for one that may be."""
+        return "" if "CT Image" in self.kind or "(" not in self.kind else f" (it is {self.kind})"
+
+
+def read_headers(folder: Path) -> list[Header]:
+    """Return the headers of all DICOM files that lie directly in a folder, by name; empty when there are none.
+
+    A DICOMDIR and files that are no DICOM are passed over. Raises ValueError, by name, for a file that is called as if
+    it were DICOM (like `_SUFFIXES`, or like those that are) but cannot be read as such.
+    """
+    found, others = [], []
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise ValueError(f"{folder} must be a folder that can be read, got: {error.strerror or error}") from error
+    for path in paths:
+        if path.is_dir() or path.name.upper() == "DICOMDIR":
+            continue
+        header = _read_header(path)
+        if header is None:
+            others.append(path)
+        elif header.elements.file_meta.get("MediaStorageSOPClassUID") != _DICOMDIR:
+            found.append(header)
+    names = _SUFFIXES.union(*(_suffixes(header.path) or {""} for header in found))
+    for path in others:
+        if _is_called_like_one(path, names):
+            raise ValueError(f"{path} must be a complete DICOM file, as its name says, got {_contents(path)}")
+    return found
+
+
+def by_series(headers: list[Header]) -> dict[str, list[Header]]:
+    """Return {UID of the series: its headers}; files that name no series are one, with an empty UID."""
+    series = defaultdict(list)
+    for header in headers:
+        series[str(header.value("SeriesInstanceUID") or "")].append(header)
+    return dict(series)
+
+
+def about_series(uid: str, headers: list[Header]) -> str:
+    """Say in a few words what a series is: its description, what kind of file it is made of, how many, its UID."""
+    description = re.sub(
+        r"[^\w .,:+/()-]+", " ", str(headers[0].value("SeriesDescription") or "no description")
+    ).strip()
+    kinds = " and ".join(sorted({header.kind for header in headers}))
+    return f"{description[:64]}: {kinds}, {len(headers)} file{'s' * (len(headers) > 1)}, {uid or 'no UID'}"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom's warnings back: what it would warn of is checked here, and its words may tell of the patient."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _read_header(path: Path) -> Header | None:
+    """Return a file's header, None when it holds no DICOM; ValueError when it does, and cannot be read."""
+    if not path.is_file():  # a link that leads nowhere, a pipe
+        return None
+    from pydicom import dcmread  # here, because who loads NIfTI need not wait for it
+
+    try:
+        with path.open("rb") as file:
+            start = file.read(132)
+            marked = start[128:] == b"DICM"
+            if not marked and not _may_begin_without_mark(path, start):
+                return None
+            file.seek(0)
+            with quiet():
+                elements = dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
+                known = marked or "SOPClassUID" in elements or "Modality" in elements
+                syntax = str(elements.file_meta.get("TransferSyntaxUID") or _guessed_syntax(elements))
+            return Header(path, elements, syntax, file.tell()) if known else None
+    except OSError as error:
+        raise ValueError(f"{path} must be a file that can be read, got: {error.strerror or error}") from error
+    except Exception as error:  # a damaged header can fail anywhere in the parser
+        raise ValueError(f"{path} must be a complete DICOM file, got a damaged header") from error
+
+
+def _may_begin_without_mark(path: Path, start: bytes) -> bool:
+    """Whether a file without DICM may be DICOM, as older ones are: its first element is of group 2 or 8."""
+    called = not _suffixes(path) or _suffixes(path) & _SUFFIXES
+    return bool(called) and start[:2] in (b"\x02\0", b"\x08\0", b"\0\x08") and len(start) > 8
+
+
+def _guessed_syntax(elements: "Dataset") -> str:
+    """Return the transfer syntax of a file that does not name one, from how its elements were written."""
+    from pydicom import uid
+
+    implicit, little = elements.original_encoding
+    if implicit:
+        return uid.ImplicitVRLittleEndian
+    return uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
+
+
+def _suffixes(path: Path) -> set[str]:
+    """Return the suffixes of a name that hold a letter, in lower case: `IM.0007` has none, `7.dcm.gz` two."""
+    return {suffix.lower() for suffix in path.suffixes if re.match(r"\.[^\W\d]\w*$", suffix)}
+
+
+def _is_called_like_one(path: Path, names: set[str]) -> bool:
+    """Whether a file that is no DICOM is called like those that are.
+
+    `names`: suffixes of DICOM files, "" among them if some have none; then only text (a README) may have none either.
+    """
+    if path.name.startswith("._"):  # what macOS leaves beside a file
+        return False
+    if suffixes := _suffixes(path):
+        return not suffixes.isdisjoint(names)
+    return "" in names and not path.name.startswith(".") and not _is_text(path)
+
+
+def _is_text(path: Path) -> bool:
+    start = path.read_bytes()[:4096] if path.is_file() else b""
+    return bool(start) and b"\0" not in start and start.isascii()
+
+
+def _contents(path: Path) -> str:
+    if not path.is_file():
+        return "a link that leads nowhere, or no file"
+    return "an empty file" if path.stat().st_size == 0 else f"{path.stat().st_size} bytes of something else"
