@@ -109,9 +109,10 @@ def _place_slices(folder: Path, headers: list[Header]) -> tuple[list[Header], np
         if step_mm <= 0:
             raise ValueError(f"{headers[0].path}, a single slice, must have a SliceThickness above 0, got {step_mm:g}")
     else:
-        step_mm = (places[headers[-1]] - first) @ normal / (len(headers) - 1)
+        steps_mm = np.diff([places[header] @ normal for header in headers])
+        step_mm = steps_mm.mean()
         off_mm = [np.linalg.norm(places[h] - first - k * step_mm * normal) for k, h in enumerate(headers)]
-        if max(off_mm) > step_mm / 4:
+        if max(*off_mm, np.ptp(steps_mm)) > step_mm / 4:
             raise ValueError(
                 f"the slices in {folder} must be evenly spaced and straight above one another (none missing, no tilted "
                 f"gantry), got one {max(off_mm):.1f} mm off its place: {headers[int(np.argmax(off_mm))].path.name}"

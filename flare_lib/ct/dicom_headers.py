@@ -5,6 +5,7 @@ downloaded), is refused by name: it may be a slice that would be missing. Everyt
 Reference: DICOM PS3.10 (files), PS3.3 (what is in them).
 """
 
+import logging
 import math
 import re
 import warnings
@@ -128,15 +129,22 @@ def about_series(uid: str, headers: list[Header]) -> str:
         r"[^\w .,:+/()-]+", " ", str(headers[0].value("SeriesDescription") or "no description")
     ).strip()
     kinds = " and ".join(sorted({header.kind for header in headers}))
-    return f"{description[:64]}: {kinds}, {len(headers)} file{'s' * (len(headers) > 1)}, {uid or 'no UID'}"
+    files = f"1 file ({headers[0].path.name})" if len(headers) == 1 else f"{len(headers)} files"
+    return f"{description[:64]}: {kinds}, {files}, {uid or 'no UID'}"
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep pydicom's warnings back: what it would warn of is checked here, and its words may tell of the patient."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _read_header(path: Path) -> Header | None:

@@ -74,7 +74,7 @@ def _read_pixel_data(header: Header) -> bytes:
             elements = read_dataset(file, *header.elements.original_encoding, specific_tags=[0x7FE00010])
     if "PixelData" not in elements:
         raise ValueError("none")
-    return elements["PixelData"].value
+    return elements["PixelData"].value or b""
 
 
 def _plain(data: bytes, n: int, dtype: str) -> np.ndarray:

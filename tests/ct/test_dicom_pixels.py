@@ -1,0 +1,65 @@
+"""The stored values of a slice, against what was stored."""
+
+import numpy as np
+import pytest
+from dicoms import COLUMNS, HU, ROWS, store, write_series, written_as
+from pydicom import uid
+
+from flare_lib.ct.dicom_headers import read_headers
+from flare_lib.ct.dicom_pixels import read_stored_values
+
+SYNTAXES = (
+    uid.ExplicitVRLittleEndian,
+    uid.ExplicitVRBigEndian,
+    uid.RLELossless,
+    uid.JPEGLosslessSV1,
+    uid.JPEG2000Lossless,
+)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name)
+def test_values_are_those_stored(tmp_path, syntax):
+    (header,) = read_headers(write_series(tmp_path, written_as(syntax), slices=[1]))
+    np.testing.assert_array_equal(read_stored_values(header), HU[1].astype(int) + 1024)
+
+
+@pytest.mark.parametrize(
+    ("stored", "high", "signed", "written", "read"),
+    [
+        (16, 15, 0, 0xFFFE, 65534),
+        (16, 15, 1, 0xFFFE, -2),
+        (12, 11, 0, 0x0FFE, 4094),
+        (12, 11, 1, 0x0FFE, -2),
+        (12, 11, 1, 0xFFFE, -2),
+        (12, 11, 1, 0x07FE, 2046),
+        (12, 15, 0, 0xFFE0, 4094),
+        (12, 15, 1, 0xFFE0, -2),
+        (12, 13, 1, 0x3FF8, -2),
+        (12, 13, 1, 0xFFF8, -2),
+        (12, 11, 0, 0x1FFE, None),
+        (12, 11, 1, 0x8FFE, None),
+        (12, 15, 0, 0xFFE1, None),
+    ],
+)
+def test_a_value_is_taken_from_its_bits_and_the_others_must_be_empty_or_its_sign(
+    tmp_path, stored, high, signed, written, read
+):
+    def change(ds, k):
+        ds.BitsStored, ds.HighBit, ds.PixelRepresentation = stored, high, signed
+        store(ds, np.full((ROWS, COLUMNS), written))
+
+    (header,) = read_headers(write_series(tmp_path, change, slices=[0]))
+    if read is None:
+        with pytest.raises(ValueError, match="got others set"):
+            read_stored_values(header)
+    else:
+        assert (read_stored_values(header) == read).all()
+
+
+def test_eight_bits_are_read(tmp_path):
+    def change(ds, k):
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit = 8, 8, 7
+        store(ds, np.arange(ROWS * COLUMNS).reshape(ROWS, COLUMNS), "u1")
+
+    (header,) = read_headers(write_series(tmp_path, change, slices=[0]))
+    np.testing.assert_array_equal(read_stored_values(header).ravel(), np.arange(ROWS * COLUMNS))
