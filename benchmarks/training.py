@@ -24,7 +24,6 @@ from flare_lib.data.centres import write_phantoms
 from flare_lib.data.prepared import prepare_cases
 from flare_lib.evaluation.metrics import dice_scores
 from flare_lib.inference.sliding_window import sliding_window
-from flare_lib.network.unet import UNet
 from flare_lib.synthetic.phantom import make_phantom
 from flare_lib.training.log import read_log
 from flare_lib.training.loop import train
@@ -33,12 +32,6 @@ from flare_lib.training.recipes import Recipe, preset
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
 ROUNDS = 3
-
-
-def net_of(recipe: Recipe) -> UNet:
-    """A net with the recipe's seed."""
-    torch.manual_seed(recipe.seed)
-    return UNet(features_per_stage=recipe.features_per_stage, strides=recipe.strides, n_heads=recipe.n_heads)
 
 
 def bare_seconds(net: nn.Module, recipe: Recipe, n_steps: int) -> list[float]:
@@ -62,7 +55,7 @@ def step_time(n_steps: int) -> dict:
     persons = [make_phantom(k) for k in range(4)]
     bare, whole, waited = [], [], []
     for k in range(ROUNDS):
-        net = net_of(recipe)
+        net = recipe.new_net()
         bare += bare_seconds(net, recipe, n_steps)[1:]
         with tempfile.TemporaryDirectory() as folder:
             train(net, Patches({"phantoms": persons}, replace(recipe, seed=k)), recipe, folder=folder)
@@ -79,7 +72,7 @@ def overfit(n_steps: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         cases = write_phantoms(folder, 1, seed=7, spacing_zyx_mm=(4.0, 3.0, 3.0))
         prepared = prepare_cases(cases, Path(folder) / "prepared", recipe.preprocessing, around="organs")
-        net, began = net_of(recipe), time.perf_counter()
+        net, began = recipe.new_net(), time.perf_counter()
         train(net, Patches({"cases": prepared}, recipe), recipe, folder=Path(folder) / "run")
         seconds = time.perf_counter() - began
         losses = [entry["loss"] for entry in read_log(Path(folder) / "run" / "log.jsonl")]

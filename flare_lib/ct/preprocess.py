@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from flare_lib.ct.moments import Moments
 from flare_lib.ct.resample import Window, check_window, resample_volume
 from flare_lib.ct.roi import Box, bounding_box
 from flare_lib.ct.volume import Triple, Volume, check_spacing
 
 WINDOW_HU: Window = (-325.0, 325.0)
 FOREGROUND_HU = -325.0
-_PIECE = 1 << 20  # voxels turned to float64 at a time
 
 
 def find_foreground(array_zyx: np.ndarray, threshold_hu: float = FOREGROUND_HU) -> Box:
@@ -34,19 +34,6 @@ def clip_hu(array: np.ndarray, window_hu: Window = WINDOW_HU) -> np.ndarray:
     if np.issubdtype(array.dtype, np.integer) and float(low).is_integer() and float(high).is_integer():
         return np.clip(array, int(low), int(high))
     return np.clip(array.astype(np.float32, copy=False), np.float32(low), np.float32(high))
-
-
-def mean_and_sd(array: np.ndarray) -> tuple[float, float]:
-    """Return mean and (population) standard deviation of an array of any shape, summed in float64 piece by piece.
-
-    Raises ValueError for an empty array.
-    """
-    if not array.size:
-        raise ValueError(f"mean and SD must be taken of a voxel at least, got shape {array.shape}")
-    mean = float(array.mean(dtype=np.float64))
-    flat = array.reshape(-1)
-    pieces = (flat[start : start + _PIECE] for start in range(0, flat.size, _PIECE))
-    return mean, math.sqrt(sum(float(np.square(piece - np.float64(mean)).sum()) for piece in pieces) / flat.size)
 
 
 def normalize(array: np.ndarray, mean_hu: float, sd_hu: float) -> np.ndarray:
@@ -92,8 +79,10 @@ class Preprocessing:
         everywhere. Memory is that of the result and one copy of it, whatever the size of the CT.
         """
         resampled = resample_volume(volume, self.spacing_zyx_mm, window_hu=self.window_hu)
-        mean_hu, sd_hu = (self.mean_hu, self.sd_hu) if self.mean_hu is not None else mean_and_sd(resampled.array_zyx)
-        return resampled.with_array(normalize(resampled.array_zyx, mean_hu, sd_hu or 1.0))
+        if self.mean_hu is not None:
+            return resampled.with_array(normalize(resampled.array_zyx, self.mean_hu, self.sd_hu))
+        own = Moments.of(resampled.array_zyx)
+        return resampled.with_array(normalize(resampled.array_zyx, own.mean, own.sd or 1.0))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON has it: lists, numbers and None."""

@@ -19,6 +19,7 @@ import math
 
 import numpy as np
 
+from flare_lib.ct.linear_taps import linear_taps
 from flare_lib.ct.volume import Shape, Triple, Volume, check_spacing, triple
 from flare_lib.machine.compiled import njit
 from flare_lib.machine.threads import map_shares
@@ -55,7 +56,9 @@ def resample_trilinear(
     if array_zyx.dtype not in (np.int16, np.float32):
         array_zyx = array_zyx.astype(np.float32)
     resampled = np.empty(shape_zyx, dtype=np.float32)
-    z, y, x = (_positions(n, m, align_corners) for n, m in zip(array_zyx.shape, shape_zyx, strict=True))
+    axes = zip(array_zyx.shape, shape_zyx, strict=True)
+    taps = (linear_taps(n, m, align_corners=align_corners) for n, m in axes)
+    z, y, x = ((axis.lower, axis.upper, axis.upper_weight) for axis in taps)
     low, high = window_hu or (-math.inf, math.inf)
     ends = np.float32(low), np.float32(high)
     map_shares(lambda share, n_shares: _interpolate(array_zyx, z, y, x, *ends, resampled, share, n_shares))
@@ -126,16 +129,6 @@ def _check_shapes(array_zyx: np.ndarray, shape_zyx: Shape) -> None:
         raise ValueError(f"the array must have 3 axes and a voxel at least, got shape {array_zyx.shape}")
     if len(shape_zyx) != 3 or min(shape_zyx) < 1:
         raise ValueError(f"shape_zyx must be 3 positive integers, got {tuple(shape_zyx)}")
-
-
-def _positions(n: int, m: int, align_corners: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return for each of m new voxels its lower and upper neighbour among n old ones, and the weight of the upper."""
-    i = np.arange(m)
-    at = i * ((n - 1) / max(m - 1, 1)) if align_corners else (i + 0.5) * (n / m) - 0.5
-    at = np.clip(at, 0, n - 1)
-    lower = np.floor(at).astype(np.int64)
-    upper = np.minimum(lower + 1, n - 1)
-    return lower, upper, (at - lower).astype(np.float32)
 
 
 @njit(nogil=True)

@@ -14,9 +14,8 @@ again: a preparation that was stopped goes on where it was.
 import hashlib
 import io
 import json
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,11 @@ import numpy as np
 
 from flare_lib.ct.files import load_ct
 from flare_lib.ct.labels import as_label_map
+from flare_lib.ct.moments import Moments
 from flare_lib.ct.preprocess import Preprocessing, find_foreground
 from flare_lib.ct.resample import resample_volume
 from flare_lib.ct.roi import Box, bounding_box, crop_volume
-from flare_lib.ct.volume import grid_difference, triple
+from flare_lib.ct.volume import grid_difference
 from flare_lib.data.cohort import Case, load_labels
 from flare_lib.machine.atomic_write import atomic_folder, atomic_write
 from flare_lib.machine.failures import Failure, reason_of
@@ -36,7 +36,7 @@ from flare_lib.machine.processes import map_in_processes
 from flare_lib.machine.progress import Progress
 
 AROUND = ("foreground", "organs")
-_FORMAT = 1  # of the files: to be raised when they change
+_FORMAT = 2  # of the files: to be raised when they change
 _PLACES = 500  # voxels of each organ that are remembered, so that a patch can be centred on one without a search
 
 _NAMED = 5  # cases that could not be prepared and are told one by one; one line has no room for more
@@ -47,45 +47,22 @@ class PreparedCase:
     """One case as a net is trained on it.
 
     `image_hu` float16 (Z, Y, X), in the window, memory-mapped; `labels` uint8 of the same shape, or None;
-    `class_locations` {organ id: voxels of it, int (n, 3), ZYX}; `mean_hu` and `sd_hu` its own (individual
-    normalisation); `sums` the count, sum and sum of squares of its voxels.
+    `class_locations` {organ id: voxels of it, int (n, 3), ZYX}; `moments` of its grey values in HU,
+    for individual normalisation.
     """
 
     name: str
     image_hu: np.ndarray
     labels: np.ndarray | None
     class_locations: dict[int, np.ndarray]
-    sums: tuple[float, float, float]
-
-    @property
-    def mean_hu(self) -> float:
-        """The mean of its voxels."""
-        return mean_and_sd_of_sums(self.sums)[0]
-
-    @property
-    def sd_hu(self) -> float:
-        """The (population) standard deviation of its voxels; 1 where it has no contrast at all."""
-        return mean_and_sd_of_sums(self.sums)[1]
+    moments: Moments
 
 
-def sums_of(hu: np.ndarray) -> tuple[float, float, float]:
-    """Return count, sum and sum of squares of an array's values, in float64: those of several arrays may be added."""
-    values = hu.astype(np.float64)
-    return float(values.size), float(values.sum()), float(np.square(values).sum())
-
-
-def mean_and_sd_of_sums(sums: Sequence[float]) -> tuple[float, float]:
-    """Return mean and (population) SD from count, sum and sum of squares; an SD of 0, no contrast at all, becomes 1."""
-    count, total, squares = sums
-    mean = total / count
-    return mean, math.sqrt(max(0.0, squares / count - mean**2)) or 1.0
-
-
-def mean_and_sd_of(cases: Sequence[PreparedCase]) -> tuple[float, float]:
+def moments_of(cases: Sequence[PreparedCase]) -> Moments:
     """Return mean and SD in HU over all voxels of all cases: the fine stage's global normalisation (paper 2.1, 4.5)."""
     if not cases:
         raise ValueError("mean and SD must be taken of a case at least, got none")
-    return mean_and_sd_of_sums([math.fsum(case.sums[k] for case in cases) for k in range(3)])
+    return sum((case.moments for case in cases), Moments())
 
 
 def prepare_cases(
@@ -139,7 +116,7 @@ def prepare_cases(
 def _prepare(case: Case, *, folder: Path, preprocessing: Preprocessing, around: str, margin_mm: float) -> None:
     """Prepare one case, whole or not at all."""
     image, labels = _crop_and_resample(case, preprocessing, around, margin_mm)
-    card = {"sources": _sources(case), "sums": sums_of(image)}
+    card = {"sources": _sources(case), "moments": asdict(Moments.of(image))}
     with atomic_folder(folder / case.name) as unfinished:  # what is there was made from files that have changed since
         _save(unfinished / "image.npy", image.astype(np.float16))
         if labels is not None:
@@ -204,7 +181,7 @@ def _load_if_there(case: Case, folder: Path, on_note: Callable[[str], None] | No
     made = folder / case.name
     try:
         return _load(made) if made.is_dir() and _card(made)["sources"] == sources else None
-    except (OSError, ValueError, LookupError, EOFError) as error:  # the ways in which a file can be damaged
+    except (OSError, ValueError, TypeError, LookupError, EOFError) as error:  # the ways in which a file can be damaged
         if on_note:
             on_note(f"{made} is damaged and made anew ({reason_of(error)})")
         return None
@@ -222,4 +199,4 @@ def _load(folder: Path) -> PreparedCase:
         rows = np.load(folder / "class_locations.npy").astype(int)
         class_locations = {int(organ): rows[rows[:, 0] == organ, 1:] for organ in np.unique(rows[:, 0])}
     image = np.load(folder / "image.npy", mmap_mode="r")
-    return PreparedCase(folder.name, image, labels, class_locations, triple(_card(folder)["sums"]))
+    return PreparedCase(folder.name, image, labels, class_locations, Moments(**_card(folder)["moments"]))

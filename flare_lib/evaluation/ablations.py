@@ -12,20 +12,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from flare_lib.ct.files import load_ct
+from flare_lib.ct.moments import Moments
 from flare_lib.ct.resample import resample_nearest, resample_trilinear
 from flare_lib.data.centres import CentreCohort
 from flare_lib.data.cohort import Case, load_labels
-from flare_lib.data.prepared import PreparedCase, mean_and_sd_of, prepare_cases, sums_of
+from flare_lib.data.prepared import PreparedCase, moments_of, prepare_cases
 from flare_lib.evaluation.flare_rules import flare_scores
 from flare_lib.evaluation.metrics import shares_inside
 from flare_lib.inference.coarse_to_fine import Segmentation, segment, segment_in_one_stage
 from flare_lib.inference.stages import NetStage, SqueezedStage, Stage
 from flare_lib.machine.atomic_write import atomic_write
 from flare_lib.machine.progress import StageProgress
-from flare_lib.network.unet import UNet
 from flare_lib.network.weights import TrainedNet, load_strict
 from flare_lib.training.loop import train
 from flare_lib.training.patches import Patches
@@ -90,10 +89,9 @@ def train_net(
     if plan.squeezed:
         cases, unlabelled = ([_squeeze(case) for case in them] for them in (cases, unlabelled))
     if not plan.individual:
-        mean, sd = mean_and_sd_of(cases)
-        recipe = replace(recipe, mean_hu=mean, sd_hu=sd)
-    torch.manual_seed(recipe.seed)
-    net = UNet(features_per_stage=recipe.features_per_stage, strides=recipe.strides, n_heads=recipe.n_heads)
+        shared = moments_of(cases)
+        recipe = replace(recipe, mean_hu=shared.mean, sd_hu=shared.sd)
+    net = recipe.new_net()
     if plan.start is not None:
         load_strict(net, train_net(plan.start, plans, cohort, folder).net.state_dict(), source=plan.start)
     train(
@@ -110,7 +108,7 @@ def train_net(
 def _squeeze(case: PreparedCase) -> PreparedCase:
     image = resample_trilinear(np.asarray(case.image_hu, np.float32), SQUEEZED_SHAPE)
     labels = None if case.labels is None else resample_nearest(np.asarray(case.labels), SQUEEZED_SHAPE)
-    return PreparedCase(case.name, image, labels, {}, sums_of(image))
+    return PreparedCase(case.name, image, labels, {}, Moments.of(image))
 
 
 # {arm: (nets that it needs, how it segments)}; "coarse to fine" is the paper's way, the arms after it change one thing

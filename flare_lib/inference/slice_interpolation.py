@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import torch
 
+from flare_lib.ct.linear_taps import linear_taps
 from flare_lib.inference.slice_kernels import paint_with_numba
-from flare_lib.inference.slice_taps import linear_taps
 from flare_lib.inference.slice_tensors import paint_with_torch
 from flare_lib.inference.sliding_window import Slab
 

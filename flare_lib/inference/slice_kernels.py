@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from flare_lib.inference.slice_taps import Taps
+from flare_lib.ct.linear_taps import Taps
 from flare_lib.machine.compiled import njit
 from flare_lib.machine.threads import map_shares
 

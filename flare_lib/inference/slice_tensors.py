@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flare_lib.inference.slice_taps import Taps
+from flare_lib.ct.linear_taps import Taps
 
 MIXED = 255  # in a map of winners: the corners of this cell disagree
 

@@ -9,7 +9,8 @@ from typing import Protocol
 
 import torch
 
-from flare_lib.ct.preprocess import mean_and_sd, normalize
+from flare_lib.ct.moments import Moments
+from flare_lib.ct.preprocess import normalize
 from flare_lib.ct.resample import resample_trilinear
 from flare_lib.ct.volume import Shape, Volume
 from flare_lib.machine.device import choose_device
@@ -53,8 +54,8 @@ class SqueezedStage(NetStage):
     def prepare(self, ct: Volume) -> torch.Tensor:
         """Clip, squeeze to the patch size, normalise by the CT's own mean and SD."""
         image = resample_trilinear(ct.array_zyx, self.patch_size, window_hu=self.preprocessing.window_hu)
-        mean, sd = mean_and_sd(image)
-        return torch.from_numpy(normalize(image, mean, sd or 1.0))[None]
+        own = Moments.of(image)
+        return torch.from_numpy(normalize(image, own.mean, own.sd or 1.0))[None]
 
 
 def load_stages(folder: str | Path | None = None, *, device: str | torch.device = "auto") -> tuple[NetStage, NetStage]:

@@ -126,14 +126,14 @@ def train(
     start = 0
     if checkpoint.exists():
         start = load_checkpoint(checkpoint, net=net, optimizer=optimizer, recipe=plain_recipe)
-    patches.start = start * recipe.accumulate
-    batches = iter(loader(patches, n_workers=n_workers))
+    batches = iter(loader(patches.starting_at(start * recipe.accumulate), n_workers=n_workers))
     writes = rank_and_count()[0] == 0
     with Log(folder if writes else None, start=start) as log:
         for step in range(start, recipe.n_steps):
             began = time.perf_counter()
+            learning_rate = recipe.learning_rate * learning_rate_factor(step, recipe)
             for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * learning_rate_factor(step, recipe)
+                group["lr"] = learning_rate
             several = [next(batches) for _ in range(recipe.accumulate)]
             waited = time.perf_counter() - began
             losses = train_step(
@@ -144,7 +144,7 @@ def train(
                 consistency_weight=ramp_up(step, recipe.ramp_up_steps, highest=recipe.consistency_weight),
                 mixed_precision=mixed_precision,
             )
-            entry = {"step": step, **{name: round(loss, 5) for name, loss in losses.items()}, "lr": group["lr"]}
+            entry = {"step": step, **{name: round(loss, 5) for name, loss in losses.items()}, "lr": learning_rate}
             entry |= {"s": round(time.perf_counter() - began, 3), "wait_s": round(waited, 3)}
             last = step + 1 == recipe.n_steps
             if writes and validation and (last or (step + 1) % recipe.validate_every == 0):

@@ -6,6 +6,7 @@ are used is time lost), sometimes cut as a scan is cut at its ends, painted, cli
 real CT prepared on disk, a patch is cut, often around a voxel of an organ, normalised and augmented.
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -90,7 +91,7 @@ def cut_patch(
     hu = _cut(case.image_hu, start, region, recipe.preprocessing.window_hu[0])
     mean, sd = recipe.mean_hu, recipe.sd_hu
     if mean is None or sd is None:
-        mean, sd = case.mean_hu, case.sd_hu
+        mean, sd = case.moments.mean, case.moments.sd or 1.0
     labels = np.zeros(region, np.uint8) if case.labels is None else _cut(case.labels, start, region, 0)
     return augment(normalize(hu, mean, sd), labels, what, shape_zyx=recipe.patch_size)
 
@@ -129,6 +130,12 @@ class Patches(IterableDataset):
             raise ValueError(f"the recipe needs unlabelled CTs ({recipe.n_unlabelled} patches a step), got none")
         self.sources, self.recipe, self.unlabelled, self.start = sources, recipe, unlabelled, start
         self.part = rank_and_count()[0]  # now: the processes that make patches in the background do not know
+
+    def starting_at(self, number: int) -> "Patches":
+        """Return the same stream from batch `number` on."""
+        moved = copy.copy(self)
+        moved.start = number
+        return moved
 
     def batch(self, number: int) -> dict[str, torch.Tensor]:
         """Return batch `number` of the stream."""

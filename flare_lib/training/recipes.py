@@ -2,8 +2,11 @@
 
 from dataclasses import asdict, dataclass, field, replace
 
+import torch
+
 from flare_lib.ct.preprocess import Preprocessing
 from flare_lib.network.consistency import KINDS
+from flare_lib.network.unet import UNet
 
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("poly", "halving")
@@ -76,6 +79,12 @@ class Recipe:
         for name, known in {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "consistency": KINDS}.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+
+    def new_net(self) -> UNet:
+        """Return an untrained net of this recipe, its weights drawn by the seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return UNet(features_per_stage=self.features_per_stage, strides=self.strides, n_heads=self.n_heads)
 
     @property
     def preprocessing(self) -> Preprocessing:

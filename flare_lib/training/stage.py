@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from flare_lib.ct.moments import Moments
 from flare_lib.data.cohort import Case, find_cases, split_cases
-from flare_lib.data.prepared import PreparedCase, mean_and_sd_of, mean_and_sd_of_sums, prepare_cases, sums_of
+from flare_lib.data.prepared import PreparedCase, moments_of, prepare_cases
 from flare_lib.machine.distributed import end_distributed, init_distributed, main_process_first, rank_and_count
 from flare_lib.machine.progress import StageProgress, of_stage
-from flare_lib.network.unet import UNet
 from flare_lib.network.weights import load_strict, load_trained, save_trained
 from flare_lib.synthetic.phantom import make_phantom
 from flare_lib.synthetic.structures import Structures
@@ -120,22 +120,20 @@ def _prepared(
     )
 
 
-def mean_and_sd_of_sources(
-    sources: dict[str, Sequence[Source]], recipe: Recipe, *, n_patches: int = 64
-) -> tuple[float, float]:
+def moments_of_sources(sources: dict[str, Sequence[Source]], recipe: Recipe, *, n_patches: int = 64) -> Moments:
     """Return mean and SD in HU of the training set, clipped to the window: the fine stage's global normalisation.
 
     Over all voxels of the real cases where there are any (paper 2.1), else over painted patches.
     """
     if cases := [case for case in sources.get("cases", ()) if isinstance(case, PreparedCase)]:
-        return mean_and_sd_of(cases)
+        return moments_of(cases)
     in_hu = replace(recipe, mean_hu=0.0, sd_hu=1.0, cut=0.0)
     everyone = [person for kind in sources.values() for person in kind if isinstance(person, Structures)]
-    sums = np.zeros(3)
-    for k in range(n_patches):
-        rng = np.random.default_rng([recipe.seed, 0xC7, k])
-        sums += sums_of(paint_patch(everyone[k % len(everyone)], in_hu, rng)[0])
-    return mean_and_sd_of_sums(sums.tolist())
+    painted = (
+        paint_patch(everyone[k % len(everyone)], in_hu, np.random.default_rng([recipe.seed, 0xC7, k]))[0]
+        for k in range(n_patches)
+    )
+    return sum(map(Moments.of, painted), Moments())
 
 
 def validation_batches(held_out: dict[str, Sequence[Source]], recipe: Recipe) -> list[dict[str, torch.Tensor]]:
@@ -185,10 +183,9 @@ def train_stage(
                 progress=progress,
             )
         if recipe.stage == "fine" and recipe.mean_hu is None:
-            mean, sd = mean_and_sd_of_sources(training_set.sources, recipe)
-            recipe = replace(recipe, mean_hu=round(mean, 2), sd_hu=round(sd, 2))
-        torch.manual_seed(recipe.seed)
-        net = UNet(features_per_stage=recipe.features_per_stage, strides=recipe.strides, n_heads=recipe.n_heads)
+            shared = moments_of_sources(training_set.sources, recipe)
+            recipe = replace(recipe, mean_hu=round(shared.mean, 2), sd_hu=round(shared.sd, 2))
+        net = recipe.new_net()
         if start is not None:
             load_strict(net, start.net.state_dict(), source=str(init))
         train(

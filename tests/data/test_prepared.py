@@ -14,7 +14,7 @@ from flare_lib.ct.preprocess import Preprocessing, find_foreground
 from flare_lib.ct.roi import bounding_box, crop, crop_volume
 from flare_lib.data import prepared
 from flare_lib.data.cohort import find_cases
-from flare_lib.data.prepared import mean_and_sd_of, prepare_cases
+from flare_lib.data.prepared import moments_of, prepare_cases
 
 AS_THEY_ARE = Preprocessing(SPACING)
 FINER = Preprocessing((4.0, 3.0, 2.0))
@@ -24,8 +24,10 @@ def test_around_the_foreground_a_case_is_what_preprocessing_makes_of_its_body(tm
     (case,) = prepare_cases(find_cases(pair(tmp_path)), tmp_path / "cache", FINER)
     ct = load_ct(tmp_path / "images" / "a_0000.nii.gz")
     fresh = FINER.apply(crop_volume(ct, find_foreground(ct.array_zyx))).array_zyx
-    normalized = (case.image_hu.astype(np.float32) - case.mean_hu) / case.sd_hu
-    np.testing.assert_allclose(normalized, fresh, atol=0.13 / case.sd_hu)  # half a step of float16 at 256 to 325 HU
+    normalized = (case.image_hu.astype(np.float32) - case.moments.mean) / case.moments.sd
+    np.testing.assert_allclose(
+        normalized, fresh, atol=0.13 / case.moments.sd
+    )  # half a step of float16 at 256 to 325 HU
     assert case.labels.shape == case.image_hu.shape
     assert case.labels.dtype == np.uint8
 
@@ -50,11 +52,12 @@ def test_mean_and_sd_are_those_of_all_voxels_together(tmp_path):
         pair(tmp_path, f"c{seed}", ct=hu(seed) // (seed + 1))
     cases = prepare_cases(find_cases(tmp_path), tmp_path / "cache", AS_THEY_ARE, around="organs", margin_mm=1.0)
     voxels = np.concatenate([case.image_hu.astype(np.float64).ravel() for case in cases])
-    assert mean_and_sd_of(cases) == pytest.approx((voxels.mean(), voxels.std()), rel=1e-9)
+    together = moments_of(cases)
+    assert (together.mean, together.sd) == pytest.approx((voxels.mean(), voxels.std()), rel=1e-9)
     own = cases[0].image_hu.astype(np.float64)
-    assert (cases[0].mean_hu, cases[0].sd_hu) == pytest.approx((own.mean(), own.std()), rel=1e-9)
+    assert (cases[0].moments.mean, cases[0].moments.sd) == pytest.approx((own.mean(), own.std()), rel=1e-9)
     with pytest.raises(ValueError, match="of a case at least, got none"):
-        mean_and_sd_of([])
+        moments_of([])
 
 
 def test_an_unlabelled_case_has_no_labels_and_cannot_be_cropped_around_its_organs(tmp_path):
@@ -102,7 +105,7 @@ def test_several_processes_make_the_same_cases(tmp_path):
     alone = prepare_cases(find_cases(tmp_path), tmp_path / "one", FINER)
     together = prepare_cases(find_cases(tmp_path), tmp_path / "two", FINER, n_workers=2)
     for a, b in zip(alone, together, strict=True):
-        assert (a.name, a.sums) == (b.name, b.sums)
+        assert (a.name, a.moments) == (b.name, b.moments)
         np.testing.assert_array_equal(a.image_hu, b.image_hu)
         np.testing.assert_array_equal(a.class_locations[1], b.class_locations[1])
 

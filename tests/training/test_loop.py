@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from flare_lib.ct.moments import Moments
 from flare_lib.data.prepared import PreparedCase
 from flare_lib.network.unet import UNet
 from flare_lib.synthetic.structures import Structures
@@ -32,7 +33,7 @@ def patches(recipe, unlabelled=()):
 
 def unlabelled_ct():
     hu = np.random.default_rng(0).normal(0, 100, size=(9, 17, 20)).astype(np.float16)
-    return PreparedCase("u", hu, None, {}, (float(hu.size), float(hu.sum(dtype=float)), 1e4 * hu.size))
+    return PreparedCase("u", hu, None, {}, Moments(hu.size, float(hu.mean(dtype=float)), 1e4 * hu.size))
 
 
 def recipe(**changes):

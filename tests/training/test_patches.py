@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from flare_lib.ct.labels import organ
+from flare_lib.ct.moments import Moments
 from flare_lib.data.augment import Augmentation
 from flare_lib.data.prepared import PreparedCase
 from flare_lib.synthetic.structures import Structures
@@ -90,9 +91,7 @@ def test_a_kind_of_person_that_nobody_brought_is_refused():
 def case(shape=(5, 7, 9), labels=None, places=None):
     """A prepared case whose voxels all differ, in HU."""
     hu = np.arange(np.prod(shape), dtype=np.float16).reshape(shape) - 100
-    values = hu.astype(float)
-    sums = (float(values.size), float(values.sum()), float((values**2).sum()))
-    return PreparedCase("a", hu, labels, places or {}, sums)
+    return PreparedCase("a", hu, labels, places or {}, Moments.of(hu))
 
 
 def in_hu(**changes):
@@ -138,12 +137,12 @@ def test_patches_are_centred_on_voxels_of_organs_each_organ_alike():
 def test_individual_normalisation_is_by_the_cases_own_mean_and_sd():
     own = case()
     patch, _ = cut_patch(own, in_hu(mean_hu=None, sd_hu=None, patch_size=(5, 7, 9)), np.random.default_rng(0))
-    np.testing.assert_allclose(patch * own.sd_hu + own.mean_hu, own.image_hu, atol=1e-3)
+    np.testing.assert_allclose(patch * own.moments.sd + own.moments.mean, own.image_hu, atol=1e-3)
     assert abs(patch.mean()) < 1e-5
 
 
 def test_what_an_augmentation_shrinks_into_the_patch_was_cut_for_it():
-    full = PreparedCase("a", np.full((40, 44, 48), 50, np.float16), None, {}, (1.0, 0.0, 0.0))
+    full = PreparedCase("a", np.full((40, 44, 48), 50, np.float16), None, {}, Moments())
     r = in_hu(patch_size=(12, 16, 20))
     for what in (Augmentation(scale=0.6), Augmentation(rotation_rad=(0.3, 0.0, 0.0))):
         inside = []

@@ -1,10 +1,11 @@
 """Recipes: presets, changes to them, and values that cannot be."""
 
 import json
+from dataclasses import replace
 
 import pytest
+import torch
 
-from flare_lib.network.unet import UNet
 from flare_lib.training.recipes import PRESETS, STAGES, preset
 
 
@@ -13,7 +14,7 @@ from flare_lib.training.recipes import PRESETS, STAGES, preset
 def test_every_preset_fits_its_own_net(name, stage):
     recipe = preset(name, stage)
     assert recipe.stage == stage
-    net = UNet(features_per_stage=recipe.features_per_stage, strides=recipe.strides, n_heads=recipe.n_heads)
+    net = recipe.new_net()
     assert all(size % m == 0 for size, m in zip(recipe.patch_size, net.size_multiple_zyx, strict=True))
     assert recipe.preprocessing.spacing_zyx_mm == recipe.spacing_zyx_mm
     assert json.loads(json.dumps(recipe.to_dict()))["patch_size"] == list(recipe.patch_size)
@@ -31,7 +32,7 @@ def test_changes_are_taken_and_unknown_ones_refused():
 
 def test_the_papers_recipe_is_tables_2_and_3():
     coarse, fine = preset("paper", "coarse"), preset("paper", "fine")
-    net = UNet(features_per_stage=coarse.features_per_stage, strides=coarse.strides, n_heads=coarse.n_heads)
+    net = coarse.new_net()
     assert net.n_parameters == 30_790_304
     assert (coarse.patch_size, coarse.batch_size, coarse.n_unlabelled) == ((96, 128, 160), 2, 2)
     assert (coarse.spacing_zyx_mm, fine.spacing_zyx_mm) == ((3.0, 2.0, 2.0), (2.0, 1.5, 1.5))
@@ -58,3 +59,14 @@ def test_the_papers_recipe_is_tables_2_and_3():
 def test_a_choice_that_there_is_not_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         preset("release", "coarse", **change)
+
+
+def test_a_new_net_is_drawn_by_the_seed_and_leaves_the_callers_generator_alone():
+    recipe = preset("course", "coarse", features_per_stage=(2, 3, 4, 5))
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first, again, other = recipe.new_net(), recipe.new_net(), replace(recipe, seed=1).new_net()
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert not torch.equal(next(first.parameters()), next(other.parameters()))

@@ -15,7 +15,7 @@ from flare_lib.data.cohort import find_cases, load_labels
 from flare_lib.network.weights import load_trained
 from flare_lib.training.log import read_log
 from flare_lib.training.recipes import preset
-from flare_lib.training.stage import gather, mean_and_sd_of_sources, train_stage, validation_batches
+from flare_lib.training.stage import gather, moments_of_sources, train_stage, validation_batches
 from flare_lib.training.validation import N_PATCHES
 
 TINY = {"patch_size": (8, 16, 12), "features_per_stage": (4, 6, 8), "strides": ((2, 2, 2), (1, 2, 2)), "n_heads": 2}
@@ -61,9 +61,9 @@ def test_the_training_sets_mean_and_sd_lie_within_the_window(label_maps):
     recipe = preset("release", "fine", **PAINTED)
     sources = gather(recipe, label_maps=label_maps).sources
     assert len(sources["label_maps"]) == 4
-    mean, sd = mean_and_sd_of_sources(sources, recipe, n_patches=8)
-    assert -325 < mean < 200
-    assert 20 < sd < 325
+    moments = moments_of_sources(sources, recipe, n_patches=8)
+    assert -325 < moments.mean < 200
+    assert 20 < moments.sd < 325
 
 
 @pytest.fixture(scope="module")

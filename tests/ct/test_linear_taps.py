@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flare_lib.inference.slice_taps import linear_taps
+from flare_lib.ct.linear_taps import linear_taps
 
 
 @given(st.integers(1, 30), st.integers(1, 60), st.booleans())
