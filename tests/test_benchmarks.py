@@ -1,7 +1,10 @@
 """The benchmarks: their arms do what they are called, their targets and tables say what was measured."""
 
+import json
+
+import mutants  # of benchmarks/, as the next two
 import numpy as np
-import postprocess  # of benchmarks/, as the next
+import postprocess
 import pytest
 import slice_interpolation as benchmark
 import torch
@@ -92,3 +95,13 @@ def test_scipy_organ_by_organ_keeps_the_same_components_on_a_phantom_with_island
     kept = postprocess.by_scipy(label_map)
     assert np.count_nonzero(label_map) > np.count_nonzero(kept) > 0
     np.testing.assert_array_equal(kept, keep_largest_components(label_map))
+
+
+def test_a_mutant_is_killed_unless_its_tests_pass_or_there_are_none(tmp_path):
+    (tmp_path / "ct").mkdir()
+    of_roi = {f"flare_lib.ct.roi.x_crop__mutmut_{k}": code for k, code in enumerate((1, 0, -24, None, 33))}
+    of_unet = {"flare_lib.network.unet.x_f__mutmut_1": 3}
+    for name, codes in (("ct/roi.py.meta", of_roi), ("unet.py.meta", of_unet)):
+        (tmp_path / name).write_text(json.dumps({"exit_code_by_key": codes}), encoding="utf-8")
+    rows = mutants.table(mutants.outcomes(tmp_path))
+    assert rows[2:] == ["| ct | 4 | 2 | 50.0% |", "| network | 1 | 1 | 100.0% |"]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from flare_lib.ct.files import save_label_map
+from flare_lib.ct.labels import ORGANS
 from flare_lib.ct.volume import Volume
 from flare_lib.evaluation.cohort_scores import (
     COLUMNS,
@@ -86,6 +87,12 @@ def test_the_table_has_the_challenges_columns(folders, tmp_path):
     assert rows[1][header.index("Aorta_NSD")] == ""
 
 
+def test_the_challenges_columns_are_the_organs_in_their_order():
+    full = {"RK": "right kidney", "LK": "left kidney", "IVC": "inferior vena cava"}
+    full |= {"RAG": "right adrenal gland", "LAG": "left adrenal gland"}
+    assert [full.get(column, column.lower()) for column in COLUMNS] == [organ.name for organ in ORGANS]
+
+
 def test_the_summary_has_means_and_the_worst_case():
     cases = [
         CaseScores(name, Scores(np.full(13, dice), np.full(13, dice / 2))) for name, dice in (("p", 0.9), ("q", 0.5))
@@ -93,6 +100,7 @@ def test_the_summary_has_means_and_the_worst_case():
     cases[0].scores.dice[4] = cases[0].scores.nsd[4] = np.nan
     cases[0].scores.dice[5] = cases[1].scores.dice[5] = np.nan
     lines = summary(cases).splitlines()
+    assert lines[0].split() == ["organ", "DSC", "NSD", "lowest", "DSC"]
     assert lines[1].split() == ["liver", "0.7000", "±", "0.200", "0.3500", "±", "0.100", "q", "(0.5000)"]
     assert lines[5].split()[:4] == ["aorta", "0.5000", "±", "0.000"]
     assert lines[6].split() == ["inferior", "vena", "cava", "not", "scored"]

@@ -3,6 +3,8 @@
 import json
 import sys
 import time
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,28 +20,100 @@ def python(program, *, tell=None):
     return [sys.executable, "-c", f"tell = {str(tell)!r}\n{program}"]
 
 
-def test_a_sleeping_process_takes_its_time_and_no_cpu():
-    run, status = profile_command(python("import time; time.sleep(1.5)"))
-    assert status == 0
-    assert run.seconds == pytest.approx(1.5, rel=0.1, abs=0.15)  # and what Python takes to start
-    assert run.area("process_cpu_percent") / 100 < 0.15
+@pytest.fixture
+def held(monkeypatch, tmp_path):
+    """What a program does to hold still until it has been sampled: `held.python`, its code; `held.here()` in this one.
+
+    The sampler asks for the cards' memory once a sample, after that of the processes: that is when it is listened to.
+    """
+
+    class Held:
+        ready, seen = tmp_path / "ready", tmp_path / "seen"
+        python = f"""
+import os, time
+open({str(ready)!r}, "w").close()
+while not os.path.exists({str(seen)!r}):
+    time.sleep(0.01)"""
+        n_samples = 0
+
+        def here(self):
+            exec(self.python, {})
+
+        def sampled(self):
+            self.n_samples += self.ready.exists()
+            if self.n_samples == 2:  # the first may have looked at the processes before it was ready
+                self.seen.touch()
+            return 0.0
+
+    held = Held()
+    monkeypatch.setattr(efficiency, "gpu_memory", lambda: held.sampled)
+    return held
 
 
+class Scripted:
+    """A process whose CPU seconds and MiB, one pair a sample, are known; it has no children."""
+
+    def __init__(self, samples):
+        self.samples = iter(samples)
+
+    def children(self, recursive):
+        return []
+
+    def oneshot(self):
+        self.cpu_s, self.mib = next(self.samples)
+        return nullcontext()
+
+    def cpu_times(self):
+        return SimpleNamespace(
+            user=0.5 * self.cpu_s, system=0.25 * self.cpu_s, children_user=0.25 * self.cpu_s, children_system=0.0
+        )
+
+    def memory_info(self):
+        return SimpleNamespace(rss=self.mib * MIB)
+
+
+def test_a_sample_is_the_cpu_time_over_the_time_since_the_one_before(monkeypatch):
+    clock = iter([100.0, 100.5, 101.5, 101.75])
+    monkeypatch.setattr(efficiency.time, "perf_counter", lambda: next(clock))
+    process = Scripted([(3.0, 7), (3.0, 10), (4.5, 30), (4.25, 20)])  # a child that ends may take its time with it
+    monkeypatch.setattr(efficiency.psutil, "Process", lambda pid: process)
+    sampler = efficiency._Sampler(1, None)
+    for _ in range(3):
+        sampler.take()
+    run = sampler.result([])
+    assert run.times_s.tolist() == [0.5, 1.5, 1.75]
+    assert run.curves["process_cpu_percent"].tolist() == [0, 150, 0]
+    assert run.curves["process_ram_mib"].tolist() == [10, 30, 20]
+    assert run.area("process_cpu_percent") / 100 == 1.5
+
+
+@pytest.mark.parametrize(
+    ("work", "at_least_s"),
+    [("while time.process_time() < 1: pass", 1.0), ("time.sleep(0.5)", 0.0)],
+    ids=["spins", "sleeps"],
+)
 @pytest.mark.parametrize("of", ["the process", "a child of it"])
-def test_a_spinning_process_costs_the_cpu_time_that_it_counts_itself(tmp_path, of):
-    spin = "import time\nwhile time.process_time() < 1: pass\nopen(tell, 'w').write(str(time.process_time()))"
-    command = python(spin, tell=tmp_path / "cpu")
+def test_a_process_costs_the_cpu_time_that_it_counts_itself(tmp_path, of, work, at_least_s):
+    command = python(f"import time\n{work}\nopen(tell, 'w').write(str(time.process_time()))", tell=tmp_path / "cpu")
     if of == "a child of it":
         command = [sys.executable, "-c", f"import subprocess; subprocess.run({command!r})"]
-    run, _ = profile_command(command)
+    run, status = profile_command(command)
     told = float((tmp_path / "cpu").read_text())
+    assert status == 0
+    assert run.seconds >= 0.5
+    assert told >= at_least_s
     # what the outer Python and the end of the inner one cost is not in what the inner one tells
-    assert run.area("process_cpu_percent") / 100 == pytest.approx(told, rel=0.1)
+    assert 0.98 * told <= run.area("process_cpu_percent") / 100 <= told + 0.5
 
 
-def test_a_process_with_a_gib_shows_a_gib_more_than_one_without():
-    hold = "import time\nblock = b'1' * {}\ntime.sleep(0.6)"
-    peaks = [profile_command(python(hold.format(size)))[0].peak("process_ram_mib") for size in (1, 1024 * MIB)]
+def test_a_process_with_a_gib_shows_a_gib_more_than_one_without(held):
+    peaks = []
+    for size in (1, 1024 * MIB):
+        run, _ = profile_command(python(f"block = b'1' * {size}\n{held.python}"))
+        peaks.append(run.peak("process_ram_mib"))
+        held.ready.unlink()
+        held.seen.unlink()
+        held.n_samples = 0
     assert peaks[1] - peaks[0] == pytest.approx(1024, rel=0.02)
 
 
@@ -51,7 +125,7 @@ def test_the_exit_status_is_the_commands_and_a_missing_command_is_said():
         profile_command([])
 
 
-def test_a_block_in_this_process_is_measured_with_its_steps():
+def test_a_block_in_this_process_is_measured_with_its_steps(held):
     with profile(interval_s=0.05) as run:
         run.step("spin")
         began = time.process_time()
@@ -59,7 +133,7 @@ def test_a_block_in_this_process_is_measured_with_its_steps():
             pass
         run.step("hold")
         block = np.ones(256 * MIB, np.uint8)
-        time.sleep(0.3)
+        held.here()
         del block
     result = run.result
     assert result.area("process_cpu_percent") / 100 > 0.5 * 0.9
@@ -107,9 +181,40 @@ def test_what_is_stored_can_be_read_again():
     assert stored["curves"]["process_ram_mib"] == [10, 30, 20]
 
 
-def test_the_summary_says_what_was_not_measured():
-    assert "not measured: no NVIDIA card" in example().summary()
-    assert "500 MiB" in example(machine_gpu_mib=np.array([0.0, 500.0, 500.0])).summary()
+def test_the_summary_has_a_line_a_figure_and_says_what_was_not_measured():
+    figures = ["0.4 s", "0.2 s", "30 MiB at most", "100 % at most", "3000 MiB at most"]
+    lines = example().summary().splitlines()
+    assert [line[26:].strip() for line in lines] == [*figures, "not measured: no NVIDIA card"]
+    assert [line[:26].rstrip() for line in lines] == [
+        "wall time",
+        "CPU time of the process",
+        "memory of the process",
+        "CPU of the machine",
+        "memory of the machine",
+        "GPU memory",
+    ]
+    with_card = example(machine_gpu_mib=np.array([0.0, 500.0, 500.0])).summary()
+    assert with_card.splitlines()[-1].split() == ["GPU", "memory", "500", "MiB", "at", "most"]
+
+
+def test_what_is_stored_is_rounded_to_what_can_be_measured():
+    times = np.array([0.12345])
+    names = ("process_cpu_percent", "process_ram_mib", "machine_cpu_percent", "machine_ram_mib", "machine_gpu_mib")
+    run = Efficiency(times, {name: np.array([98.7654]) for name in names}, (("all", 0.00049, 0.12345),))
+    assert run.challenge_row() == {
+        "Time": 0.12,
+        "MaxGPU_Mem": 98.77,
+        "AUC_GPU_Time": 12.2,
+        "MaxCPU_Utilization": 98.77,
+        "AUC_CPU_Time": 12.2,
+        "MaxRAM": 98.77,
+        "AUC_RAM_Time": 12.2,
+    }
+    stored = run.to_dict()
+    assert (stored["seconds"], stored["times_s"], stored["steps"]) == (0.123, [0.123], [["all", 0.0, 0.123]])
+    assert stored["challenge"] == run.challenge_row()
+    for name in names:
+        assert (stored["peaks"][name], stored["areas"][name], stored["curves"][name]) == (98.77, 12.19, [98.77])
 
 
 def test_a_run_without_samples_costs_nothing():

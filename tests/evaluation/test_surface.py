@@ -86,7 +86,7 @@ def test_google_deepminds_package_gives_the_same(pair, spacing, tolerance):
 def test_a_block_moved_along_an_axis():
     a, b = block((2, 5), (2, 7), (2, 8)), block((3, 6), (2, 7), (2, 8))
     found = surface_distances(a, b, SPACING)
-    assert found.hausdorff_mm(100) == 2.5
+    assert (found.hausdorff_mm(0), found.hausdorff_mm(100)) == (0, 2.5)
     assert found.surface_dice(2.5) == 1.0  # not 1e-16 too far
     assert 0.3 < found.surface_dice(2.49) < 1.0
     assert surface_distances(a, a, SPACING).surface_dice(0.0) == 1.0

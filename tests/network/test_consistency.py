@@ -130,8 +130,11 @@ def test_the_weight_rises_to_its_highest_and_stays():
     assert ramp_up(0, 100) == pytest.approx(0.1 * math.exp(-5))
     assert ramp_up(50, 100) == pytest.approx(0.1 * math.exp(-1.25))
     assert ramp_up(100, 100) == ramp_up(1000, 100) == 0.1
-    with pytest.raises(ValueError, match="step must be 0 or more and n_steps 1 or more, got -1 and 100"):
-        ramp_up(-1, 100)
+    assert ramp_up(3, 12, highest=4.0) == pytest.approx(4 * math.exp(-5 * 0.75**2))
+    assert ramp_up(1, 1) == 0.1
+    for step, n_steps in ((-1, 100), (0, 0)):
+        with pytest.raises(ValueError, match=f"step must be 0 or more and n_steps 1 or more, got {step} and {n_steps}"):
+            ramp_up(step, n_steps)
 
 
 def test_what_cannot_be_is_refused():
