@@ -77,13 +77,15 @@ def deform(
     scale_range: tuple[float, float] = (0.75, 1.3),
     anisotropy: float = 0.08,
     displacements_mm: Sequence[tuple[float, float]] = ((65.0, 16.0), (30.0, 6.0)),
+    growths: np.ndarray | None = None,
     outside: str = "air",
 ) -> Structures:
     """Look at a randomly deformed person through a new grid.
 
     `shape_zyx`, `spacing_zyx_mm`: the new grid; its centre shows the point `center_zyx_mm` of the old one (default: its
     centre). `displacements_mm`: pairs of control-point distance and SD of the displacement there, in mm; displacements
-    are cut at 0.4 of the distance, so that nothing folds. What lies outside the old grid becomes `outside`.
+    are cut at 0.4 of the distance, so that nothing folds. `growths`: places of the old grid that grow or shrink, rows
+    of z, y, x, reach in mm and factor (`variation.draw_growths`). What lies outside the old grid becomes `outside`.
     Nearest neighbour: ids stay ids. Returns Structures on the new grid; all randomness comes from `rng`.
     """
     if outside not in structures.names.values():
@@ -110,13 +112,14 @@ def deform(
         center,
         np.asarray(spacing_zyx_mm, dtype=float),
         old_spacing,
+        np.empty((0, 5)) if growths is None else growths,
         np.uint8(fill),
     )
     return Structures(array, structures.names, triple(float(s) for s in spacing_zyx_mm))
 
 
 @njit()
-def _look_up(ids, shift_mm, matrix, center_mm, spacing_mm, old_spacing_mm, fill):
+def _look_up(ids, shift_mm, matrix, center_mm, spacing_mm, old_spacing_mm, growths, fill):
     """Nearest id at matrix @ (point - centre of the new grid + shift) + center, for every voxel of the new grid."""
     _, nz, ny, nx = shift_mm.shape
     out = np.empty((nz, ny, nx), np.uint8)
@@ -126,15 +129,20 @@ def _look_up(ids, shift_mm, matrix, center_mm, spacing_mm, old_spacing_mm, fill)
                 dz = (z + 0.5 - nz / 2) * spacing_mm[0] + shift_mm[0, z, y, x]
                 dy = (y + 0.5 - ny / 2) * spacing_mm[1] + shift_mm[1, z, y, x]
                 dx = (x + 0.5 - nx / 2) * spacing_mm[2] + shift_mm[2, z, y, x]
-                i = math.floor(
-                    (matrix[0, 0] * dz + matrix[0, 1] * dy + matrix[0, 2] * dx + center_mm[0]) / old_spacing_mm[0]
-                )
-                j = math.floor(
-                    (matrix[1, 0] * dz + matrix[1, 1] * dy + matrix[1, 2] * dx + center_mm[1]) / old_spacing_mm[1]
-                )
-                k = math.floor(
-                    (matrix[2, 0] * dz + matrix[2, 1] * dy + matrix[2, 2] * dx + center_mm[2]) / old_spacing_mm[2]
-                )
+                pz = matrix[0, 0] * dz + matrix[0, 1] * dy + matrix[0, 2] * dx + center_mm[0]
+                py = matrix[1, 0] * dz + matrix[1, 1] * dy + matrix[1, 2] * dx + center_mm[1]
+                px = matrix[2, 0] * dz + matrix[2, 1] * dy + matrix[2, 2] * dx + center_mm[2]
+                for growth in growths:
+                    # what is looked up lies nearer to the middle of what grows; r (1 - a exp(-r^2 / 2)) rises with r
+                    # for every a between -2.2 and 1, so nothing folds
+                    rz, ry, rx = pz - growth[0], py - growth[1], px - growth[2]
+                    reaches = (rz * rz + ry * ry + rx * rx) / (growth[3] * growth[3])
+                    if reaches < 16:
+                        nearer = (1 - 1 / growth[4]) * math.exp(-0.5 * reaches)
+                        pz, py, px = pz - nearer * rz, py - nearer * ry, px - nearer * rx
+                i = math.floor(pz / old_spacing_mm[0])
+                j = math.floor(py / old_spacing_mm[1])
+                k = math.floor(px / old_spacing_mm[2])
                 inside = 0 <= i < ids.shape[0] and 0 <= j < ids.shape[1] and 0 <= k < ids.shape[2]
                 out[z, y, x] = ids[i, j, k] if inside else fill
     return out

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from flare_lib.synthetic.deformation import smooth_field
 from flare_lib.synthetic.structures import UNLABELLED, Structures
-from flare_lib.synthetic.tissues import PHASE_PROBABILITIES, draw_tissues, is_bone
+from flare_lib.synthetic.tissues import PHASE_PROBABILITIES, blood_of, draw_tissues, is_bone
 
 _HOLLOW = ("stomach", "colon", "small_bowel", "duodenum", "esophagus")
 
@@ -46,8 +46,9 @@ def paint(
     tubes = _tubes(rng, shape, spacing)
     edge = _edge(ids)
     _paint_bone(hu, structures, edge, rng)
-    _paint_between_organs(hu, structures, fine, broad, tubes, rng)
-    _paint_liver(hu, structures, tubes, rng)
+    blood_hu = blood_of(structures.names, mean)
+    _paint_between_organs(hu, structures, fine, broad, tubes, blood_hu, rng)
+    _paint_liver(hu, structures, tubes, blood_hu, rng)
     _paint_kidneys(hu, structures, fine, rng)
     _paint_heart(hu, structures, broad, rng)
     _paint_lungs(hu, structures, fine, tubes, rng)
@@ -96,16 +97,20 @@ def _paint_between_organs(
     fine: np.ndarray,
     broad: np.ndarray,
     tubes: np.ndarray,
+    blood_hu: float,
     rng: np.random.Generator,
 ) -> None:
-    """Strew vessels, lymph nodes and stray muscle through the fat between the organs: nobody has labelled them."""
+    """Strew vessels, lymph nodes and stray muscle through the fat between the organs: nobody has labelled them.
+
+    Vessels are as bright as blood is in this person, less where they are thinner than a voxel.
+    """
     between = structures.mask(UNLABELLED)
     tissue = between & (0.75 * fine + 0.65 * broad > rng.uniform(-0.4, 1.6))
     hu[tissue] = rng.uniform(25, 60) + 12 * fine[tissue]
     nodes = between & (fine > rng.uniform(1.6, 2.4))
-    hu[nodes] = rng.uniform(40, 200)
+    hu[nodes] = rng.uniform(30, max(60.0, blood_hu))
     vessels = between & (tubes < rng.uniform(1, 4))
-    hu[vessels] = rng.uniform(30, 220)
+    hu[vessels] = rng.uniform(20, blood_hu + 15)
     fibres = structures.mask("fat") & (fine > rng.uniform(1.8, 3.0))
     hu[fibres] += rng.uniform(20, 90)
 
@@ -121,10 +126,14 @@ def _paint_kidneys(hu: np.ndarray, structures: Structures, fine: np.ndarray, rng
         hu[calyces] = rng.uniform(0, 20) if rng.random() < 0.6 else rng.uniform(200, 500)
 
 
-def _paint_liver(hu: np.ndarray, structures: Structures, tubes: np.ndarray, rng: np.random.Generator) -> None:
-    """Run veins through the liver: a little darker than it without contrast agent, brighter with it."""
-    veins = structures.mask("liver") & (tubes < rng.uniform(0, 4.5))
-    hu[veins] += rng.uniform(-20, 60)
+def _paint_liver(
+    hu: np.ndarray, structures: Structures, tubes: np.ndarray, blood_hu: float, rng: np.random.Generator
+) -> None:
+    """Run veins through the liver: darker than it without contrast agent, brighter with it or in a fatty one."""
+    liver = structures.mask("liver")
+    veins = liver & (tubes < rng.uniform(0, 4.5))
+    share = rng.uniform(-0.1, 0.8)  # of the way to blood: a thin vein fills no voxel
+    hu[veins] += share * (blood_hu - float(hu[liver].mean()) if liver.any() else 0.0)
 
 
 def _paint_heart(hu: np.ndarray, structures: Structures, broad: np.ndarray, rng: np.random.Generator) -> None:

@@ -60,6 +60,7 @@ TISSUES: dict[str, tuple[float, float, tuple[float, float, float], float]] = {
     "bone_marrow": (190, 50, (0, 5, 5), 35),
     "table": (-700, 150, (0, 0, 0), 30),
 }
+BLOOD_HU = 42  # unenhanced, in vessels and heart alike: what tells persons apart is how much haemoglobin they have
 # everything else TotalSegmentator names is bone: vertebrae, ribs, sacrum, hips, femurs, skull, ...
 _BONE = (220.0, 60.0, (0.0, 5.0, 5.0), 45.0)
 
@@ -83,18 +84,32 @@ def draw_tissues(
     mean = np.zeros(256, dtype=np.float32)
     texture = np.zeros(256, dtype=np.float32)
     by_prefix: dict[str, tuple[float, float]] = {}  # left and right parts of a tissue look alike
+    haemoglobin: float | None = None
     for i, name in sorted(names.items()):
         prefix = max((p for p in TISSUES if name.startswith(p)), key=len, default="bone")
         if prefix not in by_prefix:
             base, spread, enhancement, sd = TISSUES.get(prefix, _BONE)
             gain = float(enhancement_weights[1:] @ np.asarray(enhancement)) * dose * rng.uniform(0.8, 1.2)
-            by_prefix[prefix] = (base + rng.normal(0, spread) + gain, sd * rng.uniform(0.5, 1.5))
+            deviation = rng.normal(0, spread)
+            if base == BLOOD_HU:
+                haemoglobin = deviation if haemoglobin is None else haemoglobin
+                deviation = haemoglobin + 0.25 * deviation
+            by_prefix[prefix] = (base + deviation + gain, sd * rng.uniform(0.5, 1.5))
         mean[i], texture[i] = by_prefix[prefix]
         if prefix == "liver":
             mean[i] += fatty_liver
         elif prefix == "kidney":
             mean[i] += rng.normal(0, 4)
     return mean, texture
+
+
+def blood_of(names: dict[int, str], mean: np.ndarray) -> float:
+    """Return how bright veins of the abdomen are, in HU: the portal vein, or else the aorta, or unenhanced blood."""
+    for prefix in ("portal_vein", "aorta"):
+        for i, name in names.items():
+            if name.startswith(prefix):
+                return float(mean[i])
+    return float(BLOOD_HU)
 
 
 def is_bone(name: str) -> bool:

@@ -20,47 +20,70 @@ from flare_lib.machine.distributed import rank_and_count
 from flare_lib.synthetic.deformation import deform
 from flare_lib.synthetic.painting import paint
 from flare_lib.synthetic.structures import Structures, organ_labels
+from flare_lib.synthetic.variation import draw_growths, remove_organs
 from flare_lib.training.recipes import Recipe
 
 
 def paint_patch(person: Structures, recipe: Recipe, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Return one patch of a deformed, painted person: normalised image float32 (Z, Y, X), labels uint8 (Z, Y, X)."""
-    seen = deform(person, recipe.patch_size, recipe.spacing_zyx_mm, rng, center_zyx_mm=_center(person, recipe, rng))
+    places_mm, labels = _organ_places(person)
+    center = _center(person, places_mm, labels, recipe, rng)
+    growths = draw_growths(places_mm, rng, mean_number=recipe.growths)
+    seen = deform(person, recipe.patch_size, recipe.spacing_zyx_mm, rng, center_zyx_mm=center, growths=growths)
+    seen = remove_organs(seen, rng, recipe.missing)
     air = next(i for i, name in seen.names.items() if name == "air")
-    first, last = _scan_ends(recipe, rng)
-    seen.array_zyx[:first] = air
-    seen.array_zyx[last:] = air
-    hu = clip_hu(paint(seen, rng), recipe.preprocessing.window_hu)
-    hu[:first] = hu[last:] = recipe.preprocessing.window_hu[0]
+    field = _field_of_view(recipe, rng)
+    beyond = np.ones(recipe.patch_size, dtype=bool)
+    beyond[field] = False
+    seen.array_zyx[beyond] = air
+    hu = clip_hu(paint(seen, rng, phases=recipe.phases), recipe.preprocessing.window_hu)
+    hu[beyond] = recipe.preprocessing.window_hu[0]
     mean, sd = recipe.mean_hu, recipe.sd_hu
     if mean is None or sd is None:
-        mean, sd = _individual(hu[first:last], rng)
+        mean, sd = _individual(hu[field], rng)
     return normalize(hu, mean, sd), organ_labels(seen)
 
 
-def _center(person: Structures, recipe: Recipe, rng: np.random.Generator) -> np.ndarray:
-    """Draw the point that the patch is centred on, in mm: near an organ, or anywhere along the trunk's axis."""
+def _organ_places(person: Structures) -> tuple[np.ndarray, np.ndarray]:
+    """Return points in organs, (n, 3) in mm, and the label of each: a grid of 4 mm finds even an adrenal gland."""
     spacing = np.asarray(person.spacing_zyx_mm)
-    size_mm = np.asarray(person.array_zyx.shape) * spacing
+    every = np.maximum(1, np.rint(4.0 / spacing)).astype(int)
+    thinned = Structures(person.array_zyx[:: every[0], :: every[1], :: every[2]], person.names, person.spacing_zyx_mm)
+    labels = organ_labels(thinned)
+    where = np.argwhere(labels)
+    return where * every * spacing, labels[tuple(where.T)]
+
+
+def _center(
+    person: Structures, places_mm: np.ndarray, labels: np.ndarray, recipe: Recipe, rng: np.random.Generator
+) -> np.ndarray:
+    """Draw the point that the patch is centred on, in mm: near an organ, or anywhere along the trunk's axis."""
+    size_mm = np.asarray(person.array_zyx.shape) * person.spacing_zyx_mm
     patch_mm = np.asarray(recipe.patch_size) * recipe.spacing_zyx_mm
     if rng.random() < recipe.foreground_share:
-        every = np.maximum(1, np.rint(4.0 / spacing)).astype(int)  # a grid of 4 mm finds even an adrenal gland
-        thinned = Structures(
-            person.array_zyx[:: every[0], :: every[1], :: every[2]], person.names, person.spacing_zyx_mm
-        )
-        labels = organ_labels(thinned)
-        where = np.argwhere(labels == rng.choice(np.unique(labels)[1:]))
-        return where[rng.integers(len(where))] * every * spacing + rng.uniform(-0.3, 0.3, 3) * patch_mm
+        of_organ = places_mm[labels == rng.choice(np.unique(labels))]
+        return of_organ[rng.integers(len(of_organ))] + rng.uniform(-0.3, 0.3, 3) * patch_mm
     height = rng.uniform(-0.1, 1.1) * size_mm[0]
     return np.array([height, *(size_mm[1:] / 2 + rng.uniform(-0.1, 0.1, 2) * patch_mm[1:])])
 
 
-def _scan_ends(recipe: Recipe, rng: np.random.Generator) -> tuple[int, int]:
-    """Draw the first and last + 1 slice of the patch that the scan covers; at least a quarter of the patch is seen."""
+def _field_of_view(recipe: Recipe, rng: np.random.Generator) -> tuple[slice, slice, slice]:
+    """Draw what of the patch the scan covers: at least a quarter of its slices, and in a narrow field a square of them.
+
+    Such a square is 130 to 260 mm wide, that is the field round the spine that a reader has asked for.
+    """
     n = recipe.patch_size[0]
     first = int(rng.integers(0, n // 3)) if rng.random() < recipe.cut / 2 else 0
     last = int(rng.integers(n - n // 3, n)) if rng.random() < recipe.cut / 2 else n
-    return first, last
+    field = [slice(first, last), slice(None), slice(None)]
+    if recipe.narrow and rng.random() < recipe.narrow:
+        width_mm = rng.uniform(130, 260)
+        for axis in (1, 2):
+            n = recipe.patch_size[axis]
+            width = min(n, round(width_mm / recipe.spacing_zyx_mm[axis]))
+            start = int(rng.integers(0, n - width + 1))
+            field[axis] = slice(start, start + width)
+    return tuple(field)
 
 
 def _individual(hu: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:

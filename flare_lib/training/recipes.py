@@ -7,6 +7,7 @@ import torch
 from flare_lib.ct.preprocess import Preprocessing
 from flare_lib.network.consistency import KINDS
 from flare_lib.network.unet import UNet
+from flare_lib.synthetic.tissues import PHASE_PROBABILITIES
 
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("poly", "halving")
@@ -22,7 +23,10 @@ class Recipe:
     None mean individual normalisation (paper 2.1); `sources` {name: share} says how often a patch comes from which
     source: "cases" (real CTs), or persons to paint, "label_maps" and "phantoms" (`n_phantoms` of them);
     `foreground_share` is the share of patches centred on an organ; `cut` the share of painted patches whose scan ends
-    within them, as scans do.
+    within them, as scans do; `narrow` the share that shows a field of 130 to 260 mm and air around it. A painted person
+    grows and shrinks at `growths` places on average (`synthetic.variation`), lacks organs with the probabilities
+    `missing` {structure: probability}, and is in a contrast phase with the probabilities `phases`
+    (`synthetic.tissues.PHASES`).
     `margin_mm`: how far around their organs the fine stage's cases are cropped (paper 2.1).
 
     `optimizer` "adamw" or the paper's "sgd" (Nesterov momentum 0.99); `schedule` "poly", (1 - step / n_steps)^0.9 as
@@ -48,6 +52,10 @@ class Recipe:
     sd_hu: float | None = None
     foreground_share: float = 0.0
     cut: float = 0.4
+    narrow: float = 0.0
+    growths: float = 0.0
+    missing: dict[str, float] = field(default_factory=dict)
+    phases: tuple[float, float, float, float] = PHASE_PROBABILITIES
     sources: dict[str, float] = field(default_factory=lambda: {"label_maps": 1.0})
     features_per_stage: tuple[int, ...] = (16, 32, 64, 96, 128)
     strides: tuple[tuple[int, int, int], ...] = ((2, 2, 2),) * 4

@@ -74,6 +74,21 @@ def test_however_wild_the_displacements_nothing_folds(axis):
         assert steps.max() > 1  # and something was displaced
 
 
+@pytest.mark.parametrize("factor", [0.6, 1.6])
+def test_an_organ_grows_and_shrinks_about_its_middle_by_the_factor_and_what_is_far_stays(factor):
+    array = np.zeros((40, 50, 60), np.uint8)
+    z, y, x = np.indices(array.shape) + 0.5
+    array[(z * 2 - 40) ** 2 + (y * 1.5 - 36) ** 2 + (x - 24) ** 2 < 8**2] = 1
+    array[:, :, 56:] = 2
+    before = Structures(array, {0: "air", 1: "spleen", 2: "fat"}, (2.0, 1.5, 1.0))
+    growths = np.array([[40.0, 36.0, 24.0, 30.0, factor]])  # reach far beyond the organ: all of it grows alike
+    after = still(before, array.shape, before.spacing_zyx_mm, growths=growths)
+    ratio = (after.array_zyx == 1).sum() / (array == 1).sum()
+    assert factor**3 * 0.85 < ratio < factor**3 * 1.15
+    near = still(before, array.shape, before.spacing_zyx_mm, growths=growths * [1, 1, 1, 0.2, 1])
+    np.testing.assert_array_equal(near.array_zyx == 2, array == 2)
+
+
 def test_outside_of_the_old_grid_is_air():
     after = still(torso(), (3, 4, 5), (5.0, 4.0, 3.0), center_zyx_mm=(-500.0, 0.0, 0.0))
     assert (after.array_zyx == 0).all()

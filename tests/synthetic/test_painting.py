@@ -72,6 +72,22 @@ def test_veins_run_through_the_liver_as_thin_curves_that_no_border_of_the_map_dr
     assert min(shares) < 0.02  # in some persons they cannot be told from the liver, as without contrast agent
 
 
+@pytest.mark.parametrize("organ", ["liver", "unlabelled"])
+def test_vessels_that_nobody_labelled_are_no_brighter_than_blood_without_contrast_agent(organ):
+    array = np.ones((24, 40, 44), np.uint8)
+    array[:, :, :2] = 2
+    structures = Structures(array, {1: organ, 2: "aorta"}, (3.0, 2.0, 2.0))
+    brightest = {
+        phase: max(
+            np.quantile(paint(structures, np.random.default_rng(k), phases=p, **QUIET)[array == 1], 0.999)
+            for k in range(20)
+        )
+        for phase, p in {"none": (1, 0, 0, 0), "portal": (0, 0, 1, 0)}.items()
+    }
+    assert brightest["none"] < 110
+    assert brightest["portal"] > 140
+
+
 def test_gas_lies_in_front_of_fluid_in_a_supine_stomach():
     structures = body()
     rows = np.broadcast_to(np.arange(30)[None, :, None], (14, 30, 50))

@@ -1,5 +1,7 @@
 """Patches: reproducible from seed and number alone, normalised, and cut as scans are cut."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -81,6 +83,54 @@ def test_beyond_the_ends_of_a_scan_there_is_air_and_no_label():
     assert beyond[-1] or beyond[0]
     assert not labels[beyond].any()
     assert (~beyond).sum() >= 12 // 3
+
+
+def test_a_narrow_field_is_square_has_air_around_it_and_no_label_there():
+    array = np.full((30, 100, 100), 2, np.uint8)
+    array[10:20, 40:60, 40:60] = 1
+    everywhere = Structures(array, NAMES, (8.0, 8.0, 8.0))
+    asked = recipe(cut=0.0, foreground_share=1.0, mean_hu=0.0, sd_hu=1.0, spacing_zyx_mm=(5.0, 4.0, 5.0))
+    widths, n_labelled = [], 0
+    for k in range(20):
+        one = replace(asked, narrow=1.0, patch_size=(12, 70, 60))
+        image, labels = paint_patch(everywhere, one, np.random.default_rng(k))
+        rows, columns = ((image > -325).any(axis=axes) for axes in ((0, 2), (0, 1)))
+        assert not labels[:, ~rows].any() and not labels[:, :, ~columns].any()
+        n_labelled += labels.any()
+        widths.append((4 * rows.sum(), 5 * columns.sum()))
+    assert n_labelled > 10
+    assert 120 < np.min(widths) < 160 and 230 < np.max(widths) <= 265
+    assert np.abs(np.diff(widths)).max() <= 5  # a square, rounded to voxels
+    wide = paint_patch(everywhere, replace(one, narrow=0.0), np.random.default_rng(0))[0]
+    assert (wide > -325).any(axis=(0, 1)).all() and (wide > -325).any(axis=(0, 2)).all()
+
+
+def test_a_person_grows_lacks_organs_and_is_in_a_phase_as_the_recipe_says():
+    plain = recipe(cut=0.0, foreground_share=1.0, patch_size=(36, 48, 56))
+    liver = organ("liver").id
+
+    def volumes(**changes):
+        made = (paint_patch(person(), replace(plain, **changes), np.random.default_rng(k))[1] for k in range(12))
+        return np.array([(labels == liver).sum() for labels in made], float)
+
+    assert (volumes() > 0).any()
+    assert (volumes(missing={"liver": 1.0}) == 0).all()
+    grown = volumes(growths=8.0)
+    assert not np.array_equal(grown, volumes())
+    in_hu = replace(plain, mean_hu=0.0, sd_hu=1.0)
+    means = [
+        np.median(
+            [
+                image[labels == liver].mean()
+                for image, labels in (
+                    paint_patch(person(), replace(in_hu, phases=p), np.random.default_rng(k)) for k in range(12)
+                )
+                if (labels == liver).any()
+            ]
+        )
+        for p in ((1, 0, 0, 0), (0, 0, 1, 0))
+    ]
+    assert means[0] < 65 < 80 < means[1]
 
 
 def test_a_kind_of_person_that_nobody_brought_is_refused():

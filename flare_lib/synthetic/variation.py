@@ -1,0 +1,51 @@
+"""How the organs of one person differ from those of the next: grown here, shrunk there, or taken out by a surgeon.
+
+A few persons' label maps hold few shapes of the small organs, and a deformation of the whole trunk changes them little.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from flare_lib.synthetic.structures import UNLABELLED, Structures
+
+
+def draw_growths(
+    places_zyx_mm: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    mean_number: float,
+    reach_mm: tuple[float, float] = (6.0, 45.0),
+    factors: tuple[float, float] = (0.6, 1.6),
+) -> np.ndarray:
+    """Draw where a person grows or shrinks, for `deformation.deform`: float64 (n, 5), z, y, x, reach in mm, factor.
+
+    Each lies at one of the places given, (k, 3); their number is Poisson distributed with `mean_number`. `reach_mm`:
+    range of the SD of the bell within which things grow; `factors`: range of the enlargement in its middle, a length
+    over a length. Both are drawn evenly on a logarithmic scale. None without places.
+    """
+    n = rng.poisson(mean_number) if len(places_zyx_mm) else 0
+    growths = np.empty((n, 5))
+    if n:
+        growths[:, :3] = places_zyx_mm[rng.integers(len(places_zyx_mm), size=n)]
+        growths[:, 3] = np.exp(rng.uniform(*np.log(reach_mm), n))
+        growths[:, 4] = np.exp(rng.uniform(*np.log(factors), n))
+    return growths
+
+
+def remove_organs(structures: Structures, rng: np.random.Generator, probabilities: Mapping[str, float]) -> Structures:
+    """Return the person without some structures: each goes with its own probability, {name: probability}.
+
+    Where a structure was lies fat afterwards, or "unlabelled" in a map that names no fat.
+    Names that the map does not have are passed over. Raises ValueError for a map that names neither filling.
+    """
+    ids = {name: i for i, name in structures.names.items()}
+    gone = [ids[name] for name, p in probabilities.items() if name in ids and rng.random() < p]
+    if not gone:
+        return structures
+    filling = next((ids[name] for name in ("fat", UNLABELLED) if name in ids), None)
+    if filling is None:
+        raise ValueError(f"a map whose organs are removed must name fat or {UNLABELLED}, got {sorted(ids)}")
+    table = np.arange(256, dtype=np.uint8)
+    table[gone] = filling
+    return Structures(table[structures.array_zyx], structures.names, structures.spacing_zyx_mm)
