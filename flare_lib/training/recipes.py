@@ -126,7 +126,17 @@ _PAPER = Recipe(
     validate_every=_EPOCH,
 )
 # AdamW instead of the paper's SGD in what follows: it gets further in a few thousand steps.
-_RELEASE = Recipe("coarse", (5.0, 5.0, 5.0), (48, 64, 80), n_steps=2500, sources={"label_maps": 0.75, "phantoms": 0.25})
+_RELEASE = Recipe(
+    "coarse",
+    (5.0, 5.0, 5.0),
+    (48, 64, 80),
+    n_steps=2500,
+    sources={"label_maps": 0.75, "phantoms": 0.25},
+    narrow=0.35,
+    growths=5.0,
+    missing={"gallbladder": 0.12, "kidney_right": 0.03, "kidney_left": 0.03, "spleen": 0.03},
+    phases=(0.4, 0.15, 0.33, 0.12),
+)
 _COURSE = Recipe(
     "coarse",
     (9.0, 9.0, 9.0),
@@ -168,8 +178,9 @@ PRESETS: dict[str, dict[str, Recipe]] = {
             patch_size=(64, 64, 80),
             n_steps=6500,
             learning_rate=1e-3,
-            foreground_share=0.8,
-            cut=0.25,
+            sources={"label_maps": 0.85, "phantoms": 0.15},
+            foreground_share=0.85,
+            cut=0.3,
         ),
     },
     # a minute on two cores, to watch a net learn (notebooks 04 and 05)
