@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import extra_mib_of, give_memory_back_at_once, in_a_process, machine
+from measure import extra_mib_of, give_memory_back_at_once, in_a_process, machine, store, timed
 from tqdm import tqdm
 
 from flare_lib.ct.preprocess import find_foreground
@@ -93,11 +93,7 @@ def one_way(field: str, seed: int, way: str, runs: int) -> dict:
     def run() -> Segmentation:
         return segment(ct, coarse, fine) if way == "coarse to fine" else segment_in_one_stage(ct, fine)
 
-    seconds = []
-    for _ in range(runs + 1):
-        began = time.perf_counter()
-        result = run()
-        seconds.append(time.perf_counter() - began)
+    result, seconds = timed(run, runs + 1)
     give_memory_back_at_once()
     return {
         "shape_zyx": ct.shape_zyx,
@@ -121,15 +117,13 @@ def resize_in_the_whole_way() -> dict:
     small = tuple(max(8, round(n * r / f)) for n, r, f in zip(small, result.roi.shape_zyx, body.shape_zyx, strict=True))
     logits = torch.from_numpy(smooth_noise(small))
     probabilities = (8 * logits).softmax(dim=0)
-    seconds = []
-    for _ in range(5):
-        began = time.perf_counter()
-        in_slabs = resize_argmax(probabilities, result.roi.shape_zyx)
-        seconds.append(time.perf_counter() - began)
-    began = time.perf_counter()
-    whole = np.stack([resize(p, result.roi.shape_zyx, order=1, mode="edge") for p in probabilities.numpy()])
-    by_skimage = whole.argmax(axis=0)
-    skimage_s = time.perf_counter() - began
+    shape_zyx = result.roi.shape_zyx
+
+    def with_skimage() -> np.ndarray:
+        return np.stack([resize(p, shape_zyx, order=1, mode="edge") for p in probabilities.numpy()]).argmax(axis=0)
+
+    in_slabs, seconds = timed(lambda: resize_argmax(probabilities, shape_zyx), 5)
+    by_skimage, (skimage_s,) = timed(with_skimage)
     return {
         "roi_shape_zyx": result.roi.shape_zyx,
         "net_shape_zyx": small,
@@ -164,7 +158,7 @@ def main() -> None:
     stored = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
     stored[options.part] = {"study": study, "timing": timing}[options.part](options)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
+    store(options.out, stored)
     print(f"wrote {options.out}")
 
 

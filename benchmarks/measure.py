@@ -1,14 +1,35 @@
-"""What the benchmarks measure with: a fresh process for each run, and memory as the system sees it (Linux)."""
+"""What the benchmarks measure with: seconds, a fresh process for each run, and memory as the system sees it (Linux)."""
 
 import ctypes
 import gc
+import json
 import multiprocessing
 import os
 import platform
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+
+Result = TypeVar("Result")
+
+
+def timed(run: Callable[[], Result], n_runs: int = 1) -> tuple[Result, list[float]]:
+    """Run something several times; return what it gave last and the seconds of every run."""
+    seconds: list[float] = []
+    for _ in range(n_runs):
+        began = time.perf_counter()
+        result = run()
+        seconds.append(time.perf_counter() - began)
+    return result, seconds
+
+
+def store(path: Path, result: dict) -> None:
+    """Write a result as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def machine() -> dict:

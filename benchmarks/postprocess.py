@@ -8,12 +8,10 @@ give the same label map, or the script fails. Results go to `benchmarks/results/
 """
 
 import argparse
-import json
-import time
 from pathlib import Path
 
 import numpy as np
-from measure import machine
+from measure import machine, store, timed
 from scipy import ndimage
 
 from flare_lib.ct.labels import N_ORGANS
@@ -50,12 +48,8 @@ def by_scipy(label_map: np.ndarray) -> np.ndarray:
 
 def seconds_of(function, argument, runs: int) -> tuple[np.ndarray, float]:
     """Return a function's result and the median of its times."""
-    times = []
-    for _ in range(runs):
-        began = time.perf_counter()
-        result = function(argument)
-        times.append(time.perf_counter() - began)
-    return result, float(np.median(times))
+    result, seconds = timed(lambda: function(argument), runs)
+    return result, float(np.median(seconds))
 
 
 def main() -> None:
@@ -85,7 +79,7 @@ def main() -> None:
         "both_steps_s": whole_s,
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    store(options.out, result)
     print(f"one pass {ours_s:.2f} s, scipy {theirs_s:.2f} s, ratio {theirs_s / ours_s:.1f}; {removed} voxels removed")
     print(f"with the distance rule {whole_s:.2f} s; wrote {options.out}")
 

@@ -9,14 +9,13 @@ turns; ratios are those of the medians. NSD: 13 tolerances, so each way looks at
 """
 
 import argparse
-import json
-import time
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import surface_distance
-from measure import machine
+from measure import machine, store, timed
 
 from flare_lib.ct.labels import ORGANS
 from flare_lib.ct.resample import resample_nearest
@@ -75,9 +74,8 @@ def main() -> None:
     scores = {}
     for _ in range(options.runs):
         for name, way in WAYS.items():
-            began = time.perf_counter()
-            scores[name] = way(prediction, reference)
-            seconds[name].append(time.perf_counter() - began)
+            scores[name], once = timed(partial(way, prediction, reference))
+            seconds[name] += once
     median = {name: float(np.median(times)) for name, times in seconds.items()}
     nsd, dice = (abs(scores[a] - scores[b]).max() for a, b in (tuple(WAYS)[:2], tuple(WAYS)[2:]))
     result = {
@@ -89,7 +87,7 @@ def main() -> None:
         "largest_difference": {"nsd": float(nsd), "dice": float(dice)},
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    store(options.out, result)
     for name, value in median.items():
         print(f"{name:26}{value:9.3f} s")
     print(f"NSD {result['nsd_ratio']:.1f} times as fast, DSC {result['dice_ratio']:.1f} times; wrote {options.out}")

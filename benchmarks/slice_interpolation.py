@@ -12,7 +12,6 @@ Results go to `benchmarks/results/slice_interpolation.json` and, as tables, into
 """
 
 import argparse
-import json
 import operator
 import re
 import tempfile
@@ -24,7 +23,7 @@ from statistics import median
 import numpy as np
 import torch
 import torch.nn.functional as F
-from measure import extra_mib_of, give_memory_back_at_once, in_a_process, machine
+from measure import extra_mib_of, give_memory_back_at_once, in_a_process, machine, store, timed
 from scipy import ndimage
 
 from flare_lib.ct.files import load_ct, load_label_map
@@ -146,12 +145,8 @@ STREAM_HEIGHTS = (200, 400, 600, 900)
 
 def time_of(run: Callable[[], object], repeats: int) -> list[float]:
     """Return the seconds of several runs; one that takes more than 60 s is run 3 times at most."""
-    seconds = []
-    while len(seconds) < (min(repeats, 3) if seconds and seconds[0] > 60 else repeats):
-        began = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - began)
-    return seconds
+    _, (first,) = timed(run)
+    return [first, *timed(run, (min(repeats, 3) if first > 60 else repeats) - 1)[1]]
 
 
 def measure(arm: str, scores_path: str, shape_zyx: Shape, reference_path: str, repeats: int) -> dict:
@@ -352,7 +347,7 @@ def main() -> None:
     print("\n" + text)
     if not arguments.quick:
         RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        store(RESULTS, results)
         write_page(text, PAGE)
         print(f"\nwrote {RESULTS} and {PAGE}")
 

@@ -9,15 +9,13 @@ The two take turns, the medians of all their steps are compared. Results go to `
 """
 
 import argparse
-import json
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from measure import machine
+from measure import machine, store, timed
 from torch import nn
 
 from flare_lib.data.centres import write_phantoms
@@ -37,15 +35,14 @@ ROUNDS = 3
 def bare_seconds(net: nn.Module, recipe: Recipe, n_steps: int) -> list[float]:
     """Seconds of forward + backward on noise."""
     image = torch.randn(recipe.batch_size, 1, *recipe.patch_size)
-    seconds = []
-    for _ in range(n_steps):
+
+    def step() -> None:
         net.zero_grad(set_to_none=True)
-        began = time.perf_counter()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             head_logits = net(image)
         sum(logits.float().mean() for logits in head_logits).backward()
-        seconds.append(time.perf_counter() - began)
-    return seconds
+
+    return timed(step, n_steps)[1]
 
 
 def step_time(n_steps: int) -> dict:
@@ -72,9 +69,8 @@ def overfit(n_steps: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         cases = write_phantoms(folder, 1, seed=7, spacing_zyx_mm=(4.0, 3.0, 3.0))
         prepared = prepare_cases(cases, Path(folder) / "prepared", recipe.preprocessing, around="organs")
-        net, began = recipe.new_net(), time.perf_counter()
-        train(net, Patches({"cases": prepared}, recipe), recipe, folder=Path(folder) / "run")
-        seconds = time.perf_counter() - began
+        patches, run = Patches({"cases": prepared}, recipe), Path(folder) / "run"
+        net, (seconds,) = timed(lambda: train(recipe.new_net(), patches, recipe, folder=run))
         losses = [entry["loss"] for entry in read_log(Path(folder) / "run" / "log.jsonl")]
         whole = replace(recipe, patch_size=prepared[0].image_hu.shape, foreground_share=0.0)
         image, reference = cut_patch(prepared[0], whole, np.random.default_rng(0))
@@ -108,7 +104,7 @@ def main() -> None:
     options = parser.parse_args()
     result = {"machine": machine(), "step": step_time(options.steps), "overfit": overfit(options.overfit_steps)}
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    store(options.out, result)
     step, by_heart = result["step"], result["overfit"]
     print(f"step {step['step_s']:.2f} s, bare {step['bare_s']:.2f} s, ratio {step['ratio']:.2f}")
     print(f"waiting for patches {step['wait_s']:.3f} s of it; medians of {step['steps']} steps")

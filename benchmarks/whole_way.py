@@ -11,13 +11,12 @@ the terminal.
 
 import argparse
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from measure import extra_mib_of, in_a_process, machine
+from measure import extra_mib_of, in_a_process, machine, store, timed
 
 from flare_lib.ct.files import load_ct
 from flare_lib.ct.labels import N_CLASSES
@@ -60,9 +59,7 @@ def measure(case: str, paper_grid: bool) -> dict:
     ct = big_phantom(int(case)) if case.isdigit() else load_ct(case)
     stages = (Stub(COARSE), Stub(FINE)) if paper_grid else load_stages(device="cpu")
     results = []
-    began = time.perf_counter()
-    extra = extra_mib_of(lambda: results.append(segment(ct, *stages)))
-    seconds = time.perf_counter() - began
+    extra, (seconds,) = timed(lambda: extra_mib_of(lambda: results.append(segment(ct, *stages))))
     (result,) = results
     return {
         "case": case if not case.isdigit() else f"phantom 512 x 512 x {case}",
@@ -95,7 +92,7 @@ def main() -> None:
     replaced = {(row["case"], row["nets"]) for row in rows}
     rows = [row for row in earlier if (row["case"], row["nets"]) not in replaced] + rows
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2) + "\n")
+    store(RESULTS, {"machine": machine(), "rows": rows})
     print(f"written: {RESULTS}")
 
 

