@@ -1,7 +1,8 @@
 """The log: a line a step, entries after the last checkpoint once, TensorBoard where there is one."""
 
 import sys
-import types
+
+import pytest
 
 from flare_lib.training.log import Log, read_log
 
@@ -32,22 +33,19 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_single_numbers_become_curves_where_tensorboard_is_installed(tmp_path, monkeypatch):
-    calls = []
+def test_single_numbers_become_curves_where_tensorboard_is_installed(tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for start, losses in ((0, [4.0, 3.0, 2.0]), (2, [1.0])):  # the second run goes on after step 1
+        with Log(tmp_path, start=start) as log:
+            for step, loss in enumerate(losses, start=start):
+                log.write({"step": step, "loss": loss, "organs_dice": [0.1, None], "validation_dice": None})
+    curves = events.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert curves.Tags()["scalars"] == ["loss"]
+    assert [(point.step, point.value) for point in curves.Scalars("loss")] == [(0, 4.0), (1, 3.0), (2, 1.0)]
 
-    class SummaryWriter:
-        def __init__(self, folder, purge_step):
-            calls.append((folder, purge_step))
 
-        def add_scalar(self, name, value, step):
-            calls.append((name, value, step))
-
-        def close(self):
-            calls.append("closed")
-
-    package = types.ModuleType("torch.utils.tensorboard")
-    package.SummaryWriter = SummaryWriter
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", package)
-    with Log(tmp_path, start=3) as log:
-        log.write({"step": 3, "loss": 0.5, "organs_dice": [0.1, None], "validation_dice": None})
-    assert calls == [(str(tmp_path / "tensorboard"), 3), ("loss", 0.5, 3), "closed"]
+def test_without_tensorboard_there_is_the_log_alone(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with Log(tmp_path) as log:
+        log.write({"step": 0, "loss": 1.0})
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
