@@ -1,7 +1,5 @@
 """Measurements: boxes of known size and grey value."""
 
-import csv
-
 import numpy as np
 import pytest
 
@@ -48,22 +46,30 @@ def test_volumes_come_for_every_organ_and_are_0_for_those_that_are_not_there(pat
     np.testing.assert_array_equal(organ_volumes_ml(ct, np.zeros_like(labels)), np.zeros(13))
 
 
+def test_pieces_may_touch_at_a_corner_and_the_first_slice_cuts_off_like_the_last():
+    labels = np.zeros((6, 5, 4), np.uint8)
+    labels[0, 0, 0] = labels[1, 1, 1] = LIVER
+    labels[1, 4, 0] = labels[4, 4, 3] = SPLEEN
+    liver, spleen = measure_organs(Volume.from_array(labels.astype(np.int16), SPACING), labels)
+    assert (liver.pieces, liver.cut_off) == (1, True)
+    assert (spleen.pieces, spleen.cut_off) == (2, False)
+
+
 def test_the_table_names_what_to_doubt(patient):
-    _, liver, spleen = measurement_table(measure_organs(*patient)).splitlines()
-    assert liver.split() == ["liver", "0.2", "10", "x", "4", "x", "4", "60", "±", "10"]
+    header, liver, spleen = measurement_table(measure_organs(*patient)).splitlines()
+    assert header.split() == ["organ", "mL", "z,", "y,", "x", "mm", "HU"]
+    assert liver == "liver                      0.2        10 x 4 x 4     60 ± 10"
     assert spleen.endswith("cut off by the scan, 2 pieces")
+    assert len(header) == liver.index(" ± ") + len(" ± 10  ")  # the columns stand below their names
 
 
 def test_what_is_written_is_what_was_measured(patient, tmp_path):
     write_measurements(tmp_path / "organs.csv", measure_organs(*patient))
-    first, second = csv.DictReader((tmp_path / "organs.csv").read_text().splitlines())
-    assert (first["organ"], first["volume_ml"], first["extent_y_mm"], first["cut_off"]) == (
-        "liver",
-        "0.18",
-        "4.50",
-        "no",
-    )
-    assert (second["organ"], second["mean_hu"], second["pieces"], second["cut_off"]) == ("spleen", "110.00", "2", "yes")
+    assert (tmp_path / "organs.csv").read_text(encoding="utf-8").splitlines() == [
+        "organ,volume_ml,extent_z_mm,extent_y_mm,extent_x_mm,mean_hu,sd_hu,pieces,cut_off",
+        "liver,0.18,10.00,4.50,4.00,60.00,10.00,1,no",
+        "spleen,0.03,5.00,12.00,10.40,110.00,0.00,2,yes",
+    ]
 
 
 def test_an_empty_label_map_has_nothing_to_measure_and_a_wrong_one_is_refused(patient):
