@@ -49,6 +49,7 @@ def train(
             n_workers=workers,
             on_step=lambda step, loss: bars(stage, step + 1, recipe.n_steps, unit="step", beside=f"loss {loss:.3f}"),
             progress=lambda what, done, total: bars(what, done, total, unit="case"),
+            on_note=lambda note: typer.echo(f"note: {note}", err=True),
         )
     if init is not None:
         typer.echo(f"started from all tensors of {init}, same names and shapes")

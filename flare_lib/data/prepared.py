@@ -14,6 +14,7 @@ again: a preparation that was stopped goes on where it was.
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -88,6 +89,8 @@ def prepare_cases(
     """
     if around not in AROUND:
         raise ValueError(f"around must be one of {', '.join(AROUND)}, got {around!r}")
+    if twice := [name for name, n in Counter(case.name for case in cases).items() if n > 1]:
+        raise ValueError(f"every case must have a name of its own, got {twice[0]} twice")
     recipe = {"format": _FORMAT, "spacing_zyx_mm": preprocessing.spacing_zyx_mm, "window_hu": preprocessing.window_hu}
     recipe |= {"around": around, "margin_mm": margin_mm if around == "organs" else None}
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]

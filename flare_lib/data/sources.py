@@ -152,7 +152,7 @@ class Cache:
             raise _unavailable(archive, f"it is not in {folder}, and fetching it was not allowed")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self.path) as scratch:
+            with tempfile.TemporaryDirectory(dir=self.path, prefix=".") as scratch:
                 _extract(archive, self.download(archive, Path(scratch)), paths)
         except SourceUnavailable:
             raise

@@ -1,18 +1,13 @@
 """The recipes: all that decides what a training run does, in one frozen value that is stored with the weights."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 
 import torch
 
 from flare_lib.ct.preprocess import Preprocessing
-from flare_lib.network.consistency import KINDS
 from flare_lib.network.unet import UNet
 from flare_lib.synthetic.tissues import PHASE_PROBABILITIES
-
-OPTIMIZERS = ("adamw", "sgd")
-SCHEDULES = ("poly", "halving")
-SOURCES = ("cases", "label_maps", "phantoms")
-STAGES = ("coarse", "fine")
+from flare_lib.training.recipe_rules import STAGES, check_values
 
 
 @dataclass(frozen=True)
@@ -38,6 +33,8 @@ class Recipe:
 
     A step sums the gradients of `accumulate` batches. Every `validate_every` steps (0: never) the Dice of the net is
     taken on patches of sources held out: `n_validation` of the cases, or phantoms that training never draws.
+
+    Raises ValueError for a value that cannot be: see `recipe_rules`.
     """
 
     stage: str
@@ -77,16 +74,7 @@ class Recipe:
     validate_every: int = 0
 
     def __post_init__(self) -> None:
-        if self.stage not in STAGES:
-            raise ValueError(f"stage must be one of {', '.join(STAGES)}, got {self.stage!r}")
-        for name, least in {"n_steps": 1, "batch_size": 1, "accumulate": 1, "n_validation": 0}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be {least} or more, got {getattr(self, name)}")
-        if unknown := set(self.sources) - set(SOURCES):
-            raise ValueError(f"sources must be of {', '.join(SOURCES)}, got {', '.join(sorted(unknown))}")
-        for name, known in {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "consistency": KINDS}.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        check_values({field.name: getattr(self, field.name) for field in fields(self)})
 
     def new_net(self) -> UNet:
         """Return an untrained net of this recipe, its weights drawn by the seed."""
@@ -205,8 +193,7 @@ def preset(name: str, stage: str, **changes) -> Recipe:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
     if stage not in STAGES:
         raise ValueError(f"stage must be one of {', '.join(STAGES)}, got {stage!r}")
-    try:
-        return replace(PRESETS[name][stage], **changes)
-    except TypeError:
-        known = ", ".join(asdict(PRESETS[name][stage]))
-        raise ValueError(f"a recipe's values are {known}, got {', '.join(changes)}") from None
+    known = [field.name for field in fields(Recipe)]
+    if unknown := [change for change in changes if change not in known]:
+        raise ValueError(f"a recipe's values are {', '.join(known)}, got {', '.join(unknown)}")
+    return replace(PRESETS[name][stage], **changes)

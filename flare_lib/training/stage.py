@@ -58,38 +58,51 @@ def gather(
     cache: str | Path | None = None,
     n_workers: int = 1,
     progress: StageProgress | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> TrainingSet:
     """Gather what a recipe draws from; only the kinds with a share above 0 are made.
 
     `label_maps`: a folder of persons to paint (see `synthetic.subjects`). `cohort`: a folder of labelled CTs (see
     `data.cohort`), whose cases without labels are used unlabelled; `unlabelled`: a folder of further CTs. Cases are
-    prepared in `cache`, once. Phantoms need nothing. Raises ValueError for a folder that the recipe needs and that was
-    not given, FileNotFoundError for one without cases, and what `prepare_cases` raises.
+    prepared in `cache`, once; `on_note` is told which of them were damaged there. Phantoms need nothing. Raises, before
+    any work, ValueError for a folder that the recipe needs and that was not given, FileNotFoundError for one without
+    cases; then what `prepare_cases` raises.
     """
-    gathered = TrainingSet()
     share = recipe.sources.get
-    if share("label_maps"):
-        loaded = [load_subject(path) for path in find_subjects(_given(label_maps, "label_maps", recipe))]
+    persons = find_subjects(_given(label_maps, "label_maps", recipe)) if share("label_maps") else []
+    cases = find_cases(_given(cohort, "cohort", recipe)) if share("cases") else []
+    training, validation = split_cases(cases, recipe.n_validation, seed=recipe.seed) if share("cases") else ([], [])
+    without = _unlabelled_cases(cases, unlabelled, recipe) if recipe.n_unlabelled else []
+
+    def prepared(some: Sequence[Case], around: str, within: str = "") -> list[PreparedCase]:
+        if cache is None:
+            raise ValueError("cases must have a folder to be prepared in, got no cache")
+        return prepare_cases(
+            some,
+            Path(cache) / within,
+            recipe.preprocessing,
+            around=around,
+            margin_mm=recipe.margin_mm,
+            n_workers=n_workers,
+            progress=of_stage(progress, "preparing"),
+            on_note=on_note,
+        )
+
+    gathered = TrainingSet()
+    if training:
+        around = "organs" if recipe.stage == "fine" else "foreground"
+        there = prepared([*training, *validation], around)
+        gathered.sources["cases"], gathered.held_out["cases"] = there[: len(training)], there[len(training) :]
+    if without:  # apart from the others, who may have the same names
+        gathered.unlabelled = prepared(without, "foreground", within="unlabelled")
+    if persons:
+        loaded = [load_subject(path) for path in persons]
         gathered.sources["label_maps"] = [b for k, p in enumerate(loaded) for b in embody(p, BODIES_PER_PERSON, seed=k)]
     if share("phantoms"):
         gathered.sources["phantoms"] = [make_phantom(recipe.seed * 1000 + k) for k in range(recipe.n_phantoms)]
-    if share("cases"):
-        cases = find_cases(_given(cohort, "cohort", recipe))
-        training, validation = split_cases(cases, recipe.n_validation, seed=recipe.seed)
-        around = "organs" if recipe.stage == "fine" else "foreground"
-        prepared = _prepared([*training, *validation], recipe, cache, around, n_workers, progress)
-        gathered.sources["cases"] = prepared[: len(training)]
-        gathered.held_out["cases"] = prepared[len(training) :]
-    elif recipe.validate_every:
+    if recipe.validate_every and not share("cases"):
         first = recipe.seed * 1000 + 900
         gathered.held_out["phantoms"] = [make_phantom(first + k) for k in range(N_VALIDATION_PHANTOMS)]
-    if recipe.n_unlabelled:
-        without = [case for case in cases if case.label_path is None] if share("cases") else []
-        if unlabelled is not None:  # labels that lie beside these are left alone
-            without += [replace(case, label_path=None) for case in find_cases(unlabelled)]
-        if not without:
-            raise ValueError(f"the recipe needs unlabelled CTs ({recipe.n_unlabelled} patches a step), got none")
-        gathered.unlabelled = _prepared(without, recipe, cache, "foreground", n_workers, progress)
     return gathered
 
 
@@ -99,25 +112,14 @@ def _given(folder: str | Path | None, name: str, recipe: Recipe) -> str | Path:
     return folder
 
 
-def _prepared(
-    cases: Sequence[Case],
-    recipe: Recipe,
-    cache: str | Path | None,
-    around: str,
-    n_workers: int,
-    progress: StageProgress | None,
-) -> list[PreparedCase]:
-    if cache is None:
-        raise ValueError("cases must have a folder to be prepared in, got no cache")
-    return prepare_cases(
-        cases,
-        cache,
-        recipe.preprocessing,
-        around=around,
-        margin_mm=recipe.margin_mm,
-        n_workers=n_workers,
-        progress=of_stage(progress, "preparing"),
-    )
+def _unlabelled_cases(cases: Sequence[Case], unlabelled: str | Path | None, recipe: Recipe) -> list[Case]:
+    """Return the cases without labels, and those of a further folder, where labels that lie beside are left alone."""
+    without = [case for case in cases if case.label_path is None]
+    if unlabelled is not None:
+        without += [replace(case, label_path=None) for case in find_cases(unlabelled)]
+    if not without:
+        raise ValueError(f"the recipe needs unlabelled CTs ({recipe.n_unlabelled} patches a step), got none")
+    return without
 
 
 def moments_of_sources(sources: dict[str, Sequence[Source]], recipe: Recipe, *, n_patches: int = 64) -> Moments:
@@ -160,6 +162,7 @@ def train_stage(
     n_workers: int = 1,
     on_step: Callable[[int, float], None] | None = None,
     progress: StageProgress | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Path:
     """Train one stage and write `folder/{stage}.safetensors` and `.json`; returns the stem of the two.
 
@@ -181,6 +184,7 @@ def train_stage(
                 cache=folder / "prepared",
                 n_workers=n_workers,
                 progress=progress,
+                on_note=on_note,
             )
         if recipe.stage == "fine" and recipe.mean_hu is None:
             shared = moments_of_sources(training_set.sources, recipe)

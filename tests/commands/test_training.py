@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scans import save
 
-from flare_lib.inference import coarse_to_fine
+from flare_lib.inference import stages
 
 
 @pytest.fixture
@@ -25,15 +25,15 @@ SMALL = ("patch_size=(8,16,12)", "features_per_stage=(4,6,8)", "strides=((2,2,2)
 def test_train_writes_weights_that_segment_can_use(flare, persons, tmp_path):
     settings = [part for setting in (*SMALL, "spacing_zyx_mm=(8,8,8)") for part in ("--set", setting)]
     settings += ["--set", 'sources={"label_maps": 1.0}']
-    for stage, start in (("coarse", []), ("fine", ["--init", tmp_path / "trained" / "coarse"])):
+    for name, start in (("coarse", []), ("fine", ["--init", tmp_path / "trained" / "coarse"])):
         code, out, err = flare(
-            *("train", stage, "--label-maps", persons, "-o", tmp_path / "trained", "--workers", "0"), *start, *settings
+            *("train", name, "--label-maps", persons, "-o", tmp_path / "trained", "--workers", "0"), *start, *settings
         )
         assert (code, err) == (0, [])
         assert out[-1].startswith("2 steps")
-        assert (stage == "fine") == (f"started from all tensors of {tmp_path / 'trained' / 'coarse'}" in out[0])
-        assert out[-1].endswith(f"wrote {tmp_path / 'trained' / stage}.safetensors and its card")
-    coarse, fine = coarse_to_fine.load_stages(tmp_path / "trained")
+        assert (name == "fine") == (f"started from all tensors of {tmp_path / 'trained' / 'coarse'}" in out[0])
+        assert out[-1].endswith(f"wrote {tmp_path / 'trained' / name}.safetensors and its card")
+    coarse, fine = stages.load_stages(tmp_path / "trained")
     assert (coarse.patch_size, fine.preprocessing.spacing_zyx_mm) == ((8, 16, 12), (8.0, 8.0, 8.0))
 
 
@@ -43,7 +43,12 @@ def test_train_writes_weights_that_segment_can_use(flare, persons, tmp_path):
         (["middle"], "stage must be one of coarse, fine, got 'middle'"),
         (["coarse", "--set", "epochs=3"], "got epochs"),
         (["coarse", "--preset", "best"], "preset must be one of"),
-        (["coarse", "--set", "n_steps=0"], "n_steps must be 1 or more, got 0"),
+        (["coarse", "--set", "n_steps=0"], "n_steps must be a whole number, 1 or more, got 0"),
+        (["coarse", "--set", "learning_rate=fast"], "learning_rate must be a number above 0, got 'fast'"),
+        (["coarse", "--set", "learning_rate=0,01"], "learning_rate must be a number above 0, got '0,01'"),
+        (["coarse", "--set", "learning_rate=nan"], "learning_rate must be a number above 0, got 'nan'"),
+        (["coarse", "--set", "patch_size=24"], "patch_size must be 3 whole numbers, 1 or more (z, y, x), got 24"),
+        (["coarse", "--set", "sources=phantoms"], "sources must be shares of cases, label_maps, phantoms"),
         (["coarse", "--init", "nowhere"], "nowhere"),
     ],
 )

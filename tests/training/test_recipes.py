@@ -1,12 +1,14 @@
 """Recipes: presets, changes to them, and values that cannot be."""
 
 import json
-from dataclasses import replace
+import re
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
-from flare_lib.training.recipes import PRESETS, STAGES, preset
+from flare_lib.training.recipe_rules import RULES, STAGES
+from flare_lib.training.recipes import PRESETS, Recipe, preset
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -50,14 +52,40 @@ def test_the_papers_recipe_is_tables_2_and_3():
     [
         ({"optimizer": "lion"}, "optimizer must be one of adamw, sgd, got 'lion'"),
         ({"schedule": "cosine"}, "schedule must be one of poly, halving, got 'cosine'"),
-        ({"accumulate": 0}, "accumulate must be 1 or more, got 0"),
-        ({"n_validation": -1}, "n_validation must be 0 or more, got -1"),
-        ({"sources": {"cts": 1.0}}, "sources must be of cases, label_maps, phantoms, got cts"),
-        ({"consistency": "js"}, "consistency must be one of kl, urpc, got 'js'"),
+        ({"consistency": 3}, "consistency must be one of kl, urpc, got 3"),
+        ({"accumulate": 0}, "accumulate must be a whole number, 1 or more, got 0"),
+        ({"n_validation": -1}, "n_validation must be a whole number, 0 or more, got -1"),
+        ({"n_steps": 3.0}, "n_steps must be a whole number, 1 or more, got 3.0"),
+        ({"n_steps": True}, "n_steps must be a whole number, 1 or more, got True"),
+        ({"learning_rate": "fast"}, "learning_rate must be a number above 0, got 'fast'"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a number above 0, got nan"),
+        ({"learning_rate": 0.0}, "learning_rate must be a number above 0, got 0.0"),
+        ({"weight_decay": float("inf")}, "weight_decay must be a number, 0 or more, got inf"),
+        ({"augmentation": 1.5}, "augmentation must be a number from 0 to 1, got 1.5"),
+        ({"patch_size": 24}, "patch_size must be 3 whole numbers, 1 or more (z, y, x), got 24"),
+        ({"patch_size": (24, 32)}, "patch_size must be 3 whole numbers, 1 or more (z, y, x), got (24, 32)"),
+        (
+            {"patch_size": (24, 32, 33)},
+            "patch_size must be multiples of (16, 16, 16), by which",
+        ),
+        (
+            {"spacing_zyx_mm": (3.0, 0.0, 3.0)},
+            "spacing_zyx_mm must be 3 numbers above 0 (z, y, x), got (3.0,",
+        ),
+        ({"sources": {"cts": 1.0}}, "sources must be shares of cases, label_maps, phantoms, not all 0, as"),
+        ({"sources": {"phantoms": 0}}, "sources must be shares of cases, label_maps, phantoms, not all 0, as"),
+        ({"sources": {"phantoms": "all"}}, "sources must be shares of cases, label_maps, phantoms, not all 0, as"),
+        ({"sources": "phantoms"}, "sources must be shares of cases, label_maps, phantoms, not all 0, as"),
+        ({"features_per_stage": 16}, "features_per_stage must be 2 to 8 whole numbers, 1 or more, got 16"),
+        ({"strides": ((2, 2, 2),)}, "strides must be one fewer than features_per_stage, got 1 for 5"),
+        ({"strides": (2, 2, 2, 2)}, "strides must be 1 to 7 triples of whole numbers, 1 or more (z, y, x), got"),
+        ({"n_heads": 5}, "n_heads must be at most the number of strides, 4, got 5"),
+        ({"mean_hu": 12.5}, "mean_hu and sd_hu must come together, got 12.5 and None"),
+        ({"sd_hu": -1}, "sd_hu must be a number above 0 or None, got -1"),
     ],
 )
-def test_a_choice_that_there_is_not_is_refused(change, message):
-    with pytest.raises(ValueError, match=message):
+def test_a_value_that_cannot_be_is_refused_by_its_name_and_rule(change, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         preset("release", "coarse", **change)
 
 
@@ -70,3 +98,7 @@ def test_a_new_net_is_drawn_by_the_seed_and_leaves_the_callers_generator_alone()
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert not torch.equal(next(first.parameters()), next(other.parameters()))
+
+
+def test_every_value_has_a_rule():
+    assert list(RULES) == [field.name for field in fields(Recipe)]

@@ -1,6 +1,7 @@
 """A run, from folders of cases to weights with a card that `load_trained` reads."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from flare_lib.ct.volume import Volume
 from flare_lib.data.centres import write_phantoms
 from flare_lib.data.cohort import find_cases, load_labels
 from flare_lib.network.weights import load_trained
+from flare_lib.training import stage
 from flare_lib.training.log import read_log
 from flare_lib.training.recipes import preset
 from flare_lib.training.stage import gather, moments_of_sources, train_stage, validation_batches
@@ -142,3 +144,41 @@ def test_an_unlabelled_folder_with_no_case_is_refused(label_maps, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="must hold CTs"):
         train_stage(recipe, label_maps=label_maps, unlabelled=tmp_path / "empty", folder=tmp_path / "t", n_workers=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "given", "error"),
+    [
+        ({"sources": {"phantoms": 1.0}, "n_unlabelled": 1}, {}, ValueError),
+        ({"sources": {"phantoms": 1.0, "cases": 1.0}}, {}, ValueError),
+        ({"sources": {"phantoms": 1.0, "label_maps": 1.0}}, {"label_maps": "nowhere"}, FileNotFoundError),
+        ({"sources": {"phantoms": 1.0}, "n_unlabelled": 1}, {"unlabelled": "nowhere"}, FileNotFoundError),
+        ({"sources": {"phantoms": 1.0, "cases": 1.0}, "n_validation": 3}, {"cohort": "the cohort"}, ValueError),
+    ],
+)
+def test_what_is_missing_is_said_before_a_phantom_is_made(cohort, tmp_path, monkeypatch, settings, given, error):
+    made = []
+    monkeypatch.setattr(stage, "make_phantom", made.append)
+    folders = {name: cohort if folder == "the cohort" else tmp_path / folder for name, folder in given.items()}
+    with pytest.raises(error, match="got"):
+        gather(preset("release", "coarse", **(TINY | settings)), cache=tmp_path / "cache", **folders)
+    assert made == []
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_case_of_the_same_name_in_both_folders_is_two_cases(cohort, tmp_path):
+    recipe = preset("paper", "coarse", **(REAL | {"n_validation": 0}), n_unlabelled=1)
+    gathered = gather(recipe, cohort=cohort, unlabelled=_one_more(cohort, tmp_path), cache=tmp_path / "cache")
+    labelled = {case.name: case.image_hu for case in gathered.sources["cases"]}
+    (again,) = (case for case in gathered.unlabelled if case.name in labelled)
+    assert not np.array_equal(again.image_hu, labelled[again.name])
+    with pytest.raises(ValueError, match="every case must have a name of its own, got phantom_0003 twice"):
+        gather(recipe, cohort=cohort, unlabelled=cohort, cache=tmp_path / "cache")
+
+
+def _one_more(cohort, tmp_path):
+    """Return a folder with another CT of the name of a labelled case: that of a case without labels."""
+    (tmp_path / "more").mkdir()
+    first, other = (find_cases(cohort)[k] for k in (0, 4))
+    shutil.copy(other.ct_path, tmp_path / "more" / first.ct_path.name)
+    return tmp_path / "more"

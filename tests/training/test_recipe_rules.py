@@ -1,0 +1,36 @@
+"""The rules themselves: whole numbers, numbers, and values that must agree. What recipes do with them: test_recipes."""
+
+import math
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+
+from flare_lib.training.recipe_rules import RULES, check_values
+from flare_lib.training.recipes import preset
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("n_steps", [1, 7, np.int64(3)], [0, -1, 1.0, True, "1", None]),
+        ("warm_up_steps", [0, 5], [-1, 0.5, None]),
+        ("learning_rate", [1e-3, 1, np.float32(0.5)], [0, -1e-3, math.nan, math.inf, "0,01", None, True]),
+        ("cut", [0, 0.4, 1], [-0.1, 1.1, "half"]),
+        ("mean_hu", [None, -12.5], ["none", math.nan]),
+        ("sd_hu", [None, 80], [0, -1]),
+        ("patch_size", [(8, 16, 12), [8, 16, 12]], [8, (8, 16), (8, 16, 12.0), (8, 16, 0), "8,16,12"]),
+        ("sources", [{"phantoms": 1}, {"cases": 0, "label_maps": 0.5}], [{}, {"phantoms": -1}, None, "cases", {1: 1}]),
+        ("strides", [((2, 2, 2),), [[1, 2, 2], [2, 2, 2]]], [(), ((2, 2),), (2, 2, 2), ((0, 2, 2),)]),
+    ],
+)
+def test_what_obeys_a_rule_and_what_does_not(name, good, bad):
+    assert [value for value in good if not RULES[name].holds(value)] == []
+    assert [value for value in bad if RULES[name].holds(value)] == []
+
+
+def test_sound_values_pass_and_the_first_that_is_not_is_named():
+    values = asdict(preset("paper", "fine"))
+    check_values(values)
+    with pytest.raises(ValueError, match=r"^batch_size must be a whole number, 1 or more, got 0$"):
+        check_values(values | {"batch_size": 0, "seed": -1})
