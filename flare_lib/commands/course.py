@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flare_lib.commands.outputs import wrote
-from flare_lib.commands.settings import parse_setting
+from flare_lib.commands.outputs import check_new_folder, wrote
+from flare_lib.commands.settings import parse_setting, seen_from_here
 
 if TYPE_CHECKING:
     from flare_lib.course.runner import NotebookRun
@@ -17,13 +17,17 @@ def notebooks(
     folder: Annotated[Path, typer.Argument(help="Where the notebooks are.")] = Path("notebooks"),
     out: Annotated[Path, typer.Option(help="A folder for the executed ones.")] = Path("out/notebooks"),
     only: Annotated[list[str] | None, typer.Option(help="How a name begins, e.g. 00; may be repeated.")] = None,
-    parameter: Annotated[list[str] | None, typer.Option("-p", help="name=value; may be repeated.")] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", help="name=value, paths from where you are; may be repeated.")
+    ] = None,
 ) -> None:
     """Execute the notebooks; those that did not change since their last run are not run again."""
+    check_new_folder(out)
+
     from flare_lib.course.runner import NotebookFailed, find_notebooks, run_notebooks
 
     paths = find_notebooks(folder, only or [])
-    parameters = dict(map(parse_setting, parameter or []))
+    parameters = dict(seen_from_here(parse_setting(text)) for text in parameter or [])
     try:
         run_notebooks(paths, out, parameters=parameters, progress=sys.stderr.isatty(), on_done=_say_done)
     except NotebookFailed as failure:

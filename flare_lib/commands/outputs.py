@@ -38,9 +38,18 @@ def check_table(table: Path) -> None:
 
 
 def check_folder(what: str, path: Path) -> None:
-    """Raise ValueError unless a file's folder exists and is writable; `what` is what the file holds."""
+    """Raise ValueError unless a file's folder exists and is writable, and it is no folder; `what` is what it holds."""
     if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
         raise ValueError(f"the {what}'s folder must exist and be writable, got {path.parent}")
+    if path.is_dir():  # raises OSError for a name that is too long
+        raise ValueError(f"the {what} must be a file, got the folder {path}")
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raise ValueError unless a folder is there and writable or can be made."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise ValueError(f"the output must be a writable folder, or one that can be made, got {folder}")
 
 
 def wrote(*paths: Path | None) -> str:

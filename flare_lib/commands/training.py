@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from flare_lib.commands.outputs import check_new_folder
 from flare_lib.commands.settings import parse_setting
 from flare_lib.commands.terminal import Bars
 
@@ -30,6 +31,8 @@ def train(
 
     Several GPUs: torchrun --nproc-per-node 4 -m flare_lib.cli train ...
     """
+    check_new_folder(output)
+
     from flare_lib.machine.device import choose_device
     from flare_lib.training import recipes
     from flare_lib.training.stage import train_stage

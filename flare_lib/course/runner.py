@@ -27,6 +27,8 @@ with extra("notebooks"):
     from nbconvert import HTMLExporter
     from papermill.exceptions import PapermillExecutionError
 
+from flare_lib.machine.atomic_write import atomic_write
+
 LIBRARY = Path(__file__).parents[1]
 
 
@@ -106,7 +108,8 @@ def run_notebooks(
     for path, own in shared.items():
         run = _reuse(path, out, own) or _execute(path, out, own, progress=progress)
         runs.append(run)
-        (out / "index.html").write_text(summary_page(runs), encoding="utf-8")
+        with atomic_write(out / "index.html") as unfinished:
+            unfinished.write_text(summary_page(runs), encoding="utf-8")
         if run.error:
             raise NotebookFailed(run.error)
         on_done(run)
@@ -173,12 +176,14 @@ def _execute(path: Path, out: Path, parameters: dict[str, Any], *, progress: boo
         error = f"{path.name} stopped: its kernel died, perhaps for want of memory"
     made["seconds"] = round(time.perf_counter() - start, 1)
     notebook = nbformat.read(result, as_version=4)
-    if error is None:
-        notebook.metadata["flare_lib"] = made
-        nbformat.write(notebook, result)
     run = _run(path, out, notebook, made["seconds"], error=error)
     page, _ = HTMLExporter().from_notebook_node(notebook)
-    run.page.write_text(page, encoding="utf-8")
+    with atomic_write(run.page) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
+    if error is None:  # last, so that what has a fingerprint has a page
+        notebook.metadata["flare_lib"] = made
+        with atomic_write(result) as unfinished:
+            nbformat.write(notebook, unfinished)
     return run
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flare_lib.commands.settings import parse_setting
+from flare_lib.commands.settings import parse_setting, seen_from_here
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,11 @@ def test_a_parameter_is_a_python_literal_or_text(text, expected):
 def test_a_parameter_without_a_name_or_a_value_is_refused(text):
     with pytest.raises(ValueError, match="must be written name=value, got "):
         parse_setting(text)
+
+
+def test_paths_lead_from_where_one_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert seen_from_here(("ct_path", "a/ct.nii.gz")) == ("ct_path", str(tmp_path / "a" / "ct.nii.gz"))
+    assert seen_from_here(("output_folder", "/out")) == ("output_folder", "/out")
+    for unchanged in (("ct_path", ""), ("kind", "kl"), ("n_steps", 3), ("results_file", None)):
+        assert seen_from_here(unchanged) == unchanged

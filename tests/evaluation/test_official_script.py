@@ -98,3 +98,17 @@ def test_the_same_label_maps_stored_upside_down_lose_another_slice(tmp_path):
             nib.Nifti1Image(labels[:, :, ::step], grid).to_filename(path)
         assert score_pair(Pair(name, *paths)).dice[4] == dice
         assert script_scores(*paths)[0, 4] == dice
+
+
+def test_a_border_one_voxel_away_is_within_a_tolerance_of_one_voxel(tmp_path):
+    turn = np.array([[0.8, -0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn * (3.0, 1.1, 2.3)  # in float32, the first axis is a little longer than 3 mm
+    reference, prediction = (np.zeros((12, 14, 10), np.uint8) for _ in range(2))
+    reference[2:6, 3:9, 2:7] = prediction[2:7, 3:9, 2:7] = 2  # the right kidney, whose tolerance is 3 mm
+    paths = [tmp_path / f"{name}.nii" for name in ("prediction", "reference")]
+    for path, labels in zip(paths, (prediction, reference), strict=True):
+        nib.Nifti1Image(labels, affine).to_filename(path)
+    columns = nib.load(paths[1]).affine[:3, 0]
+    assert np.linalg.norm(columns) > 3
+    assert score_pair(Pair("odd", *paths)).nsd[1] == script_scores(*paths)[1, 1] == 1

@@ -34,3 +34,17 @@ def test_sound_values_pass_and_the_first_that_is_not_is_named():
     check_values(values)
     with pytest.raises(ValueError, match=r"^batch_size must be a whole number, 1 or more, got 0$"):
         check_values(values | {"batch_size": 0, "seed": -1})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"strides": ((2, 2, 2),)}, "strides must be one fewer than features_per_stage, got 1 for 6"),
+        ({"n_heads": 6}, "n_heads must be at most the number of strides, 5, got 6"),
+        ({"patch_size": (96, 128, 150)}, r"patch_size must be multiples of \(16, 32, 32\).*, got \(96, 128, 150\)"),
+        ({"mean_hu": None, "sd_hu": 80.0}, "mean_hu and sd_hu must come together, got None and 80.0"),
+    ],
+)
+def test_values_that_do_not_fit_each_other_are_refused(changes, said):
+    with pytest.raises(ValueError, match=said):
+        check_values(asdict(preset("paper", "coarse")) | changes)
