@@ -22,6 +22,7 @@ from flare_lib.data.centres import write_phantoms
 from flare_lib.data.prepared import prepare_cases
 from flare_lib.evaluation.metrics import dice_scores
 from flare_lib.inference.sliding_window import sliding_window
+from flare_lib.machine.precision import choose_precision
 from flare_lib.synthetic.phantom import make_phantom
 from flare_lib.training.log import read_log
 from flare_lib.training.loop import train
@@ -38,7 +39,7 @@ def bare_seconds(net: nn.Module, recipe: Recipe, n_steps: int) -> list[float]:
 
     def step() -> None:
         net.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with choose_precision(device=torch.device("cpu")).autocast(torch.device("cpu")):
             head_logits = net(image)
         sum(logits.float().mean() for logits in head_logits).backward()
 

@@ -28,9 +28,20 @@ def fetch(
 
 
 def info(
-    ct: Annotated[Path, typer.Argument(help="A .nii or .nii.gz file, or a folder with one DICOM series.")],
+    ct: Annotated[
+        Path | None, typer.Argument(help="A .nii or .nii.gz file, or a folder with one DICOM series.")
+    ] = None,
+    machine: Annotated[bool, typer.Option("--machine", help="Say what the nets would compute on instead.")] = False,
 ) -> None:
-    """Say what a CT file holds: voxels, spacing, extent, axes, grey values, where the body lies."""
+    """Say what a CT file holds (voxels, spacing, extent, axes, grey values, where the body lies), or the machine."""
+    if machine == (ct is not None):
+        raise ValueError(f"info needs a CT or --machine, got {'both' if machine else 'neither'}")
+    if machine:
+        from flare_lib.machine.hardware import describe_machine
+
+        typer.echo(_table(describe_machine()))
+        return
+
     from nibabel.orientations import aff2axcodes
 
     from flare_lib.ct.files import load_ct
@@ -48,7 +59,7 @@ def info(
         "grey values": f"{volume.array_zyx.min():g} to {volume.array_zyx.max():g} HU, {volume.array_zyx.dtype}",
         "body (z, y, x)": ", ".join(f"{a}:{b}" for a, b in zip(body.start_zyx, body.stop_zyx, strict=True)),
     }
-    typer.echo("\n".join(f"{name:18}{value}" for name, value in rows.items()))
+    typer.echo(_table(rows))
     for doubt in hu_doubts(volume.array_zyx):
         typer.echo(f"note: {doubt}", err=True)
 
@@ -91,6 +102,10 @@ def check(
     labelled = sum(case.label_path is not None for case in cases)
     typer.echo(f"{len(cases)} cases, {labelled} of them with labels: {len(problems) or 'none'} with problems")
     raise typer.Exit(1 if problems else 0)
+
+
+def _table(rows: dict[str, str]) -> str:
+    return "\n".join(f"{name:18}{value}" for name, value in rows.items())
 
 
 def _times(numbers: Iterable[float]) -> str:

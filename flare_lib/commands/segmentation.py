@@ -25,6 +25,7 @@ def segment(
     reference: Annotated[Path | None, typer.Option(help="Labels to compare with, on the CT's grid.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Where to save a picture of the CT with its labels.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
     margin_mm: Annotated[float, typer.Option(min=0.0, help="How far around the organs the fine stage looks.")] = 20.0,
     weights_dir: Annotated[Path | None, typer.Option(help="A folder with other coarse and fine weights.")] = None,
 ) -> None:
@@ -41,7 +42,7 @@ def segment(
     from flare_lib.machine.failures import Failure
     from flare_lib.machine.processes import map_in_processes
 
-    coarse, fine = load_stages(weights_dir, device=choose_device(device))
+    coarse, fine = load_stages(weights_dir, device=choose_device(device), precision=precision)
 
     def segment_one(path_and_target: tuple[Path, Path]) -> None:
         _segment_one(
@@ -87,7 +88,7 @@ def _segment_one(
     for stage, report in result.clean_up.items():
         typer.echo(f"removed after the {stage} stage: {report.summary()}")
     seconds = sum(result.seconds.values())
-    typer.echo(f"{path}: {seconds:.1f} s; {wrote(target, figure)}")
+    typer.echo(f"{path}: {seconds:.1f} s, nets in {result.precision['fine']}; {wrote(target, figure)}")
 
 
 def measure(

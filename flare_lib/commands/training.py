@@ -25,6 +25,7 @@ def train(
         list[str] | None, typer.Option("--set", help="name=value of the recipe, e.g. n_steps=500; may be repeated.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Processes that make patches beside the training.")] = 1,
 ) -> None:
     """Train one stage; stopped, the same command goes on from the last checkpoint.
@@ -34,11 +35,13 @@ def train(
     check_new_folder(output)
 
     from flare_lib.machine.device import choose_device
+    from flare_lib.machine.precision import choose_precision
     from flare_lib.training import recipes
     from flare_lib.training.stage import train_stage
 
     recipe = recipes.preset(preset, stage, **dict(map(parse_setting, settings or [])))
     chosen = choose_device(device)
+    number_format = choose_precision(precision, device=chosen)
     began = time.monotonic()
     with Bars() as bars:
         stem = train_stage(
@@ -49,6 +52,7 @@ def train(
             unlabelled=unlabelled,
             init=init,
             device=chosen,
+            precision=number_format,
             n_workers=workers,
             on_step=lambda step, loss: bars(stage, step + 1, recipe.n_steps, unit="step", beside=f"loss {loss:.3f}"),
             progress=lambda what, done, total: bars(what, done, total, unit="case"),
@@ -56,6 +60,8 @@ def train(
         )
     if init is not None:
         typer.echo(f"started from all tensors of {init}, same names and shapes")
+    seconds = time.monotonic() - began
     typer.echo(
-        f"{recipe.n_steps} steps, {time.monotonic() - began:.0f} s of them now; wrote {stem}.safetensors and its card"
+        f"{recipe.n_steps} steps, {seconds:.0f} s of them now, in {number_format.name}; "
+        f"wrote {stem}.safetensors and its card"
     )

@@ -30,7 +30,7 @@ class Segmentation:
     `label_map_zyx`: uint8, the CT's shape. `coarse`: what the coarse stage saw, cleaned up, on its own grid. `roi`: the
     box of the CT that the fine stage looked at.
     `seconds`: {step: wall time}. `notes`: what a reader of the result must know (a fallback that was taken).
-    `clean_up`: {stage: what its clean-up removed}.
+    `clean_up`: {stage: what its clean-up removed}. `precision`: {stage: the number format in which its net computed}.
     """
 
     label_map_zyx: np.ndarray
@@ -39,6 +39,7 @@ class Segmentation:
     seconds: dict[str, float]
     notes: tuple[str, ...]
     clean_up: dict[str, Report] = field(default_factory=dict)
+    precision: dict[str, str] = field(default_factory=dict)
 
 
 def segment(
@@ -112,6 +113,7 @@ class _Run:
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
         self.removed: dict[str, Report] = {}
+        self.precision: dict[str, str] = {}
         self._last = time.perf_counter()
 
     def lap(self, step: str) -> None:
@@ -122,6 +124,8 @@ class _Run:
 
     def slide(self, image: torch.Tensor, stage: Stage, tile_step: float, name: str) -> Iterator[Slab]:
         """Slide the stage's net over the image: averaged probabilities in finished slabs."""
+        if precision := getattr(stage, "precision", None):
+            self.precision[name] = precision.name
         return sliding_window(
             image,
             stage.predict_patch,
@@ -154,4 +158,4 @@ class _Run:
         label_map = paste(labels_zyx, roi, ct.shape_zyx)
         self.lap("paste")
         coarse = ct.with_array(label_map) if coarse is None else coarse
-        return Segmentation(label_map, coarse, roi, self.seconds, tuple(self.notes), self.removed)
+        return Segmentation(label_map, coarse, roi, self.seconds, tuple(self.notes), self.removed, self.precision)

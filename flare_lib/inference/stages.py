@@ -13,12 +13,16 @@ from flare_lib.ct.moments import Moments
 from flare_lib.ct.preprocess import normalize
 from flare_lib.ct.resample import resample_trilinear
 from flare_lib.ct.volume import Shape, Volume
-from flare_lib.machine.device import choose_device
+from flare_lib.machine.device import choose_device, memory_errors_of
+from flare_lib.machine.precision import Precision, choose_precision
 from flare_lib.network.weights import TrainedNet, load_trained, packaged_weights
 
 
 class Stage(Protocol):
-    """What coarse to fine needs of a net: how a CT becomes its image, and what it says of one patch."""
+    """What coarse to fine needs of a net: how a CT becomes its image, and what it says of one patch.
+
+    One that also has a `precision`, as `NetStage` has, finds it in the result.
+    """
 
     patch_size: Shape
 
@@ -30,20 +34,26 @@ class Stage(Protocol):
 
 
 class NetStage:
-    """A trained UNet as a stage: loaded once, used for many cases. It has a copy of the net, which stays as it is."""
+    """A trained UNet as a stage: loaded once, used for many cases. It has a copy of the net, which stays as it is.
 
-    def __init__(self, trained: TrainedNet, *, device: str | torch.device = "cpu") -> None:
+    `precision`: see `choose_precision`, whose ValueError is raised.
+    """
+
+    def __init__(
+        self, trained: TrainedNet, *, device: str | torch.device = "cpu", precision: str | Precision = "auto"
+    ) -> None:
         self.net = copy.deepcopy(trained.net).to(device).eval()
         self.preprocessing, self.patch_size = trained.preprocessing, trained.patch_size
         self.device = torch.device(device)
+        self.precision = choose_precision(precision, device=self.device)
 
     def prepare(self, ct: Volume) -> torch.Tensor:
         """Clip, resample and normalise as in training."""
         return torch.from_numpy(self.preprocessing.apply(ct).array_zyx)[None]
 
     def predict_patch(self, patch: torch.Tensor) -> torch.Tensor:
-        """Softmax of the finest head; bfloat16 inside, float32 out."""
-        with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16):
+        """Softmax of the finest head, float32; the stage's precision until then; MemoryError for a full device."""
+        with memory_errors_of(self.device), torch.inference_mode(), self.precision.autocast(self.device):
             logits = self.net.finest(patch.to(self.device))
         return logits.float().softmax(dim=1)
 
@@ -58,12 +68,15 @@ class SqueezedStage(NetStage):
         return torch.from_numpy(normalize(image, own.mean, own.sd or 1.0))[None]
 
 
-def load_stages(folder: str | Path | None = None, *, device: str | torch.device = "auto") -> tuple[NetStage, NetStage]:
+def load_stages(
+    folder: str | Path | None = None, *, device: str | torch.device = "auto", precision: str | Precision = "auto"
+) -> tuple[NetStage, NetStage]:
     """Load the coarse and the fine net: `coarse.safetensors` and `fine.safetensors` of a folder, or the packaged ones.
 
-    Raises what `load_trained` and `choose_device` raise.
+    Raises what `load_trained`, `choose_device` and `choose_precision` raise.
     """
     device = choose_device(device)
+    precision = choose_precision(precision, device=device)
     paths = [packaged_weights(name) if folder is None else Path(folder) / name for name in ("coarse", "fine")]
-    coarse, fine = (NetStage(load_trained(path), device=device) for path in paths)
+    coarse, fine = (NetStage(load_trained(path), device=device, precision=precision) for path in paths)
     return coarse, fine

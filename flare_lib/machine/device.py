@@ -1,4 +1,7 @@
-"""Where a net runs: the device asked for, or the best there is."""
+"""Where a net runs: the device asked for, or the best there is; and what is said when it is full."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -15,3 +18,15 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA raises the latter
         reason = str(error).splitlines()[0]
         raise ValueError(f"device must be auto or one that torch can use here, got {device} ({reason})") from error
+
+
+@contextmanager
+def memory_errors_of(device: torch.device) -> Iterator[None]:
+    """Raise MemoryError, in one line, when what is computed in the block needs more memory than `device` has free."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        advice = "" if device.type == "cpu" else "; device cpu uses none of it"
+        raise MemoryError(f"{device} is full{advice}") from error

@@ -10,20 +10,28 @@ from flare_lib.machine.atomic_write import atomic_write
 
 
 def save_checkpoint(
-    path: str | Path, *, net: nn.Module, optimizer: torch.optim.Optimizer, step: int, recipe: dict
+    path: str | Path,
+    *,
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    step: int,
+    recipe: dict,
 ) -> None:
-    """Write net, optimiser, number of steps done and recipe to `path`; an earlier file survives a failure."""
+    """Write net, optimiser, scaler, number of steps done and recipe to `path`; an earlier file survives a failure."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "recipe": recipe}
+    state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
     whole = io.BytesIO()  # torch tells of a full disk in dozens of lines, Python in one
-    torch.save(state, whole)
+    torch.save(state | {"step": step, "recipe": recipe}, whole)
     with atomic_write(path) as unfinished:
         unfinished.write_bytes(whole.getbuffer())
 
 
-def load_checkpoint(path: str | Path, *, net: nn.Module, optimizer: torch.optim.Optimizer, recipe: dict) -> int:
-    """Fill net and optimiser from `path` and return the number of steps done.
+def load_checkpoint(
+    path: str | Path, *, net: nn.Module, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, recipe: dict
+) -> int:
+    """Fill net, optimiser and scaler from `path` and return the number of steps done.
 
     Raises ValueError when the file does not read as a checkpoint or was made by another recipe.
     """
@@ -36,4 +44,6 @@ def load_checkpoint(path: str | Path, *, net: nn.Module, optimizer: torch.optim.
         raise ValueError(f"{path} must come from the same recipe, got other values of {', '.join(differ)}")
     net.load_state_dict(state["net"])
     optimizer.load_state_dict(state["optimizer"])
+    if state.get("scaler"):  # empty when the run so far was not in float16
+        scaler.load_state_dict(state["scaler"])
     return int(state["step"])

@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from flare_lib.machine.device import memory_errors_of
 from flare_lib.machine.distributed import average_gradients, rank_and_count
+from flare_lib.machine.precision import FLOAT32, Precision, choose_precision
 from flare_lib.network.consistency import consistency_loss, ramp_up
 from flare_lib.network.losses import dice_cross_entropy_loss
 from flare_lib.training.checkpoint import load_checkpoint, save_checkpoint
@@ -43,14 +45,14 @@ def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def losses_of(
-    net: nn.Module, batch: Batch, *, consistency: str, consistency_weight: float, mixed_precision: bool
+    net: nn.Module, batch: Batch, *, consistency: str, consistency_weight: float, precision: Precision
 ) -> dict[str, torch.Tensor]:
     """Return the losses of one batch: {"loss": all of it, "supervised", and "consistency" where it was computed}."""
     device = next(net.parameters()).device
     there = {name: tensor.to(device) for name, tensor in batch.items()}
     n_labelled = len(there["image"])
     images = torch.cat([there["image"], *([there["unlabelled"]] if "unlabelled" in there else [])])
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed_precision):
+    with precision.autocast(device):
         head_logits = net(images)
     supervised = dice_cross_entropy_loss([logits[:n_labelled] for logits in head_logits], there["target"])
     if "unlabelled" not in there:
@@ -67,32 +69,38 @@ def train_step(
     *,
     consistency: str = "kl",
     consistency_weight: float = 0.0,
-    mixed_precision: bool = True,
+    precision: Precision = FLOAT32,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> dict[str, float]:
     """Do one step and return its losses, {"loss": all of it, "supervised", and "consistency" where it was computed}.
 
     A batch: "image" (B, 1, Z, Y, X), "target" (B, Z, Y, X), and perhaps "unlabelled" (U, 1, Z, Y, X), which go through
     the net together (instance normalisation keeps patches apart). The gradients of several batches are averaged before
-    the step, and so are the losses returned. `mixed_precision` runs the net in bfloat16 where that is safe; losses are
-    always computed in float32. Several processes (`machine.distributed`) take the same step.
+    the step, and so are the losses returned. The net computes in `precision`, losses in float32; `scaler` keeps the
+    gradients of float16 within its range. Several processes (`machine.distributed`) take the same step.
     """
     batches = [batches] if isinstance(batches, dict) else batches
+    device = next(net.parameters()).device
+    scaler = precision.grad_scaler(device) if scaler is None else scaler
     optimizer.zero_grad(set_to_none=True)
     means: dict[str, float] = {}
     for batch in batches:
-        losses = losses_of(
-            net,
-            batch,
-            consistency=consistency,
-            consistency_weight=consistency_weight,
-            mixed_precision=mixed_precision,
-        )
-        (losses["loss"] / len(batches)).backward()
+        with memory_errors_of(device):
+            losses = losses_of(
+                net,
+                batch,
+                consistency=consistency,
+                consistency_weight=consistency_weight,
+                precision=precision,
+            )
+            scaler.scale(losses["loss"] / len(batches)).backward()
         for name, value in losses.items():
             means[name] = means.get(name, 0.0) + float(value.detach()) / len(batches)
-    average_gradients(net)
+    average_gradients(net)  # what one process finds infinite, all find: they skip the same steps
+    scaler.unscale_(optimizer)
     nn.utils.clip_grad_norm_(net.parameters(), 12.0)
-    optimizer.step()
+    scaler.step(optimizer)
+    scaler.update()
     return means
 
 
@@ -104,7 +112,7 @@ def train(
     folder: str | Path,
     validation: Sequence[Batch] = (),
     device: str | torch.device = "cpu",
-    mixed_precision: bool = True,
+    precision: str | Precision = "auto",
     n_workers: int = 1,
     checkpoint_every: int = 100,
     on_step: Callable[[int, float], None] | None = None,
@@ -113,19 +121,21 @@ def train(
 
     `folder` receives `checkpoint.pt` (every `checkpoint_every` steps, atomically) and `log.jsonl` (step, losses,
     learning rate, seconds, of these waiting for patches; every `recipe.validate_every` steps and at the end the Dice on
-    the `validation` batches).
+    the `validation` batches). `precision`: see `choose_precision`; a run may be taken up in another one.
     `on_step(step, loss)` is called after each step. Of several processes the first one writes. Returns the net, trained
     in place.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     net.to(device).train()
+    precision = choose_precision(precision, device=next(net.parameters()).device)
+    scaler = precision.grad_scaler(next(net.parameters()).device)
     optimizer = make_optimizer(net, recipe)
     checkpoint = folder / "checkpoint.pt"
     plain_recipe = json.loads(json.dumps(recipe.to_dict()))
     start = 0
     if checkpoint.exists():
-        start = load_checkpoint(checkpoint, net=net, optimizer=optimizer, recipe=plain_recipe)
+        start = load_checkpoint(checkpoint, net=net, optimizer=optimizer, scaler=scaler, recipe=plain_recipe)
     batches = iter(loader(patches.starting_at(start * recipe.accumulate), n_workers=n_workers))
     writes = rank_and_count()[0] == 0
     with Log(folder if writes else None, start=start) as log:
@@ -142,7 +152,8 @@ def train(
                 several,
                 consistency=recipe.consistency,
                 consistency_weight=ramp_up(step, recipe.ramp_up_steps, highest=recipe.consistency_weight),
-                mixed_precision=mixed_precision,
+                precision=precision,
+                scaler=scaler,
             )
             entry = {"step": step, **{name: round(loss, 5) for name, loss in losses.items()}, "lr": learning_rate}
             entry |= {"s": round(time.perf_counter() - began, 3), "wait_s": round(waited, 3)}
@@ -151,7 +162,9 @@ def train(
                 entry |= _validated(net, validation)
             log.write(entry)
             if writes and (last or (step + 1) % checkpoint_every == 0):
-                save_checkpoint(checkpoint, net=net, optimizer=optimizer, step=step + 1, recipe=plain_recipe)
+                save_checkpoint(
+                    checkpoint, net=net, optimizer=optimizer, scaler=scaler, step=step + 1, recipe=plain_recipe
+                )
             if on_step:
                 on_step(step, losses["loss"])
     return net

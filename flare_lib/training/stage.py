@@ -18,6 +18,7 @@ from flare_lib.ct.moments import Moments
 from flare_lib.data.cohort import Case, find_cases, split_cases
 from flare_lib.data.prepared import PreparedCase, moments_of, prepare_cases
 from flare_lib.machine.distributed import end_distributed, init_distributed, main_process_first, rank_and_count
+from flare_lib.machine.precision import Precision, choose_precision
 from flare_lib.machine.progress import StageProgress, of_stage
 from flare_lib.network.weights import load_strict, load_trained, save_trained
 from flare_lib.synthetic.phantom import make_phantom
@@ -159,6 +160,7 @@ def train_stage(
     unlabelled: str | Path | None = None,
     init: str | Path | None = None,
     device: str | torch.device = "cpu",
+    precision: str | Precision = "auto",
     n_workers: int = 1,
     on_step: Callable[[int, float], None] | None = None,
     progress: StageProgress | None = None,
@@ -173,6 +175,7 @@ def train_stage(
     """
     folder = Path(folder)
     start = None if init is None else load_trained(init)  # a wrong path is told before any work
+    precision = choose_precision(precision, device=torch.device(device))
     device = init_distributed(torch.device(device))
     try:
         with main_process_first():  # who prepares the cases while the others wait
@@ -199,24 +202,28 @@ def train_stage(
             folder=folder / recipe.stage,
             validation=validation_batches(training_set.held_out, recipe) if rank_and_count()[0] == 0 else (),
             device=device,
+            precision=precision,
             n_workers=n_workers,
             on_step=on_step,
         )
         stem = folder / recipe.stage
         if rank_and_count()[0] == 0:
-            save_trained(stem, net.cpu().eval(), _card(recipe, training_set, init))
+            save_trained(stem, net.cpu().eval(), _card(recipe, training_set, init, precision))
     finally:
         end_distributed()
     return stem
 
 
-def _card(recipe: Recipe, training_set: TrainingSet, init: str | Path | None) -> dict[str, object]:
+def _card(
+    recipe: Recipe, training_set: TrainingSet, init: str | Path | None, precision: Precision
+) -> dict[str, object]:
     return {
         "preprocessing": recipe.preprocessing.to_dict(),
         "patch_size": list(recipe.patch_size),
         "recipe": recipe.to_dict(),
         "training_set": training_set.card(),
         "processes": rank_and_count()[1],
+        "precision": precision.name,
         "started_from": None if init is None else Path(init).name,
         "trained_until": datetime.now(UTC).strftime("%Y-%m-%d"),
         "torch": torch.__version__,

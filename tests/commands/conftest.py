@@ -17,9 +17,18 @@ def nets(monkeypatch):
         asked.append((coarse, fine, margin_mm))
         progress("coarse", 1, 1)
         box = Box((0, 0, 0), ct.shape_zyx)
-        return Segmentation(labels_zyx(), ct, box, {"coarse net": 0.5, "fine net": 1.0}, ("looked everywhere",))
+        return Segmentation(
+            labels_zyx(),
+            ct,
+            box,
+            {"coarse net": 0.5, "fine net": 1.0},
+            ("looked everywhere",),
+            precision={"fine": "float32"},
+        )
 
-    monkeypatch.setattr(stages, "load_stages", lambda folder, *, device: (f"coarse of {folder}", device))
+    monkeypatch.setattr(
+        stages, "load_stages", lambda folder, *, device, precision: (f"coarse of {folder} in {precision}", device)
+    )
     monkeypatch.setattr(coarse_to_fine, "segment", segment)
     return asked
 

@@ -10,6 +10,7 @@ from scans import AFFINE, SHAPE_XYZ, assert_refused, files_in, grey_values, labe
 from flare_lib.ct.files import load_ct, load_label_map
 from flare_lib.data import sources
 from flare_lib.data.sources import SampleCase
+from flare_lib.machine import hardware
 from flare_lib.synthetic import phantom
 
 
@@ -27,6 +28,15 @@ def test_fetch_says_what_it_brought_and_copies_it(flare, monkeypatch, ct_path, t
     assert (code, asked) == (0, [True, False])
     assert out[0] == f"CT:     {tmp_path / 'new' / 'folder' / 'ct.nii.gz'}"
     assert (tmp_path / "new" / "folder" / "reference.nii.gz").read_bytes() == labels.read_bytes()
+
+
+def test_info_says_what_the_machine_is(flare, monkeypatch, ct_path):
+    monkeypatch.setattr(
+        hardware, "describe_machine", lambda: {"processor": "a test", "precision": "float32 (a reason)"}
+    )
+    assert flare("info", "--machine") == (0, ["processor         a test", "precision         float32 (a reason)"], [])
+    assert flare("info")[2] == ["error: info needs a CT or --machine, got neither"]
+    assert flare("info", "--machine", ct_path)[2] == ["error: info needs a CT or --machine, got both"]
 
 
 def test_info_says_what_the_file_holds(flare, ct_path):

@@ -9,14 +9,27 @@ from scans import AFFINE, VOXEL_ML, assert_refused, files_in, grey_values, label
 
 def test_labels_are_saved_on_the_cts_own_grid(flare, nets, ct_path, tmp_path):
     target = tmp_path / "labels.nii.gz"
-    code, out, err = flare("segment", ct_path, "-o", target, "--margin-mm", 12, "--weights-dir", "w", "--device", "cpu")
+    code, out, err = flare(
+        "segment",
+        ct_path,
+        "-o",
+        target,
+        "--margin-mm",
+        12,
+        "--weights-dir",
+        "w",
+        "--device",
+        "cpu",
+        "--precision",
+        "float32",
+    )
     assert code == 0
-    assert nets == [("coarse of w", torch.device("cpu"), 12.0)]
+    assert nets == [("coarse of w in float32", torch.device("cpu"), 12.0)]
     saved = nib.load(target)
     np.testing.assert_array_equal(saved.affine, AFFINE)
     np.testing.assert_array_equal(saved.dataobj, labels_zyx().T[::-1])
     assert out[1].split() == ["liver", f"{6 * VOXEL_ML:.1f}"]
-    assert out[-1] == f"{ct_path}: 1.5 s; wrote {target}"
+    assert out[-1] == f"{ct_path}: 1.5 s, nets in float32; wrote {target}"
     assert err == ["note: looked everywhere"]
     assert files_in(tmp_path) == ["case_0000.nii.gz", "labels.nii.gz"]
 

@@ -6,9 +6,12 @@ import torch
 
 from flare_lib.ct.preprocess import Preprocessing
 from flare_lib.ct.volume import Volume
+from flare_lib.evaluation.metrics import dice_scores
 from flare_lib.inference.stages import NetStage, SqueezedStage, load_stages
+from flare_lib.machine.precision import Precision, choose_precision
 from flare_lib.network.unet import UNet
-from flare_lib.network.weights import TrainedNet, save_trained
+from flare_lib.network.weights import TrainedNet, load_trained, packaged_weights, save_trained
+from flare_lib.synthetic.phantom import phantom_case
 
 PATCH = (8, 12, 16)
 
@@ -39,10 +42,54 @@ def test_a_patch_is_given_the_softmax_of_the_finest_head(trained):
     patch = torch.randn(1, 1, *PATCH, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = trained.net.eval()(patch)[0].softmax(dim=1)
-    probabilities = NetStage(trained).predict_patch(patch)
+    probabilities = NetStage(trained, precision="float32").predict_patch(patch)
     assert probabilities.dtype == torch.float32
     torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(1, *PATCH), atol=1e-6, rtol=0)
-    torch.testing.assert_close(probabilities, expected, atol=0.02, rtol=0)  # bfloat16 has three digits
+    torch.testing.assert_close(probabilities, expected, atol=1e-6, rtol=0)
+
+
+def test_a_stage_says_what_it_computes_in(trained):
+    assert NetStage(trained, precision="float32").precision.name == "float32"
+    assert NetStage(trained).precision == choose_precision(device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("name", "apart"), [("float32", 1e-6), ("float16", 3e-3), ("bfloat16", 2e-2)])
+def test_a_stage_computes_in_its_precision(trained, name, apart):
+    patch = torch.randn(1, 1, *PATCH, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = trained.net.eval()(patch)[0].softmax(dim=1)
+    found = NetStage(trained, precision=Precision(name, "a test")).predict_patch(patch)
+    assert found.dtype == torch.float32
+    assert (found - expected).abs().max() <= apart
+    assert (name == "float32") == ((found - expected).abs().max() < 1e-6)
+
+
+def rounded(net, dtype):
+    """Round all weights, and what goes in and out of every layer, as a device does that has the format of its own."""
+    for module in net.modules():
+        if not list(module.children()):
+            module.register_forward_pre_hook(lambda _, inputs: tuple(x.to(dtype).float() for x in inputs))
+            module.register_forward_hook(lambda _, inputs, output: output.to(dtype).float())
+            for parameter in module.parameters():
+                parameter.data = parameter.data.to(dtype).float()
+    return net
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+def test_the_packaged_nets_bear_short_formats(name):
+    packaged = load_trained(packaged_weights("coarse"))
+    ct, _ = phantom_case(0, spacing_zyx_mm=(8.0, 7.0, 6.0))
+    stage = NetStage(packaged, precision="float32")
+    image = stage.prepare(ct)
+    patch = torch.full((1, 1, *packaged.patch_size), float(image.min()))
+    z, y, x = (min(n, size) for n, size in zip(image.shape[1:], packaged.patch_size, strict=True))
+    patch[0, :, :z, :y, :x] = image[:, :z, :y, :x]
+    labels = stage.predict_patch(patch)[0].argmax(dim=0).numpy()
+    stage.net = rounded(stage.net, getattr(torch, name))
+    dice = dice_scores(stage.predict_patch(patch)[0].argmax(dim=0).numpy(), labels)
+    seen = np.unique(labels[labels > 0])
+    assert len(seen) >= 10
+    assert dice[seen - 1].mean() >= 0.99
 
 
 @pytest.mark.parametrize("shape_zyx", [(9, 20, 30), (40, 17, 23)])

@@ -1,9 +1,9 @@
-"""Where a net runs."""
+"""Where a net runs, and what is said when it is full."""
 
 import pytest
 import torch
 
-from flare_lib.machine.device import choose_device
+from flare_lib.machine.device import choose_device, memory_errors_of
 
 
 def test_auto_is_the_gpu_where_there_is_one(monkeypatch):
@@ -21,3 +21,20 @@ def test_a_device_that_can_be_used_is_taken_as_it_is():
 def test_a_device_that_is_not_there_is_refused(device):
     with pytest.raises(ValueError, match=f"must be auto or one that torch can use here, got {device}"):
         choose_device(device)
+
+
+@pytest.mark.parametrize(
+    ("device", "error", "message"),
+    [
+        ("cuda:1", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "^cuda:1 is full; device cpu uses"),
+        ("cpu", RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "^cpu is full$"),
+    ],
+)
+def test_a_device_without_memory_enough_is_named_in_a_line(device, error, message):
+    with pytest.raises(MemoryError, match=message), memory_errors_of(torch.device(device)):
+        raise error
+
+
+def test_other_errors_of_torch_are_not_taken_for_a_full_device():
+    with pytest.raises(RuntimeError, match="mat1 and mat2"), memory_errors_of(torch.device("cpu")):
+        torch.ones(2, 3) @ torch.ones(2, 3)

@@ -36,7 +36,7 @@ for step in range(3):
     unlabelled = torch.randn(2, 1, 4, 8, 12, generator=generator)
     parts = {"image": image, "target": target, "unlabelled": unlabelled}
     mine = {k: t[rank * len(t) // count : (rank + 1) * len(t) // count] for k, t in parts.items()}
-    train_step(net, optimizer, mine, consistency=sys.argv[2], consistency_weight=0.5, mixed_precision=False)
+    train_step(net, optimizer, mine, consistency=sys.argv[2], consistency_weight=0.5)
 with main_process_first():
     pass
 torch.save(net.state_dict(), f"{sys.argv[1]}/{count}-{rank}.pt")

@@ -16,16 +16,26 @@ def parts(seed):
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
     net(torch.ones(1, 3)).sum().backward()
     optimizer.step()
-    return {"net": net, "optimizer": optimizer}
+    return {"net": net, "optimizer": optimizer, "scaler": torch.amp.GradScaler("cpu", init_scale=2.0 ** (seed + 3))}
 
 
-def test_net_optimizer_and_step_come_back(tmp_path):
+def test_net_optimizer_scaler_and_step_come_back(tmp_path):
     before, after = parts(0), parts(1)
     save_checkpoint(tmp_path / "c.pt", **before, step=5, recipe={"lr": 1})
     assert load_checkpoint(tmp_path / "c.pt", **after, recipe={"lr": 1}) == 5
     assert torch.equal(before["net"].weight, after["net"].weight)
     moments = [p["optimizer"].state_dict()["state"][0]["exp_avg"] for p in (before, after)]
     assert torch.equal(*moments)
+    assert after["scaler"].get_scale() == before["scaler"].get_scale() == 8
+
+
+def test_a_run_may_be_taken_up_in_float16_that_was_not(tmp_path):
+    before, after = parts(0), parts(1)
+    save_checkpoint(
+        tmp_path / "c.pt", **before | {"scaler": torch.amp.GradScaler("cpu", enabled=False)}, step=5, recipe={}
+    )
+    assert load_checkpoint(tmp_path / "c.pt", **after, recipe={}) == 5
+    assert after["scaler"].get_scale() == 16
 
 
 def test_a_failed_save_leaves_the_earlier_checkpoint_and_nothing_else(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import torch
 
 from flare_lib.ct.moments import Moments
 from flare_lib.data.prepared import PreparedCase
+from flare_lib.machine.precision import Precision
 from flare_lib.network.unet import UNet
 from flare_lib.synthetic.structures import Structures
 from flare_lib.training import loop
@@ -56,9 +57,7 @@ def new_net(recipe, seed=0):
 
 
 def run(recipe, folder, **settings):
-    return train(
-        new_net(recipe), patches(recipe), recipe, folder=folder, n_workers=0, mixed_precision=False, **settings
-    )
+    return train(new_net(recipe), patches(recipe), recipe, folder=folder, n_workers=0, precision="float32", **settings)
 
 
 class Stop(Exception):
@@ -100,10 +99,10 @@ def test_the_loss_of_a_step_is_the_supervised_one_and_the_weighted_disagreement(
     batch = patches(r, [ct]).batch(0)
     net = new_net(r)
     still = torch.optim.SGD(net.parameters(), lr=0.0)
-    losses = train_step(net, still, batch, consistency_weight=0.5, mixed_precision=False)
+    losses = train_step(net, still, batch, consistency_weight=0.5)
     assert losses["loss"] == pytest.approx(losses["supervised"] + 0.5 * losses["consistency"], rel=1e-6)
     labelled = {name: batch[name] for name in ("image", "target")}
-    assert train_step(net, still, labelled, mixed_precision=False) == {
+    assert train_step(net, still, labelled) == {
         "loss": pytest.approx(losses["supervised"], rel=1e-5),
         "supervised": pytest.approx(losses["supervised"], rel=1e-5),
     }
@@ -116,7 +115,7 @@ def test_unlabelled_cts_bring_the_heads_together(tmp_path, kind):
     for weight in (0.0, 5.0):
         r = recipe(n_unlabelled=2, consistency=kind, consistency_weight=weight, ramp_up_steps=1, n_steps=25)
         r = replace(r, warm_up_steps=1, learning_rate=1e-2)
-        train(new_net(r), patches(r, [ct]), r, folder=tmp_path / str(weight), n_workers=0, mixed_precision=False)
+        train(new_net(r), patches(r, [ct]), r, folder=tmp_path / str(weight), n_workers=0, precision="float32")
         entries = read_log(tmp_path / str(weight) / "log.jsonl")
         last[weight] = np.mean([entry["consistency"] for entry in entries[-5:]])
     assert last[5.0] < 0.5 * last[0.0]
@@ -167,7 +166,7 @@ def test_the_gradients_of_several_batches_are_averaged():
     batches = [patches(r).batch(k) for k in range(3)]
     nets = [new_net(r) for _ in range(4)]
     for net, some in zip(nets, ([batches[0]], [batches[1]], [batches[2]], batches), strict=True):
-        train_step(net, torch.optim.SGD(net.parameters(), lr=0.0), some, mixed_precision=False)
+        train_step(net, torch.optim.SGD(net.parameters(), lr=0.0), some)
     for *each, together in zip(*(net.parameters() for net in nets), strict=True):
         torch.testing.assert_close(together.grad, sum(p.grad for p in each) / 3, rtol=1e-4, atol=1e-6)
 
@@ -185,7 +184,7 @@ def test_a_gradient_longer_than_12_is_cut_to_12_and_a_shorter_one_left_alone(mon
             return {"loss": factor * sum(p.square().sum() / 2 for p in net.parameters())}
 
         monkeypatch.setattr(loop, "losses_of", loss)
-        train_step(net, torch.optim.SGD(net.parameters(), lr=0.0), batch, mixed_precision=False)
+        train_step(net, torch.optim.SGD(net.parameters(), lr=0.0), batch)
         followed = torch.cat([p.grad.flatten() for p in net.parameters()])
         return float(followed.norm()), float(factor * wanted.norm())
 
@@ -196,19 +195,40 @@ def test_a_gradient_longer_than_12_is_cut_to_12_and_a_shorter_one_left_alone(mon
     assert followed == pytest.approx(wanted, rel=1e-5)
 
 
+def test_gradients_of_float16_are_scaled_and_a_step_beyond_its_range_is_left_out():
+    r = recipe()
+    batch = patches(r).batch(0)
+    gradients = {}
+    for name in ("float32", "float16"):
+        net = new_net(r)
+        precision = Precision(name, "a test")
+        scaler = torch.amp.GradScaler("cpu", init_scale=256.0, enabled=name == "float16")
+        train_step(net, torch.optim.SGD(net.parameters(), lr=0.0), batch, precision=precision, scaler=scaler)
+        gradients[name] = torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
+    apart = gradients["float16"] - gradients["float32"]
+    assert 0 < apart.norm() < 0.1 * gradients["float32"].norm()
+
+    before = [p.detach().clone() for p in net.parameters()]
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    train_step(net, optimizer, batch, precision=precision, scaler=scaler)
+    assert scaler.get_scale() == 2.0**59
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+
+
 def test_a_run_that_accumulates_sees_every_patch_once(tmp_path):
     r, seen = recipe(accumulate=2, n_steps=3), []
     stream = patches(r)
     batch = stream.batch
     stream.batch = lambda number: (seen.append(number), batch(number))[1]
-    train(new_net(r), stream, r, folder=tmp_path, n_workers=0, mixed_precision=False)
+    train(new_net(r), stream, r, folder=tmp_path, n_workers=0, precision="float32")
     assert seen == list(range(6))
 
 
 def test_the_dice_on_held_out_patches_is_logged_every_so_often_and_at_the_end(tmp_path):
     r = recipe(n_steps=5, validate_every=2)
     held_out = [patches(recipe(seed=9)).batch(0)]
-    net = train(new_net(r), patches(r), r, folder=tmp_path, validation=held_out, n_workers=0, mixed_precision=False)
+    net = train(new_net(r), patches(r), r, folder=tmp_path, validation=held_out, n_workers=0, precision="float32")
     entries = read_log(tmp_path / "log.jsonl")
     assert ["validation_dice" in entry for entry in entries] == [False, True, False, True, True]
     dice = validation_dice(net, held_out)

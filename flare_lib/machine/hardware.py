@@ -1,0 +1,42 @@
+"""What this computer is, in words: what a report of a slow or strange run should begin with."""
+
+import platform
+import subprocess
+from pathlib import Path
+
+import psutil
+import torch
+
+from flare_lib.machine.device import choose_device
+from flare_lib.machine.precision import choose_precision
+
+
+def describe_machine() -> dict[str, str]:
+    """Return {what: value} of the device that `auto` takes, the number format there and why, and the versions."""
+    device = choose_device("auto")
+    precision = choose_precision("auto", device=device)
+    memory = psutil.virtual_memory()
+    rows = {
+        "processor": f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}",
+        "threads": f"{torch.get_num_threads()} of {psutil.cpu_count()} cores",
+        "memory": f"{memory.total / 2**30:.1f} GiB, {memory.available / 2**30:.1f} GiB of them free",
+        "device": str(device),
+        "precision": f"{precision.name} ({precision.reason})",
+        "torch, Python": f"{torch.__version__}, {platform.python_version()}",
+    }
+    if device.type == "cuda":
+        gpu = torch.cuda.get_device_properties(device)
+        rows["device"] = f"{device}: {gpu.name}, {gpu.total_memory / 2**30:.1f} GiB"
+    return rows
+
+
+def _processor() -> str:
+    """Return the processor's name; the architecture's where the system does not tell it."""
+    name = ""
+    if (listed := Path("/proc/cpuinfo")).exists():  # Linux
+        models = [line for line in listed.read_text().splitlines() if line.startswith("model name")]
+        name = models[0].split(":", 1)[1].strip() if models else ""
+    elif platform.system() == "Darwin":
+        told = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False)
+        name = told.stdout.strip()
+    return name or platform.processor() or platform.machine()
