@@ -1,14 +1,22 @@
 """The course as a site: notebooks as they are committed, pages beside them, the library's own docstrings."""
 
 import re
+import tomllib
+from pathlib import Path
 
 from docutils import nodes
 from latex2mathml.converter import convert
 
 project = "flare-lib"
-author = "the flare-lib authors"
+author = "The flare-lib contributors"
 extensions = ["myst_nb", "sphinx.ext.autodoc"]
 html_theme = "furo"
+# the repository's address is in pyproject.toml, above these pages and above their copy in build/book/docs
+_PYPROJECT = next(p for folder in Path(__file__).resolve().parents if (p := folder / "pyproject.toml").is_file())
+_ADDRESS = tomllib.loads(_PYPROJECT.read_text(encoding="utf-8"))["project"].get("urls", {}).get("Repository")
+html_theme_options = (
+    {"source_repository": _ADDRESS, "source_branch": "main", "source_directory": "docs/"} if _ADDRESS else {}
+)
 html_title = "flare-lib: 13 organs, coarse to fine"
 html_show_copyright = False
 html_math_renderer = "mathml"  # browsers draw it themselves: no script is fetched, pages read without a network

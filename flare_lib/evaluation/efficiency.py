@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pynvml
 
 INTERVAL_S = 0.1
 _STEPS_FILE = "FLARE_LIB_STEPS"  # names the file in which a profiled command notes its steps
@@ -241,14 +242,12 @@ def _read_steps(path: Path, began: float) -> list[tuple[str, float, float]]:
 def gpu_memory() -> Callable[[], float] | None:
     """Return a function that tells the memory in use on all NVIDIA cards in MiB; None without a card.
 
-    Needs the package nvidia-ml-py, which asks the driver without taking memory on the card itself.
+    NVIDIA's own package asks the driver, without taking memory on the card itself.
     """
     try:
-        import pynvml
-
         pynvml.nvmlInit()
         cards = [pynvml.nvmlDeviceGetHandleByIndex(k) for k in range(pynvml.nvmlDeviceGetCount())]
-    except Exception:  # no package, no driver, no card: NVML has an error of its own for each
+    except pynvml.NVMLError:  # no driver, no card, no permission
         return None
     return (lambda: sum(pynvml.nvmlDeviceGetMemoryInfo(card).used for card in cards) / _MIB) if cards else None
 

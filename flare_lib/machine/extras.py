@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 
 class MissingExtra(ImportError):
@@ -17,6 +18,14 @@ def extra(name: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise MissingExtra(
-            f"{error.name} must be installed (pip install 'flare-lib[{name}]'), got no such package", name=error.name
-        ) from error
+        raise _missing(error.name, name) from error
+
+
+def check_extra(package: str, name: str) -> None:
+    """Raise MissingExtra unless a package of an extra is installed: before long work that will need it."""
+    if find_spec(package) is None:
+        raise _missing(package, name)
+
+
+def _missing(package: str | None, name: str) -> MissingExtra:
+    return MissingExtra(f"{package} must be installed (pip install 'flare-lib[{name}]'), got no such package")

@@ -17,6 +17,7 @@ from flare_lib.ct.preprocess import clip_hu, normalize
 from flare_lib.data.augment import Augmentation, augment, draw_augmentation, room_for
 from flare_lib.data.prepared import PreparedCase
 from flare_lib.machine.distributed import rank_and_count
+from flare_lib.machine.extras import check_extra
 from flare_lib.synthetic.deformation import deform
 from flare_lib.synthetic.painting import paint
 from flare_lib.synthetic.structures import Structures, organ_labels
@@ -135,7 +136,8 @@ class Patches(IterableDataset):
     `sources` {kind: persons with a completed body, or prepared cases}; the kinds are drawn by `recipe.sources`.
     `unlabelled`: prepared cases; with `recipe.n_unlabelled` patches of them a batch also has "unlabelled",
     (U, 1, Z, Y, X). Of several processes (`machine.distributed`) each gets its own part of a batch that is as many
-    times larger. Raises ValueError when the recipe asks for sources or CTs that are not there.
+    times larger. Raises ValueError when the recipe asks for sources or CTs that are not there, MissingExtra when it
+    augments and MONAI is not installed.
     """
 
     def __init__(
@@ -151,6 +153,8 @@ class Patches(IterableDataset):
             raise ValueError(f"the recipe draws patches from {', '.join(recipe.sources)}, got none of {missing}")
         if recipe.n_unlabelled and not unlabelled:
             raise ValueError(f"the recipe needs unlabelled CTs ({recipe.n_unlabelled} patches a step), got none")
+        if recipe.augmentation:
+            check_extra("monai", "train")
         self.sources, self.recipe, self.unlabelled, self.start = sources, recipe, unlabelled, start
         self.part = rank_and_count()[0]  # now: the processes that make patches in the background do not know
 

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
+import pynvml
 import pytest
 
 from flare_lib.evaluation import efficiency
@@ -248,17 +249,20 @@ def test_gpu_memory_is_that_of_all_cards(monkeypatch):
         def __init__(self, used):
             self.used = used
 
-    class Driver:
-        nvmlInit = staticmethod(lambda: None)
-        nvmlDeviceGetCount = staticmethod(lambda: 2)
-        nvmlDeviceGetHandleByIndex = staticmethod(lambda k: Card((k + 1) * 100 * MIB))
-        nvmlDeviceGetMemoryInfo = staticmethod(lambda card: card)
-
-    monkeypatch.setitem(sys.modules, "pynvml", Driver)
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 2)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda k: Card((k + 1) * 100 * MIB))
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", lambda card: card)
     assert efficiency.gpu_memory()() == 300
-    monkeypatch.setattr(Driver, "nvmlDeviceGetCount", staticmethod(lambda: 0))
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 0)
     assert efficiency.gpu_memory() is None
-    monkeypatch.setitem(sys.modules, "pynvml", None)
+
+
+def test_without_a_driver_there_is_no_gpu_memory(monkeypatch):
+    def no_driver():
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", no_driver)
     assert efficiency.gpu_memory() is None
 
 

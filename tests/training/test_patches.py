@@ -1,5 +1,6 @@
 """Patches: reproducible from seed and number alone, normalised, and cut as scans are cut."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from flare_lib.ct.labels import organ
 from flare_lib.ct.moments import Moments
 from flare_lib.data.augment import Augmentation
 from flare_lib.data.prepared import PreparedCase
+from flare_lib.machine.extras import MissingExtra
 from flare_lib.synthetic.structures import Structures
 from flare_lib.training.patches import Patches, cut_patch, loader, paint_patch
 from flare_lib.training.recipes import preset
@@ -136,6 +138,13 @@ def test_a_person_grows_lacks_organs_and_is_in_a_phase_as_the_recipe_says():
 def test_a_kind_of_person_that_nobody_brought_is_refused():
     with pytest.raises(ValueError, match="got none of \\['phantoms'\\]"):
         Patches({"label_maps": [person()]}, recipe(sources={"label_maps": 0.5, "phantoms": 0.5}))
+
+
+def test_augmentation_without_monai_is_refused_before_any_work(monkeypatch):
+    monkeypatch.setitem(sys.modules, "monai", None)
+    with pytest.raises(MissingExtra, match=r"^monai must be installed \(pip install 'flare-lib\[train\]'\)"):
+        Patches({"phantoms": [person()]}, recipe(sources={"phantoms": 1.0}, augmentation=0.2))
+    Patches({"phantoms": [person()]}, recipe(sources={"phantoms": 1.0}, augmentation=0.0))
 
 
 def case(shape=(5, 7, 9), labels=None, places=None):
