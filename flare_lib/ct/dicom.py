@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flare_lib.ct.dicom_headers import Header, about_series, by_series, read_headers
+from flare_lib.ct.dicom_headers import Header, about_series, by_series, quiet, read_headers
 from flare_lib.ct.dicom_pixels import read_stored_values
 from flare_lib.ct.volume import FileGrid, Volume, place_in_world, scale_values
 
@@ -28,6 +28,14 @@ def load_dicom(folder: Path) -> Volume:
     int16 or float32 as `load_ct`; slope and intercept are each slice's own. Two equal slices at one place are one.
     Raises ValueError, in one line, for anything but one whole CT series of straight, evenly spaced slices of one size.
     """
+    with quiet():
+        hu_zyx, affine = _load(folder)
+    grid = FileGrid(hu_zyx.shape[::-1], np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
+    return place_in_world(hu_zyx.T, grid, folder)
+
+
+def _load(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the HU of the one series (slices, rows, columns), and index (i, j, k) -> LPS in mm, (4, 4)."""
     series = by_series(read_headers(folder))
     if len(series) != 1:
         found = "; ".join(about_series(uid, headers) for uid, headers in sorted(series.items())) or "none"
@@ -46,8 +54,7 @@ def load_dicom(folder: Path) -> Volume:
         if slice_hu.dtype != hu_zyx.dtype:
             hu_zyx = hu_zyx.astype(np.float32, copy=False)
         hu_zyx[k] = slice_hu
-    grid = FileGrid(hu_zyx.shape[::-1], np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
-    return place_in_world(hu_zyx.T, grid, folder)
+    return hu_zyx, affine
 
 
 def _read_hu(header: Header) -> np.ndarray:

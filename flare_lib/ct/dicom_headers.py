@@ -42,11 +42,10 @@ class Header:
     syntax: str
     pixels_at: int
 
-    def value(self, keyword: str) -> object:
+    def value(self, keyword: str, elements: "Dataset | None" = None) -> object:
         """Return an element's value, None when it is missing or empty; ValueError for one that cannot be read."""
         try:
-            with quiet():
-                value = self.elements.get(keyword)
+            value = (self.elements if elements is None else elements).get(keyword)
         except Exception as error:  # whatever a damaged value makes the parser do; its text may be anything
             raise ValueError(f"{self.path} must hold a readable {keyword}, got a damaged one") from error
         return None if value is None or value == "" or value == [] else value
@@ -75,6 +74,11 @@ class Header:
         if number != int(number):
             raise ValueError(f"{self.path} must hold a whole number as {keyword}, got {number:g}")
         return int(number)
+
+    @property
+    def is_index(self) -> bool:
+        """Whether the file lists others (a DICOMDIR, under any name)."""
+        return self.value("MediaStorageSOPClassUID", self.elements.file_meta) == _DICOMDIR
 
     @property
     def kind(self) -> str:
@@ -106,7 +110,7 @@ def read_headers(folder: Path) -> list[Header]:
         header = _read_header(path)
         if header is None:
             others.append(path)
-        elif header.elements.file_meta.get("MediaStorageSOPClassUID") != _DICOMDIR:
+        elif not header.is_index:
             found.append(header)
     names = _SUFFIXES.union(*(_suffixes(header.path) or {""} for header in found))
     for path in others:
@@ -160,10 +164,9 @@ def _read_header(path: Path) -> Header | None:
             if not marked and not _may_begin_without_mark(path, start):
                 return None
             file.seek(0)
-            with quiet():
-                elements = dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
-                known = marked or "SOPClassUID" in elements or "Modality" in elements
-                syntax = str(elements.file_meta.get("TransferSyntaxUID") or _guessed_syntax(elements))
+            elements = dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
+            known = marked or "SOPClassUID" in elements or "Modality" in elements
+            syntax = str(elements.file_meta.get("TransferSyntaxUID") or _guessed_syntax(elements))
             return Header(path, elements, syntax, file.tell()) if known else None
     except OSError as error:
         raise ValueError(f"{path} must be a file that can be read, got: {error.strerror or error}") from error

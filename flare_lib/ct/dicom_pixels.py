@@ -9,7 +9,7 @@ import struct
 
 import numpy as np
 
-from flare_lib.ct.dicom_headers import Header, quiet
+from flare_lib.ct.dicom_headers import Header
 
 _BIG_ENDIAN, _DEFLATED, _RLE = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.5"
 _PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", _BIG_ENDIAN, _DEFLATED)
@@ -45,13 +45,12 @@ def read_stored_values(header: Header) -> np.ndarray:
     if (shift and not plain) or (allocated == 8 and header.syntax == _BIG_ENDIAN):
         raise ValueError(f"{path} must hold values that begin at the lowest bit, got {stored} bits up to bit {high}")
     try:
-        with quiet():
-            data = _read_pixel_data(header)
-            if plain:
-                raw = _plain(data, rows * columns, f"{'>' if header.syntax == _BIG_ENDIAN else '<'}u{allocated // 8}")
-            else:
-                raw = _run_length(header, data) if header.syntax == _RLE else _jpeg(header.syntax, data, rows, columns)
-            raw = raw.reshape(rows, columns)
+        data = _read_pixel_data(header)
+        if plain:
+            raw = _plain(data, rows * columns, f"{'>' if header.syntax == _BIG_ENDIAN else '<'}u{allocated // 8}")
+        else:
+            raw = _run_length(header, data) if header.syntax == _RLE else _jpeg(header.syntax, data, rows, columns)
+        raw = raw.reshape(rows, columns)
     except Exception as error:  # a damaged stream can fail anywhere in the decoder
         raise ValueError(f"{path} must hold complete pixel data, got: {' '.join(str(error).split())[:160]}") from error
     values = _within_bits(raw, stored, shift, signed == 1)
