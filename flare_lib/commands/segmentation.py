@@ -70,6 +70,7 @@ def _segment_one(
     """Segment one CT, save its labels and a figure if one is wanted, and say what was found."""
     from flare_lib.ct.files import load_ct, save_label_map
     from flare_lib.evaluation.efficiency import note_steps
+    from flare_lib.evaluation.measurements import volume_table
     from flare_lib.inference.coarse_to_fine import segment as segment_ct
 
     ct = load_ct(path)
@@ -84,7 +85,7 @@ def _segment_one(
         save_figure(overlay_figure(ct, result.label_map_zyx), figure)
     for note in result.notes:
         typer.echo(f"note: {note}", err=True)
-    typer.echo(_organ_table(ct, result.label_map_zyx, truth))
+    typer.echo(volume_table(ct, result.label_map_zyx, truth))
     for stage, report in result.clean_up.items():
         typer.echo(f"removed after the {stage} stage: {report.summary()}")
     seconds = sum(result.seconds.values())
@@ -130,20 +131,3 @@ def _load_on_grid_of(ct: "Volume", path: Path) -> "np.ndarray":
     if differs := grid_difference(labels, ct):
         raise ValueError(f"{path} must lie on the CT's grid, got {differs}")
     return as_label_map(labels.array_zyx, str(path))
-
-
-def _organ_table(ct: "Volume", label_map_zyx: "np.ndarray", reference_zyx: "np.ndarray | None") -> str:
-    """Return one line per organ: its volume in mL and, with a reference, the Dice score with it."""
-    from flare_lib.ct.labels import ORGANS
-    from flare_lib.evaluation.measurements import organ_volumes_ml
-    from flare_lib.evaluation.metrics import dice_scores
-
-    rows = [f"{o.name:20}{ml:8.1f}" for o, ml in zip(ORGANS, organ_volumes_ml(ct, label_map_zyx), strict=True)]
-    header = f"{'organ':20}{'mL':>8}"
-    if reference_zyx is None:
-        return "\n".join([header, *rows])
-    dice = dice_scores(label_map_zyx, reference_zyx)
-    has = organ_volumes_ml(ct, reference_zyx) > 0
-    rows = [f"{row}{f'{d:.3f}' if h else 'not in it':>24}" for row, d, h in zip(rows, dice, has, strict=True)]
-    mean = f"{f'mean of the {has.sum()} organs in it':28}{dice[has].mean() if has.any() else float('nan'):24.3f}"
-    return "\n".join([f"{header}{'Dice with reference':>24}", *rows, mean])

@@ -13,7 +13,7 @@ import numpy as np
 
 AIR_HU, FAT_HU, SOFT_HU = (-1100.0, -910.0), (-150.0, -50.0), (-20.0, 200.0)
 _DENSE_HU = 600.0  # cortical bone and metal alone
-_PADDING_HU = -1100.0  # below it, values that come again and again were never measured
+PADDING_HU = -1100.0  # below it, values that come again and again were never measured
 _SAMPLE = 50_000  # voxels looked at: a few milliseconds, whatever the size of the CT
 _JUDGED = 1_000  # fewer say nothing of a distribution
 _PRESENT, _BODY = 0.01, 0.05  # shares of the voxels
@@ -130,7 +130,7 @@ def _measured(array: np.ndarray) -> np.ndarray:
     step = max(1, round((array.size / _SAMPLE) ** (1 / array.ndim)))
     values = array[tuple(slice(None, None, min(step, max(1, n // 8))) for n in array.shape)].ravel()
     values = np.sort(values[:: max(1, values.size // _SAMPLE)].astype(np.float64))
-    found, counts = np.unique(values[: np.searchsorted(values, _PADDING_HU)], return_counts=True)
+    found, counts = np.unique(values[: np.searchsorted(values, PADDING_HU)], return_counts=True)
     measured = values[~np.isin(values, found[counts > _PRESENT * values.size])]
     return measured if measured.size else values
 

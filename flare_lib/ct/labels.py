@@ -141,23 +141,29 @@ _RIGHT_TO_LEFT = (
 
 
 def left_right_problems(label_map_zyx: np.ndarray) -> list[str]:
-    """Say which paired organs lie on the wrong sides of a canonically oriented (RAS+) label map; empty when none do.
+    """Say which paired organs lie on the wrong sides of a canonical label map (`wrong_sides`); empty when none do."""
+    return [
+        f"the {right} must lie to the patient's right of the {left}, got x = {x_right:.1f} and {x_left:.1f}"
+        for right, left, x_right, x_left in wrong_sides(label_map_zyx)
+    ]
+
+
+def wrong_sides(label_map_zyx: np.ndarray) -> list[tuple[str, str, float, float]]:
+    """Return (right organ, left organ, x of either) of the pairs that lie on the wrong sides of a label map (RAS+).
 
     In RAS+ the x index grows from the patient's left to the right, so the liver's centroid must have a larger x
     than the spleen's, the right kidney's than the left's, the right adrenal's than the left's. Pairs of which one
-    is missing are not judged.
+    is missing are not judged. Raises ValueError unless there are 3 axes.
     """
     label_map_zyx = np.asarray(label_map_zyx)
     if label_map_zyx.ndim != 3:
         raise ValueError(f"label_map_zyx must have 3 axes, got shape {label_map_zyx.shape}")
-    problems = []
+    found = []
     for right, left in _RIGHT_TO_LEFT:
         x_right, x_left = (_mean_x(label_map_zyx == organ(name).id) for name in (right, left))
         if x_right is not None and x_left is not None and x_right <= x_left:
-            problems.append(
-                f"the {right} must lie to the patient's right of the {left}, got x = {x_right:.1f} and {x_left:.1f}"
-            )
-    return problems
+            found.append((right, left, x_right, x_left))
+    return found
 
 
 def _mean_x(mask_zyx: np.ndarray) -> float | None:

@@ -5,6 +5,7 @@ pieces, is named as such.
 """
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from flare_lib.ct.border import cut_labels
 from flare_lib.ct.labels import N_ORGANS, ORGANS, Organ, as_label_map, label_counts
 from flare_lib.ct.volume import Volume
+from flare_lib.evaluation.metrics import dice_scores
 from flare_lib.machine.atomic_write import atomic_write
 
 _HEADER = ("organ", "volume_ml", "extent_z_mm", "extent_y_mm", "extent_x_mm", "mean_hu", "sd_hu", "pieces", "cut_off")
@@ -24,7 +27,7 @@ class Measurement:
     """One organ of one patient: mL, mm along z, y and x (from edge to edge), HU, and two reasons to doubt them.
 
     `pieces`: connected ones (26 neighbours); more than one is anatomy in no organ of the 13. `cut_off`: it touches the
-    first or the last slice of the scan, so that part of it was probably not scanned.
+    border of the scan, so that part of it was probably not scanned and its volume is more than this.
     """
 
     organ: Organ
@@ -42,6 +45,7 @@ def measure_organs(ct: Volume, label_map_zyx: np.ndarray) -> list[Measurement]:
     Raises TypeError for labels that are not integers, ValueError for others than 0 to 13 and for another shape.
     """
     label_map_zyx = as_label_map(label_map_zyx, shape=ct.shape_zyx)
+    cut = cut_labels(label_map_zyx, ct.array_zyx)
     measured = []
     for organ, box in zip(ORGANS, ndimage.find_objects(label_map_zyx, max_label=N_ORGANS), strict=True):
         if box is None:
@@ -50,9 +54,10 @@ def measure_organs(ct: Volume, label_map_zyx: np.ndarray) -> list[Measurement]:
         hu = ct.array_zyx[box][mask].astype(np.float64)
         extent = tuple((s.stop - s.start) * mm for s, mm in zip(box, ct.spacing_zyx_mm, strict=True))
         pieces = int(ndimage.label(mask, np.ones((3, 3, 3)))[1])
-        cut_off = box[0].start == 0 or box[0].stop == ct.shape_zyx[0]
         volume_ml = float(hu.size * ct.voxel_ml)
-        measured.append(Measurement(organ, volume_ml, extent, float(hu.mean()), float(hu.std()), pieces, cut_off))
+        measured.append(
+            Measurement(organ, volume_ml, extent, float(hu.mean()), float(hu.std()), pieces, organ.id in cut)
+        )
     return measured
 
 
@@ -65,14 +70,43 @@ def organ_volumes_ml(ct: Volume, label_map_zyx: np.ndarray) -> np.ndarray:
 
 
 def measurement_table(measured: Sequence[Measurement]) -> str:
-    """Return the measurements as lines that people read."""
-    lines = [f"{'organ':22}{'mL':>8}{'z, y, x mm':>18}{'HU':>14}"]
+    """Return the measurements as lines that people read; the organs that none was made of are named below."""
+    lines = [f"{'organ':22}{'mL':>10}{'z, y, x mm':>18}{'HU':>14}"]
     for m in measured:
         extent = " x ".join(f"{mm:.0f}" for mm in m.extent_zyx_mm)
-        doubts = ["cut off by the scan"] * m.cut_off + [f"{m.pieces} pieces"] * (m.pieces > 1)
-        line = f"{m.organ.name:22}{m.volume_ml:8.1f}{extent:>18}{m.mean_hu:7.0f} ± {m.sd_hu:<4.0f}"
+        doubts = [_CUT] * m.cut_off + [f"{m.pieces} pieces"] * (m.pieces > 1)
+        line = f"{m.organ.name:22}{_volume(m.volume_ml, m.cut_off):>10}{extent:>18}{m.mean_hu:7.0f} ± {m.sd_hu:<4.0f}"
         lines.append(f"{line}  {', '.join(doubts)}".rstrip())
+    if absent := [o.name for o in ORGANS if o not in [m.organ for m in measured]]:
+        lines.append(f"{_ABSENT}: {', '.join(absent)}")
     return "\n".join(lines)
+
+
+def volume_table(ct: Volume, label_map_zyx: np.ndarray, reference_zyx: np.ndarray | None = None) -> str:
+    """Return one line per organ: its volume, what to doubt about it and, with a reference, the Dice score with it.
+
+    Raises what `measure_organs` raises.
+    """
+    volumes_ml, cut = organ_volumes_ml(ct, label_map_zyx), cut_labels(label_map_zyx, ct.array_zyx)
+    rows = [f"{'organ':20}{'mL':>10}  {'':{_WIDTH}}"]
+    for o, ml in zip(ORGANS, volumes_ml, strict=True):
+        doubt = _CUT if o.id in cut else "" if ml else _ABSENT
+        rows.append(f"{o.name:20}{_volume(ml, o.id in cut):>10}  {doubt:{_WIDTH}}")
+    if reference_zyx is not None:
+        dice, has = dice_scores(label_map_zyx, reference_zyx), organ_volumes_ml(ct, reference_zyx) > 0
+        scores = [f"{d:.3f}" if h else "not in it" for d, h in zip(dice, has, strict=True)]
+        rows = [f"{row}{score:>22}" for row, score in zip(rows, ("Dice with reference", *scores), strict=True)]
+        mean = dice[has].mean() if has.any() else math.nan
+        rows.append(f"{f'mean of the {has.sum()} organs in it':{len(rows[0]) - 22}}{mean:22.3f}")
+    return "\n".join(row.rstrip() for row in rows)
+
+
+_CUT, _ABSENT = "at least: cut by the border", "not found"
+_WIDTH = len(_CUT)
+
+
+def _volume(ml: float, cut_off: bool) -> str:
+    return f"{'>= ' if cut_off else ''}{ml:.1f}" if ml else "-"
 
 
 def write_measurements(path: str | Path, measured: Sequence[Measurement]) -> None:

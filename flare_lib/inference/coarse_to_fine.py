@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from flare_lib.ct.hu import hu_doubts
 from flare_lib.ct.preprocess import find_foreground
 from flare_lib.ct.resample import place_resampled
 from flare_lib.ct.roi import Box, bounding_box, crop_volume, paste
 from flare_lib.ct.volume import Triple, Volume
+from flare_lib.inference.plausibility import anatomy_doubts
 from flare_lib.inference.postprocess import MAX_DISTANCE_MM, Report, postprocess
 from flare_lib.inference.slice_interpolation import resize_argmax
 from flare_lib.inference.sliding_window import Slab, sliding_window
@@ -29,8 +31,9 @@ class Segmentation:
 
     `label_map_zyx`: uint8, the CT's shape. `coarse`: what the coarse stage saw, cleaned up, on its own grid. `roi`: the
     box of the CT that the fine stage looked at.
-    `seconds`: {step: wall time}. `notes`: what a reader of the result must know (a fallback that was taken).
-    `clean_up`: {stage: what its clean-up removed}. `precision`: {stage: the number format in which its net computed}.
+    `seconds`: {step: wall time}. `notes`: what a reader of the result must know: a fallback that was taken, grey values
+    that may not be HU, anatomy to doubt. `clean_up`: {stage: what its clean-up removed}. `precision`: {stage: the
+    number format in which its net computed}.
     """
 
     label_map_zyx: np.ndarray
@@ -157,5 +160,7 @@ class _Run:
         """Paste the region's labels into the CT's grid and return them with all that was noted."""
         label_map = paste(labels_zyx, roi, ct.shape_zyx)
         self.lap("paste")
+        self.notes += [*hu_doubts(ct.array_zyx), *anatomy_doubts(ct, label_map)]
+        self.lap("doubts")
         coarse = ct.with_array(label_map) if coarse is None else coarse
         return Segmentation(label_map, coarse, roi, self.seconds, tuple(self.notes), self.removed, self.precision)

@@ -9,6 +9,7 @@ from flare_lib.evaluation.measurements import (
     measure_organs,
     measurement_table,
     organ_volumes_ml,
+    volume_table,
     write_measurements,
 )
 
@@ -49,18 +50,42 @@ def test_volumes_come_for_every_organ_and_are_0_for_those_that_are_not_there(pat
 def test_pieces_may_touch_at_a_corner_and_the_first_slice_cuts_off_like_the_last():
     labels = np.zeros((6, 5, 4), np.uint8)
     labels[0, 0, 0] = labels[1, 1, 1] = LIVER
-    labels[1, 4, 0] = labels[4, 4, 3] = SPLEEN
+    labels[1, 3, 2] = labels[4, 1, 1] = SPLEEN
     liver, spleen = measure_organs(Volume.from_array(labels.astype(np.int16), SPACING), labels)
     assert (liver.pieces, liver.cut_off) == (1, True)
     assert (spleen.pieces, spleen.cut_off) == (2, False)
 
 
 def test_the_table_names_what_to_doubt(patient):
-    header, liver, spleen = measurement_table(measure_organs(*patient)).splitlines()
+    header, liver, spleen, absent = measurement_table(measure_organs(*patient)).splitlines()
     assert header.split() == ["organ", "mL", "z,", "y,", "x", "mm", "HU"]
-    assert liver == "liver                      0.2        10 x 4 x 4     60 ± 10"
-    assert spleen.endswith("cut off by the scan, 2 pieces")
     assert len(header) == liver.index(" ± ") + len(" ± 10  ")  # the columns stand below their names
+    assert liver.split() == ["liver", "0.2", "10", "x", "4", "x", "4", "60", "±", "10"]
+    assert spleen.split()[1:3] == [">=", "0.0"]
+    assert spleen.endswith("at least: cut by the border, 2 pieces")
+    assert absent.startswith("not found: right kidney, pancreas, aorta")
+    assert absent.count(",") == 10
+
+
+def test_the_table_of_volumes_says_of_every_organ_what_to_doubt(patient):
+    rows = volume_table(*patient).splitlines()
+    assert rows[0].split() == ["organ", "mL"]
+    assert rows[LIVER].split() == ["liver", "0.2"]
+    assert rows[2].split() == ["right", "kidney", "-", "not", "found"]
+    assert rows[SPLEEN] == "spleen                  >= 0.0  at least: cut by the border"
+    assert len(rows) == 14
+
+
+def test_the_table_of_volumes_has_dice_scores_of_the_organs_in_the_reference(patient):
+    ct, labels = patient
+    reference = np.where(labels == SPLEEN, 0, labels)
+    reference[3] = 0  # a quarter of the liver: 2 * 45 / (60 + 45)
+    header, *rows, mean = volume_table(ct, labels, reference).splitlines()
+    assert header.endswith("Dice with reference")
+    assert rows[LIVER - 1].split() == ["liver", "0.2", "0.857"]
+    assert rows[SPLEEN - 1].endswith("at least: cut by the border             not in it")
+    assert mean.split() == ["mean", "of", "the", "1", "organs", "in", "it", "0.857"]
+    assert len({len(row) for row in (header, *rows, mean)}) == 1
 
 
 def test_what_is_written_is_what_was_measured(patient, tmp_path):
@@ -75,7 +100,7 @@ def test_what_is_written_is_what_was_measured(patient, tmp_path):
 def test_an_empty_label_map_has_nothing_to_measure_and_a_wrong_one_is_refused(patient):
     ct, labels = patient
     assert measure_organs(ct, np.zeros_like(labels)) == []
-    for measure in (measure_organs, organ_volumes_ml):
+    for measure in (measure_organs, organ_volumes_ml, volume_table):
         with pytest.raises(ValueError, match=r"the CT's shape \(10, 9, 14\), got \(9, 9, 14\)"):
             measure(ct, labels[1:])
         with pytest.raises(TypeError, match="must hold integers, got float32"):

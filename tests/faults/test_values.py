@@ -5,6 +5,10 @@ import numpy as np
 import pytest
 
 from flare_lib.ct.files import load_ct
+from flare_lib.ct.labels import organ
+from flare_lib.ct.volume import Volume
+from flare_lib.data.cohort import Case, check_case
+from flare_lib.inference.plausibility import anatomy_doubts
 
 SHAPE_XYZ = (52, 40, 16)
 AFFINE = np.diag([4.0, 5.0, 6.0, 1.0])
@@ -136,3 +140,67 @@ def test_a_clipped_ct_is_noted(tmp_path, flare):
 
 def test_a_scan_of_nothing_is_noted(tmp_path, flare):
     assert "no body in this CT" in notes_of_info(flare, saved(tmp_path, np.where(hu() > -500, -990, hu())))
+
+
+def note(labels, spacing_zyx_mm=(6.0, 5.0, 4.0)):
+    ct = Volume.from_array(np.zeros(labels.shape, np.int16), spacing_zyx_mm)
+    return " ".join(anatomy_doubts(ct, labels))
+
+
+def organs(**boxes):
+    """A label map (z, y, x) with a box for each of these organs."""
+    labels = np.zeros((40, 40, 52), np.uint8)
+    for name, (z, y, x) in boxes.items():
+        labels[z : z + 12, y : y + 14, x : x + 12] = organ(name.replace("_", " ")).id
+    return labels
+
+
+UPRIGHT = {
+    "liver": (20, 15, 35),
+    "spleen": (21, 5, 5),
+    "right_kidney": (6, 2, 36),
+    "left_kidney": (7, 5, 5),
+}
+
+
+def test_a_result_without_organs_is_noted():
+    assert "none of the 13 organs was found" in note(organs())
+
+
+def test_a_mirrored_result_is_noted():
+    assert "mirrored" not in note(organs(**UPRIGHT))
+    assert "the liver lies to the left of the spleen: is the CT mirrored?" in note(organs(**UPRIGHT)[:, :, ::-1])
+
+
+def test_a_result_upside_down_is_noted():
+    assert "upside down" not in note(organs(**UPRIGHT))
+    assert "the kidneys lie above the liver: is the CT upside down?" in note(organs(**UPRIGHT)[::-1])
+
+
+def test_a_volume_that_nobody_has_is_noted():
+    assert "the liver has 30 mL, people have 200 to 6000" in note(organs(**UPRIGHT), (3.0, 2.5, 2.0))
+
+
+def test_a_missing_organ_is_noted():
+    assert "no gallbladder was found, though the scan shows liver and right kidney" in note(organs(**UPRIGHT))
+
+
+def test_an_organ_at_the_border_is_noted(tmp_path, flare):
+    labels = np.zeros(SHAPE_XYZ, np.uint8)
+    labels[20:30, 14:20, 12:] = organ("liver").id
+    path = tmp_path / "labels.nii.gz"
+    nib.Nifti1Image(labels, AFFINE).to_filename(path)
+    code, out, _ = flare("measure", saved(tmp_path, hu()), path)
+    assert code == 0
+    assert out[1].split()[:3] == ["liver", ">=", "28.8"]
+    assert out[1].endswith("at least: cut by the border")
+    assert out[2].startswith("not found: right kidney, spleen")
+
+
+def test_labels_of_another_ct_are_refused_by_the_livers_grey_values(tmp_path):
+    labels = np.zeros(SHAPE_XYZ, np.uint8)
+    labels[:4, :6] = organ("liver").id  # in the air
+    path = tmp_path / "labels.nii.gz"
+    nib.Nifti1Image(labels, AFFINE).to_filename(path)
+    (problem,) = check_case(Case("a", saved(tmp_path, hu()), path))
+    assert problem.startswith("the liver's median must lie between -30 and 200 HU, got -")

@@ -1,0 +1,123 @@
+"""What to doubt about a label map: organs on wrong sides, sizes that no person has, one missing among its neighbours.
+
+Nothing is changed and nothing refused: people without a spleen, with their heart on the right or a kidney in the pelvis
+exist. But an input that is mirrored, upside down or no abdomen is more frequent, and should not be found out later.
+"""
+
+import math
+
+import numpy as np
+
+from flare_lib.ct.border import cut_labels
+from flare_lib.ct.labels import N_CLASSES, ORGANS, organ, wrong_sides
+from flare_lib.ct.volume import Triple, Volume
+
+_LOOKED_AT_MM = 2.5  # finer than any of the organs, and hundreds of times quicker than all voxels of a large CT
+_TOO_SMALL_ML = 0.5  # to say where an organ lies
+
+# The least and the most mL, generous: a small child or an organ that has shrunk, and one that disease has swollen.
+# ICRP Publication 89 (2002) gives an adult, in g: liver 1400-1800, a kidney 138-155, spleen 130-150, pancreas 120-140,
+# an adrenal gland 6.5-7, gallbladder with bile 56-68, esophagus 35-40, stomach with its contents 370-400. For vessels
+# and duodenum: what TotalSegmentator's label maps of six persons hold (aorta 227, vena cava 79-103, duodenum 47-62).
+_VOLUMES_ML: dict[str, tuple[float, float]] = {
+    "liver": (200, 6000),
+    "right kidney": (15, 2500),
+    "spleen": (10, 4000),
+    "pancreas": (8, 400),
+    "aorta": (8, 900),
+    "inferior vena cava": (5, 400),
+    "right adrenal gland": (0.4, 80),
+    "left adrenal gland": (0.4, 80),
+    "gallbladder": (1, 500),
+    "esophagus": (2, 200),
+    "stomach": (15, 3500),
+    "duodenum": (6, 400),
+    "left kidney": (15, 2500),
+}
+
+# An organ, and one above and one below it (their middles, whatever the posture) between which it is to be expected.
+_BETWEEN = (
+    ("liver", "esophagus", "right kidney"),
+    ("spleen", "esophagus", "left kidney"),
+    ("pancreas", "spleen", "left kidney"),
+    ("aorta", "spleen", "left kidney"),
+    ("inferior vena cava", "liver", "right kidney"),
+    ("right adrenal gland", "liver", "right kidney"),
+    ("left adrenal gland", "spleen", "left kidney"),
+    ("gallbladder", "liver", "right kidney"),
+    ("stomach", "spleen", "left kidney"),
+    ("duodenum", "liver", "right kidney"),
+    ("right kidney", "liver", "duodenum"),
+    ("left kidney", "spleen", "duodenum"),
+)
+
+
+def anatomy_doubts(ct: Volume, label_map_zyx: np.ndarray) -> tuple[str, ...]:
+    """Return what to doubt about a CT's label map (0 to 13, its shape, canonical), a sentence each; often nothing.
+
+    Volumes are taken from every few voxels (2.5 mm), good to some percent. Of an organ that the scan cuts only too
+    large a volume is doubted.
+    """
+    steps = tuple(max(1, int(_LOOKED_AT_MM / mm)) for mm in ct.spacing_zyx_mm)
+    looked_at = label_map_zyx[tuple(slice(n // 2, None, n) for n in steps)]
+    per_slice = np.stack([np.bincount(labels.ravel(), minlength=N_CLASSES) for labels in looked_at])
+    volumes_ml = per_slice.sum(axis=0) * (math.prod(steps) * ct.voxel_ml)
+    if not volumes_ml[1:].any():
+        return ("none of the 13 organs was found: does this CT show an abdomen?",)
+    heights = _heights(per_slice)
+    seen = {o.name for o in ORGANS if volumes_ml[o.id] >= _TOO_SMALL_ML}
+    return (
+        *_sides(looked_at, seen),
+        *_upside_down(heights, seen),
+        *_sizes(volumes_ml, cut_labels(label_map_zyx, ct.array_zyx)),
+        *_missing(volumes_ml, heights, seen),
+    )
+
+
+def _heights(per_slice: np.ndarray) -> dict[str, Triple]:
+    """Return {organ that is there: its lowest, middle and highest slice}."""
+    heights = {}
+    for o in ORGANS:
+        slices = np.flatnonzero(per_slice[:, o.id])
+        if slices.size:
+            middle = np.average(slices, weights=per_slice[slices, o.id])
+            heights[o.name] = (float(slices[0]), float(middle), float(slices[-1]))
+    return heights
+
+
+def _sides(looked_at: np.ndarray, seen: set[str]) -> list[str]:
+    return [
+        f"the {right} lies to the left of the {left}: is the CT mirrored?"
+        for right, left, *_ in wrong_sides(looked_at)
+        if {right, left} <= seen
+    ]
+
+
+def _upside_down(heights: dict[str, Triple], seen: set[str]) -> list[str]:
+    kidneys = [heights[name] for name in ("right kidney", "left kidney") if name in seen]
+    if "liver" not in seen or not kidneys:
+        return []
+    _, middle, top = heights["liver"]
+    # the scan may cut the liver above, but then it reaches as high as anything
+    if all(kidney[1] > middle and kidney[2] > top for kidney in kidneys):
+        return ["the kidneys lie above the liver: is the CT upside down?"]
+    return []
+
+
+def _sizes(volumes_ml: np.ndarray, cut: frozenset[int]) -> list[str]:
+    doubts = []
+    for name, (least, most) in _VOLUMES_ML.items():
+        ml = volumes_ml[organ(name).id]
+        if ml > most or (0 < ml < least and organ(name).id not in cut):
+            doubts.append(
+                f"the {name} has {ml:.{1 if ml < 10 else 0}f} mL, people have {least:g} to {most:g}: doubt it"
+            )
+    return doubts
+
+
+def _missing(volumes_ml: np.ndarray, heights: dict[str, Triple], seen: set[str]) -> list[str]:
+    return [
+        f"no {name} was found, though the scan shows {above} and {below}: removed, outside the field, or missed?"
+        for name, above, below in _BETWEEN
+        if not volumes_ml[organ(name).id] and {above, below} <= seen and heights[above][1] > heights[below][1]
+    ]

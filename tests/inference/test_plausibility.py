@@ -1,0 +1,105 @@
+"""Doubts about anatomy: boxes where organs lie, and the same person mirrored, upside down, shrunk or with less."""
+
+import numpy as np
+import pytest
+
+from flare_lib.ct.labels import ORGANS, organ
+from flare_lib.ct.volume import Volume
+from flare_lib.inference.plausibility import anatomy_doubts
+
+SPACING = (5.0, 3.0, 4.0)
+SHAPE = (70, 60, 90)
+# lowest and highest in mm along z, y, x: a person in boxes
+PERSON = {
+    "liver": ((160, 300), (60, 160), (220, 320)),
+    "right kidney": ((100, 200), (30, 60), (240, 290)),
+    "spleen": ((190, 290), (30, 80), (40, 90)),
+    "pancreas": ((190, 220), (90, 120), (130, 210)),
+    "aorta": ((50, 320), (66, 81), (164, 180)),
+    "inferior vena cava": ((50, 320), (66, 81), (192, 212)),
+    "right adrenal gland": ((205, 225), (36, 48), (224, 236)),
+    "left adrenal gland": ((205, 225), (36, 48), (108, 120)),
+    "gallbladder": ((150, 185), (110, 140), (180, 212)),
+    "esophagus": ((270, 340), (84, 96), (164, 180)),
+    "stomach": ((200, 290), (100, 160), (60, 140)),
+    "duodenum": ((120, 190), (84, 108), (180, 212)),
+    "left kidney": ((100, 200), (30, 60), (60, 110)),
+}
+
+
+def person(**changes):
+    """The person above, canonical; `changes` by organ (underscores for spaces): other places, or None for none."""
+    labels = np.zeros(SHAPE, np.uint8)
+    for name, place in {**PERSON, **{k.replace("_", " "): v for k, v in changes.items()}}.items():
+        if place is not None:
+            box = tuple(slice(round(a / mm), round(b / mm)) for (a, b), mm in zip(place, SPACING, strict=True))
+            labels[box] = organ(name).id
+    return labels
+
+
+def doubts(labels, ct=None):
+    ct = np.zeros(SHAPE, np.int16) if ct is None else ct
+    return anatomy_doubts(Volume.from_array(ct, SPACING), labels)
+
+
+def test_a_whole_person_leaves_nothing_to_doubt():
+    assert doubts(person()) == ()
+
+
+def test_volumes_do_not_depend_on_how_finely_the_scan_sees():
+    labels = person().repeat(3, axis=0).repeat(2, axis=1).repeat(2, axis=2)
+    ct = Volume.from_array(np.zeros(labels.shape, np.int16), (5 / 3, 1.5, 2.0))
+    assert anatomy_doubts(ct, labels) == ()
+
+
+def test_a_scan_without_organs_is_doubted():
+    assert doubts(np.zeros(SHAPE, np.uint8)) == ("none of the 13 organs was found: does this CT show an abdomen?",)
+
+
+def test_a_mirrored_person_is_doubted():
+    told = doubts(person()[:, :, ::-1])
+    assert "the liver lies to the left of the spleen: is the CT mirrored?" in told
+    assert "the right kidney lies to the left of the left kidney: is the CT mirrored?" in told
+
+
+def test_a_person_upside_down_is_doubted():
+    assert "the kidneys lie above the liver: is the CT upside down?" in doubts(person()[::-1])
+
+
+def test_a_liver_that_the_scan_cuts_above_does_not_lie_below_the_kidneys():
+    cut = person()
+    cut[40:] = 0  # 200 mm: the kidneys' upper end, 40 mm of the liver are left
+    cut[38:] = 0
+    ct = Volume.from_array(np.zeros((38, *SHAPE[1:]), np.int16), SPACING)
+    assert not any("upside down" in doubt for doubt in anatomy_doubts(ct, cut[:38]))
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        (((200, 230), (60, 90), (220, 260)), "the liver has 36 mL, people have 200 to 6000: doubt it"),
+        (((20, 345), (6, 174), (204, 350)), "people have 200 to 6000"),
+    ],
+)
+def test_a_volume_that_no_person_has_is_doubted(place, told):
+    assert any(told in doubt for doubt in doubts(person(liver=place)))
+
+
+def test_little_of_an_organ_is_not_doubted_where_the_scan_cuts_it():
+    below = person(liver=((340, 350), (60, 90), (220, 260)))
+    assert not any("liver has" in doubt for doubt in doubts(below))
+    padded = np.zeros(SHAPE, np.int16)
+    padded[:, :, 65:] = -3024
+    beside = person(liver=((200, 230), (60, 90), (220, 260)))
+    assert not any("liver has" in doubt for doubt in doubts(beside, padded))
+
+
+@pytest.mark.parametrize("name", ["pancreas", "gallbladder", "inferior vena cava", "left adrenal gland", "left kidney"])
+def test_an_organ_that_is_missing_between_its_neighbours_is_doubted(name):
+    (told,) = [d for d in doubts(person(**{name.replace(" ", "_"): None})) if d.startswith(f"no {name} was found")]
+    assert told.endswith("removed, outside the field, or missed?")
+
+
+def test_what_lies_beyond_the_field_is_not_missed():
+    pelvis = {o.name.replace(" ", "_"): None for o in ORGANS if o.name not in ("aorta", "inferior vena cava")}
+    assert doubts(person(**pelvis)) == ()
