@@ -3,26 +3,18 @@
 References: NIfTI-1 and NIfTI-2 headers (nifti.nimh.nih.gov).
 """
 
-import logging
-import math
 import os
 import tempfile
-import zlib
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.openers import ImageOpener
-from nibabel.spatialimages import HeaderDataError
-from nibabel.volumeutils import array_from_file
 
 from flare_lib.ct.dicom import load_dicom
 from flare_lib.ct.hu import hu_problem
-from flare_lib.ct.volume import FileGrid, Volume, place_in_world, scale_values, three_axes, to_file_axes
+from flare_lib.ct.nifti import SUFFIXES, load_nifti
+from flare_lib.ct.volume import Volume, to_file_axes
 from flare_lib.machine.atomic_write import atomic_write
-
-SUFFIXES = (".nii", ".nii.gz")
 
 
 def find_images(folder: str | os.PathLike, *, channel: str = "") -> dict[str, Path]:
@@ -50,7 +42,11 @@ def load_ct(path: str | os.PathLike) -> Volume:
     spacing that is not positive, a sheared affine, no orientation in the header, several DICOM series.
     """
     path = Path(path)
-    volume = load_dicom(path) if path.is_dir() else _load_nifti(path, np.int16)
+    volume = (
+        load_dicom(path)
+        if os.path.isdir(path) and not path.name.lower().endswith(SUFFIXES)
+        else load_nifti(path, (np.int16, np.float32))
+    )
     if problem := hu_problem(volume.array_zyx):
         raise ValueError(f"{path} must be a CT in HU: {problem}")
     return volume
@@ -61,13 +57,7 @@ def load_label_map(path: str | os.PathLike) -> Volume:
 
     Raises as `load_ct` does, and ValueError for labels that are not whole numbers from 0 to 255.
     """
-    volume = _load_nifti(Path(path), np.uint8)
-    if volume.array_zyx.dtype != np.uint8:
-        lowest, highest = volume.array_zyx.min(), volume.array_zyx.max()
-        raise ValueError(
-            f"{path} must be a label map, whole numbers from 0 to 255; got values from {lowest:g} to {highest:g}"
-        )
-    return volume
+    return load_nifti(Path(path), (np.uint8,))
 
 
 def save_label_map(path: str | os.PathLike, label_map_zyx: np.ndarray, like: Volume) -> None:
@@ -102,44 +92,6 @@ def check_writable(path: str | os.PathLike) -> None:
             pass
     except OSError as error:
         raise ValueError(f"the output's folder must be writable, got {path.parent} ({error.strerror})") from error
-
-
-def _load_nifti(path: Path, integers: type) -> Volume:
-    """Load a NIfTI file as `integers` when that loses nothing, as float32 otherwise."""
-    if not path.name.lower().endswith(SUFFIXES):
-        raise ValueError(f"an image must be a .nii or .nii.gz file, or a folder with one DICOM series, got {path}")
-    if not path.is_file():
-        raise FileNotFoundError(f"an image must exist to be loaded, got {path}")
-    try:
-        with ImageOpener(os.fspath(path)) as opener:
-            file: Any = opener  # reads as a file does, though it is no IOBase
-            header = _read_header(file.read(nib.Nifti2Header.sizeof_hdr), path)
-            shape = three_axes(header.get_data_shape(), path)
-            affine = header.get_best_affine()
-            slope, intercept = header.get_slope_inter()
-            raw = array_from_file(shape, header.get_data_dtype(), file, header.get_data_offset(), mmap=False)
-            file.read(1)  # at the end of a .gz file its checksum is compared
-    except (OSError, EOFError, zlib.error, HeaderDataError) as error:
-        raise ValueError(f"{path} must be a complete NIfTI file, got: {' '.join(str(error).split())}") from error
-    grid = FileGrid(shape, affine, header)
-    return place_in_world(scale_values(raw, slope or 1.0, intercept or 0.0, integers, path), grid, path)
-
-
-def _read_header(block: bytes, path: Path) -> nib.Nifti1Header:
-    """Return the header in a file's first bytes, its spacing and orientation checked before nibabel repairs them."""
-    for header_class in (nib.Nifti1Header, nib.Nifti2Header):
-        if header_class.may_contain_header(block):
-            header = header_class(block[: header_class.sizeof_hdr], check=False)
-            break
-    else:
-        raise ValueError(f"{path} must be a NIfTI-1 or NIfTI-2 file, got {len(block)} bytes that are no such header")
-    spacing = header["pixdim"][1:4].tolist()
-    if not all(math.isfinite(s) and s > 0 for s in spacing):
-        raise ValueError(f"the spacing in {path} must be 3 positive numbers (x, y, z), got {tuple(spacing)}")
-    if header["sform_code"] <= 0 and header["qform_code"] <= 0:
-        raise ValueError(f"{path} must say how it lies in the patient (sform or qform), got neither: left is unknown")
-    header.check_fix(logger=logging.Logger("quiet", logging.CRITICAL + 1))  # errors are raised all the same
-    return header
 
 
 # What places a NIfTI grid in the world. Everything else in a header (descriptions, names, scaling) is not carried on.

@@ -7,7 +7,7 @@ Reference: nibabel, "Image orientation".
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +23,9 @@ _Value = TypeVar("_Value")
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 # Cosine between two axes, 0.6 degrees: distances stay true to a hundredth. A tilted gantry is ten times that.
 _SHEAR_TOLERANCE = 0.01
+# From a mouse's CT to the thickest slices; and no bed is longer. Beyond, a unit or a header is wrong.
+_SPACINGS_MM = (0.01, 100.0)
+_LONGEST_MM = 3000.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,32 +151,88 @@ def three_axes(shape: tuple[int, ...], path: Path) -> Shape:
     return triple(shape[:3])
 
 
+def empty_in_file_axes(grid: FileGrid, dtype: type) -> np.ndarray:
+    """Return an array (x, y, z) to be filled, whose memory lies canonical: `from_file_axes` copies nothing of it."""
+    shape_zyx = np.empty(3, dtype=int)
+    shape_zyx[2 - io_orientation(grid.affine)[:, 0].astype(int)] = grid.shape_xyz
+    return to_file_axes(np.empty(shape_zyx, dtype), grid)
+
+
 def scale_values(raw: np.ndarray, slope: float, intercept: float, integers: type, path: Path) -> np.ndarray:
     """Return raw * slope + intercept as `integers` when that loses nothing, as float32 otherwise; slice by slice."""
     if raw.dtype.kind not in "iuf":
         raise ValueError(f"{path} must hold one real number a voxel, got {raw.dtype}")
     if raw.dtype.newbyteorder("=") == integers and (slope, intercept) == (1.0, 0.0):
         return raw.astype(integers, copy=False)
+    slices = (raw[:, :, k] for k in range(raw.shape[2]))
+    return stack_slices(
+        slices, lambda dtype: np.empty(raw.shape, dtype, order="F"), (slope, intercept), (integers, np.float32), path
+    )
+
+
+def stack_slices(
+    slices: Iterable[np.ndarray],
+    empty: Callable[[type], np.ndarray],
+    slope_intercept: tuple[float, float],
+    dtypes: tuple[type, ...],
+    path: Path,
+) -> np.ndarray:
+    """Return the values (stored * slope + intercept) of slices (x, y) along the file's third axis, one after another.
+
+    `empty` makes the array (x, y, z) for a type: the first of `dtypes` (integers, and perhaps float32) that loses
+    nothing. Raises ValueError that names a voxel with a value that none of them holds.
+    """
+    slope, intercept = slope_intercept
+    integers, *floats = dtypes
     limits = np.iinfo(integers)
-    scaled: np.ndarray = np.empty(raw.shape, dtype=integers, order="F")
-    for k in range(raw.shape[2]):
-        values = raw[:, :, k].astype(np.float64) * slope + intercept
-        lowest, highest = values.min(), values.max()
-        if not max(-lowest, highest) <= np.finfo(np.float32).max:  # also false for NaN
-            raise ValueError(f"{path} must hold finite numbers only, got NaN or Inf in slice {k} of its third axis")
-        fits = limits.min <= lowest and highest <= limits.max and np.array_equal(values, np.rint(values))
-        if scaled.dtype == integers and not fits:
-            scaled = scaled.astype(np.float32)
-        scaled[:, :, k] = values
-    return scaled
+    stacked = empty(integers)
+    for k, stored in enumerate(slices):
+        if stored.dtype == integers and (slope, intercept) == (1.0, 0.0):
+            stacked[:, :, k] = stored
+            continue
+        values = stored.astype(np.float64) * slope + intercept
+        bad = ~(np.abs(values) <= np.finfo(np.float32).max)  # also NaN
+        if bad.any():
+            raise ValueError(
+                f"{path} must hold finite numbers only, got NaN or Inf in slice {k} of its third axis, "
+                f"{np.count_nonzero(bad)} of its {bad.size} voxels (padding must be a number, too: -1024 HU in a CT)"
+            )
+        if stacked.dtype == integers:
+            lossy = (values < limits.min) | (values > limits.max) | (values != np.rint(values))
+            if lossy.any() and not floats:
+                x, y = np.unravel_index(lossy.argmax(), lossy.shape)
+                raise ValueError(
+                    f"{path} must be a label map, whole numbers from {limits.min} to {limits.max}; got "
+                    f"{repr(float(values[x, y])).removesuffix('.0')} at voxel ({x}, {y}, {k}) (x, y, z)"
+                    f"{'' if values[x, y].is_integer() else ': was it interpolated, or scaled?'}"
+                )
+            if lossy.any():
+                whole, stacked = stacked, empty(floats[0])
+                stacked[:, :, :k] = whole[:, :, :k]
+        stacked[:, :, k] = values
+    return stacked
 
 
-def place_in_world(array_xyz: np.ndarray, grid: FileGrid, path: Path) -> Volume:
-    """Return an array in a file's axes as a canonical volume; ValueError for a degenerate or sheared affine."""
+def check_plausible(shape_xyz: Shape, spacing_xyz_mm: np.ndarray, path: Path) -> None:
+    """Raise ValueError for a spacing or an extent that no CT has: a unit or a header is wrong."""
+    lowest, highest = _SPACINGS_MM
+    if not all(lowest <= s <= highest for s in spacing_xyz_mm):
+        raise ValueError(
+            f"the spacing in {path} must be {lowest:g} to {highest:g} mm along each axis (x, y, z), "
+            f"got ({', '.join(f'{s:g}' for s in spacing_xyz_mm)})"
+        )
+    extent_mm = max(n * s for n, s in zip(shape_xyz, spacing_xyz_mm, strict=True))
+    if extent_mm > _LONGEST_MM:
+        raise ValueError(f"{path} must be {_LONGEST_MM:g} mm long at most along each axis, got {extent_mm:g} mm")
+
+
+def check_grid(grid: FileGrid, path: Path) -> None:
+    """Raise ValueError for an affine that is degenerate or sheared, and for a grid that no CT has."""
     axes = grid.affine[:3, :3]
     lengths = np.linalg.norm(axes, axis=0)
     if not np.isfinite(grid.affine).all() or not (lengths > 0).all():
         raise ValueError(f"the affine of {path} must be finite with 3 axes longer than 0, got {grid.affine.tolist()}")
+    check_plausible(grid.shape_xyz, lengths, path)
     cosines = (axes / lengths).T @ (axes / lengths)
     shear = np.abs(cosines - np.eye(3)).max()
     if shear > _SHEAR_TOLERANCE:
@@ -181,6 +240,11 @@ def place_in_world(array_xyz: np.ndarray, grid: FileGrid, path: Path) -> Volume:
             f"the affine of {path} must have axes at right angles (a tilted gantry must be corrected first), "
             f"got axes {math.degrees(math.asin(min(shear, 1.0))):.1f} degrees off"
         )
+
+
+def place_in_world(array_xyz: np.ndarray, grid: FileGrid, path: Path) -> Volume:
+    """Return an array in a file's axes as a canonical volume; ValueError as `check_grid` raises it."""
+    check_grid(grid, path)
     affine = grid.affine @ inv_ornt_aff(io_orientation(grid.affine), grid.shape_xyz)
     return Volume(from_file_axes(array_xyz, grid), _spacing_zyx_mm(grid, affine), affine, grid)
 

@@ -1,0 +1,112 @@
+"""A NIfTI file as a `Volume`, read once and slice by slice into the array that stays.
+
+A file is taken for what its first bytes say, compressed or not. What it declares is compared with its size before
+anything is allocated, and it is read to its end: nothing may follow the voxels but a little padding.
+References: NIfTI-1 and NIfTI-2 (nifti.nimh.nih.gov), RFC 1952 (gzip).
+"""
+
+import io
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from flare_lib.ct.gzip_stream import MAGIC, MOST_PER_BYTE, GzipStream
+from flare_lib.ct.nifti_header import VoxelLayout, file_grid, header_size, read_header, voxel_layout
+from flare_lib.ct.volume import Volume, empty_in_file_axes, place_in_world, stack_slices
+
+SUFFIXES = (".nii", ".nii.gz")
+
+_NIFTI_1_HEADER_BYTES = 348
+_PADDING_BYTES = 512  # a block of a tape or a disk
+_CHUNK_BYTES = 64 * 1024
+
+
+def load_nifti(path: Path, dtypes: tuple[type, ...]) -> Volume:
+    """Load a .nii or .nii.gz file as the first of `dtypes` (integers, then float32 or nothing) that loses nothing.
+
+    Raises FileNotFoundError for a missing file and ValueError, in one line, for one that is not a complete 3-D image.
+    """
+    if not path.name.lower().endswith(SUFFIXES):
+        raise ValueError(f"an image must be a .nii or .nii.gz file, or a folder with one DICOM series, got {path}")
+    if os.path.isdir(path):
+        raise ValueError(f"an image whose name ends in .nii or .nii.gz must be a file, got the folder {path}")
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"an image must exist to be loaded, got {path}")
+    try:
+        with open(path, "rb", buffering=0) as file:
+            compressed = file.read(len(MAGIC)) == MAGIC
+            file.seek(0)
+            return _load(GzipStream(file) if compressed else file, os.fstat(file.fileno()).st_size, path, dtypes)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} must be a complete NIfTI file, got: {' '.join(str(error).split())}") from error
+
+
+def _load(stream: io.RawIOBase, file_bytes: int, path: Path, dtypes: tuple[type, ...]) -> Volume:
+    """Load an image from a stream, which may be compressed, of a file of `file_bytes`."""
+    block = _read(stream, _NIFTI_1_HEADER_BYTES)
+    block += _read(stream, header_size(block, path) - len(block))
+    header = read_header(block, path)
+    layout = voxel_layout(header, path)
+    declared_bytes = layout.offset_bytes + layout.size_bytes
+    most_bytes = file_bytes * (MOST_PER_BYTE if isinstance(stream, GzipStream) else 1)
+    if declared_bytes > most_bytes:
+        raise ValueError(
+            f"{path} must be a complete NIfTI file, {declared_bytes:,} bytes as its header declares, got "
+            + (f"{file_bytes:,}" if most_bytes == file_bytes else f"{file_bytes:,} compressed, {most_bytes:,} at most")
+        )
+    grid = file_grid(header, layout.shape_xyz, path)
+    _skip(stream, layout.offset_bytes - len(block))
+
+    array_xyz = stack_slices(
+        _slices(stream, layout),
+        lambda dtype: empty_in_file_axes(grid, dtype),
+        (layout.slope, layout.intercept),
+        dtypes,
+        path,
+    )
+    _check_end(stream, path)
+    return place_in_world(array_xyz, grid, path)
+
+
+def _slices(stream: io.RawIOBase, layout: VoxelLayout) -> Iterator[np.ndarray]:
+    """Yield the slices along the file's third axis, as stored, each in the place of the one before."""
+    n_x, n_y, n_z = layout.shape_xyz
+    stored = np.empty(n_x * n_y * layout.dtype.itemsize, np.uint8)
+    view, slice_yx = memoryview(stored), stored.view(layout.dtype).reshape(n_y, n_x)
+    for k in range(n_z):
+        n_read = _fill(stream, view)
+        if n_read < stored.size:
+            raise EOFError(f"{k * stored.size + n_read:,} bytes of voxels instead of {layout.size_bytes:,}")
+        yield slice_yx.T
+
+
+def _check_end(stream: io.RawIOBase, path: Path) -> None:
+    """Read to the end, where a checksum is compared; ValueError for more than padding behind the voxels."""
+    rest = _read(stream, _PADDING_BYTES + 1)
+    if len(rest) > _PADDING_BYTES or rest.strip(b"\0"):
+        raise ValueError(
+            f"{path} must end with the last voxel that its header declares, got more: is the header damaged?"
+        )
+
+
+def _fill(stream: io.RawIOBase, view: memoryview) -> int:
+    """Fill a view from a stream; return how many bytes there were, fewer only at the stream's end."""
+    filled = 0
+    while filled < len(view) and (n_read := stream.readinto(view[filled:])):
+        filled += n_read
+    return filled
+
+
+def _read(stream: io.RawIOBase, n_bytes: int) -> bytes:
+    """Return the next bytes of a stream, fewer only at its end."""
+    buffer = bytearray(n_bytes)
+    return bytes(buffer[: _fill(stream, memoryview(buffer))])
+
+
+def _skip(stream: io.RawIOBase, n_bytes: int) -> None:
+    """Read past some bytes: what a header is extended by."""
+    while n_bytes > 0 and (read := _read(stream, min(n_bytes, _CHUNK_BYTES))):
+        n_bytes -= len(read)
