@@ -85,6 +85,12 @@ def check_writable(path: str | os.PathLike) -> None:
         raise ValueError(f"an output must end in .nii or .nii.gz, got {path}")
     if not path.parent.is_dir():
         raise ValueError(f"the output's folder must exist, got {path.parent}")
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # a name that is too long
+        raise ValueError(f"the output must be a file that may be replaced, got {path} ({error.strerror})") from error
     if path.is_dir() or (path.exists() and not os.access(path, os.W_OK)):
         raise ValueError(f"the output must be a file that may be replaced, got {path}")
     try:

@@ -32,6 +32,7 @@ _DEGREES_IN_ONE_SPACE = 2.0
 _DEGREES_BETWEEN_SPACES = 45.0
 _LENGTHS_DIFFER = 0.01
 
+_NEVER = logging.CRITICAL + 1
 _NOWHERE = np.full((4, 4), np.nan)
 
 _FOREIGN = (
@@ -85,15 +86,16 @@ def read_header(block: bytes, path: Path) -> nib.Nifti1Header:
     byte_order = "<" if block[0] else ">"
     header = header_class(block, endianness=byte_order, check=False)
     magic = header["magic"].item()
-    if magic[:3] == header_class.pair_magic[:3]:
+    if magic == header_class.pair_magic:
         raise ValueError(f"{path} must be one file, got the header of a pair (.hdr and .img): convert it to .nii")
-    if magic[:3] != header_class.single_magic[:3]:
+    if magic != header_class.single_magic:
         raise ValueError(
             f"{path} must be a NIfTI-1 or NIfTI-2 file, got magic {magic!r}: Analyze 7.5, which does not tell left from"
             " right, or a damaged header"
         )
-    if magic != header_class.single_magic:
-        raise ValueError(f"{path} must be as it was written, got magic {magic!r}: was it transferred as text?")
+    line_ends = bytes(header["eol_check"]) if header_class is nib.Nifti2Header else bytes(4)
+    if line_ends not in (b"\r\n\x1a\n", bytes(4)):
+        raise ValueError(f"{path} must be as it was written, got line ends {line_ends!r}: was it transferred as text?")
     return header
 
 
@@ -144,7 +146,8 @@ def file_grid(header: nib.Nifti1Header, shape_xyz: Shape, path: Path) -> FileGri
         raise ValueError(f"sform_code and qform_code of {path} must be 0 to 5, got {codes['sform']}, {codes['qform']}")
     qfac = header["pixdim"][0]
     header = header.copy()
-    header.check_fix(logger=logging.Logger("quiet", logging.CRITICAL + 1))  # signs and codes, for whoever reads it next
+    # signs and codes, for whoever reads it next; what could not be mended was refused before
+    header.check_fix(logger=logging.Logger("quiet", _NEVER), error_level=_NEVER)
     forms = {"sform": header.get_sform(), "qform": _qform(header) if qfac in (-1, 0, 1) else _NOWHERE}
     usable = [name for name in forms if codes[name] > 0 and _is_regular(forms[name])]
     if not usable:
