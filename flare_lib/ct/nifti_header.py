@@ -129,6 +129,7 @@ def voxel_layout(header: nib.Nifti1Header, path: Path) -> VoxelLayout:
     return VoxelLayout(int(offset), shape, dtype, slope, intercept)
 
 
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # what comes of absurd numbers is looked at
 def file_grid(header: nib.Nifti1Header, shape_xyz: Shape, path: Path) -> FileGrid:
     """Return an image's grid in mm, with the header that will say the same of what is saved on it.
 
@@ -149,7 +150,7 @@ def file_grid(header: nib.Nifti1Header, shape_xyz: Shape, path: Path) -> FileGri
     # signs and codes, for whoever reads it next; what could not be mended was refused before
     header.check_fix(logger=logging.Logger("quiet", _NEVER), error_level=_NEVER)
     forms = {"sform": header.get_sform(), "qform": _qform(header) if qfac in (-1, 0, 1) else _NOWHERE}
-    usable = [name for name in forms if codes[name] > 0 and _is_regular(forms[name])]
+    usable = [name for name in forms if codes[name] > 0 and _says_where(forms[name])]
     if not usable:
         raise ValueError(
             f"{path} must say how it lies in the patient by an sform or qform that is finite, with 3 axes longer "
@@ -178,17 +179,20 @@ def _qform(header: nib.Nifti1Header) -> np.ndarray:
         return _NOWHERE
 
 
-def _is_regular(form: np.ndarray) -> bool:
-    """Return whether an affine is finite, its axes longer than 0 and not in one plane."""
-    if not (np.abs(form) < 1e9).all():  # false for NaN, too
-        return False
-    lengths = np.linalg.norm(form[:3, :3], axis=0)
-    return bool((lengths > 0).all() and abs(np.linalg.det(form[:3, :3] / lengths)) > 1e-3)
+def _says_where(form: np.ndarray) -> bool:
+    """Return whether an affine says something: it is finite, its axes longer than 0."""
+    return bool(np.isfinite(form).all() and form[:3, :3].any(axis=0).all())
+
+
+def _directions(form: np.ndarray) -> np.ndarray:
+    """Return where an affine's axes point to, as columns of length 1, however long they are."""
+    axes = form[:3, :3] / np.abs(form[:3, :3]).max(axis=0)  # no square of it is too large
+    return axes / np.linalg.norm(axes, axis=0)
 
 
 def _check_that_forms_agree(forms: dict[str, np.ndarray], codes: dict[str, int], path: Path) -> None:
     """Raise ValueError when sform and qform send an axis of the file to different directions."""
-    along_s, along_q = (axes / np.linalg.norm(axes, axis=0) for axes in (form[:3, :3] for form in forms.values()))
+    along_s, along_q = map(_directions, forms.values())
     degrees = math.degrees(math.acos(np.clip((along_s * along_q).sum(axis=0).min(), -1.0, 1.0)))
     if degrees > (_DEGREES_IN_ONE_SPACE if codes["sform"] == codes["qform"] else _DEGREES_BETWEEN_SPACES):
         s, q = ("".join(nib.aff2axcodes(form)) for form in forms.values())

@@ -26,6 +26,7 @@ _SHEAR_TOLERANCE = 0.01
 # From a mouse's CT to the thickest slices; and no bed is longer. Beyond, a unit or a header is wrong.
 _SPACINGS_MM = (0.01, 100.0)
 _LONGEST_MM = 3000.0
+_FARTHEST_MM = 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +191,8 @@ def stack_slices(
         if stored.dtype == integers and (slope, intercept) == (1.0, 0.0):
             stacked[:, :, k] = stored
             continue
-        values = stored.astype(np.float64) * slope + intercept
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at
+            values = stored.astype(np.float64) * slope + intercept
         bad = ~(np.abs(values) <= np.finfo(np.float32).max)  # also NaN
         if bad.any():
             raise ValueError(
@@ -230,8 +232,11 @@ def check_grid(grid: FileGrid, path: Path) -> None:
     """Raise ValueError for an affine that is degenerate or sheared, and for a grid that no CT has."""
     axes = grid.affine[:3, :3]
     lengths = np.linalg.norm(axes, axis=0)
-    if not np.isfinite(grid.affine).all() or not (lengths > 0).all():
-        raise ValueError(f"the affine of {path} must be finite with 3 axes longer than 0, got {grid.affine.tolist()}")
+    if not (np.abs(grid.affine) < _FARTHEST_MM).all() or not (lengths > 0).all():  # also NaN
+        raise ValueError(
+            f"the affine of {path} must have 3 axes longer than 0 and an origin within a kilometre, "
+            f"got {grid.affine[:3].tolist()}"
+        )
     check_plausible(grid.shape_xyz, lengths, path)
     cosines = (axes / lengths).T @ (axes / lengths)
     shear = np.abs(cosines - np.eye(3)).max()

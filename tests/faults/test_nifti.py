@@ -358,6 +358,21 @@ def test_a_quaternion_of_zeros_is_no_rotation_at_all(tmp_path):
     np.testing.assert_array_equal(volume.affine, AFFINE)
 
 
+@pytest.mark.parametrize("stretched", [1e16, -1e30])
+def test_an_sform_with_an_absurd_number_is_no_sform_that_says_nothing(tmp_path, stretched):
+    for axis in range(3):
+        sform = AFFINE.copy()
+        sform[axis, axis] = stretched
+        assert "FILE must " in refused(tmp_path, nifti(**rows(sform)))
+
+
+@pytest.mark.parametrize("far", [1.1e6, -1e12, 1e30])
+def test_an_origin_a_kilometre_away_is_refused(tmp_path, far):
+    sform = AFFINE.copy()
+    sform[1, 3] = far
+    assert "3 axes longer than 0 and an origin within a kilometre, got" in refused(tmp_path, nifti(**rows(sform)))
+
+
 def test_a_handedness_of_0_is_1(tmp_path):
     _, volume = read(tmp_path, nifti(forms="qform", **pixdim(*SPACING, qfac=0)))
     np.testing.assert_array_equal(volume.affine, AFFINE)
