@@ -12,7 +12,7 @@ import numpy as np
 
 from flare_lib.ct.dicom import load_dicom
 from flare_lib.ct.hu import hu_problem
-from flare_lib.ct.nifti import SUFFIXES, load_nifti
+from flare_lib.ct.nifti_file import SUFFIXES, load_nifti
 from flare_lib.ct.volume import Volume, to_file_axes
 from flare_lib.machine.atomic_write import atomic_write
 

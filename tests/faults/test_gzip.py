@@ -4,6 +4,7 @@ import gzip
 import tracemalloc
 import zlib
 
+import fuzz  # of benchmarks/
 import numpy as np
 import pytest
 from niftis import AFFINE, body_hu, gzipped, inflates_too_far, nifti, put, refusal
@@ -103,7 +104,7 @@ def test_a_stream_within_a_stream_is_refused(tmp_path):
 
 
 def test_a_small_stream_that_inflates_without_end_is_refused_unread(tmp_path):
-    bomb = gzipped(nifti() + bytes(10)) + gzipped(bytes(2**26)) * 16  # a gigabyte
+    bomb = gzipped(nifti() + bytes(10)) + gzipped(bytes(2**23)) * 128  # a gigabyte
     path = put(tmp_path / "case.nii.gz", bomb)
     tracemalloc.start()
     message = refusal(path)
@@ -123,4 +124,51 @@ def test_a_ct_is_in_memory_once(tmp_path, signs):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     np.testing.assert_array_equal(ct.array_zyx.T[:: signs[0], :: signs[1]], hu)
-    assert peak < 1.6 * hu.nbytes
+    assert peak < hu.nbytes + 2**20 < 1.5 * hu.nbytes
+
+
+@pytest.mark.parametrize("mode", ["nifti1", "nifti2"])
+def test_hundreds_of_damaged_headers_are_refused_or_read_as_nibabel_reads_them(mode):
+    found = fuzz.fuzz(fuzz.MODES[mode], n=100, seed=1)
+    assert found.nothing, found
+    assert found.read + found.refused == 100
+    assert min(found.read, found.refused) > 20
+
+
+def test_hundreds_of_flipped_bits_are_refused_where_gzip_refuses_them():
+    found = fuzz.fuzz(fuzz.MODES["gz"], n=200, seed=1)
+    assert found.nothing, found
+    assert found.refused > 190
+
+
+@pytest.mark.parametrize("mode", ["nifti1", "nifti2", "gz"])
+def test_what_is_damaged_is_sound_before(tmp_path, mode):
+    fuzzed = fuzz.MODES[mode]
+    for data in fuzzed.sound():
+        volume = load_ct(fuzzed.put(tmp_path, data))
+        assert fuzzed.judge(data, volume) is None
+
+
+def test_a_fuzzer_finds_what_is_wrong(monkeypatch):
+    never_refused = fuzz.Mode(3, fuzz.sound_streams, fuzz.flip_a_bit, fuzz.put_nifti, fuzz.as_gzip_reads)
+    some = load_ct
+    sound = fuzz.sound_streams()[0]
+
+    def careless(path):
+        return some(put(path, sound))
+
+    monkeypatch.setattr(fuzz, "load_ct", careless)
+    found = fuzz.fuzz(never_refused, n=3, seed=0)
+    assert len(found.wrong) == 3
+    assert "a damaged stream was read" in found.wrong[0]
+
+    def broken(path):
+        raise KeyError("dim")
+
+    monkeypatch.setattr(fuzz, "load_ct", broken)
+    assert fuzz.fuzz(never_refused, n=3, seed=0).undocumented == dict.fromkeys(range(3), "KeyError: 'dim'")
+    monkeypatch.setattr(fuzz, "MOST_SECONDS", -1.0)
+    monkeypatch.setattr(fuzz, "MOST_EXTRA_MIB", -1e9)
+    found = fuzz.fuzz(never_refused, n=1, seed=0)
+    assert list(found.too_slow) == list(found.too_large) == [0]
+    assert not found.nothing

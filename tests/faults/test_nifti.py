@@ -333,9 +333,7 @@ def test_an_sform_that_says_nothing_leaves_it_to_the_qform(tmp_path, broken):
     np.testing.assert_array_equal(volume.affine, AFFINE)
 
 
-@pytest.mark.parametrize(
-    "broken", [np.zeros((4, 4)), np.full((4, 4), np.nan), np.diag([7.0, 8.0, 0.0, 1.0]), np.full((4, 4), 1e38)]
-)
+@pytest.mark.parametrize("broken", [np.zeros((4, 4)), np.full((4, 4), np.nan), np.diag([7.0, 8.0, 0.0, 1.0])])
 def test_an_sform_that_says_nothing_and_no_qform_are_refused(tmp_path, broken):
     message = refused(tmp_path, nifti(forms="sform", **rows(broken)))
     assert "must say how it lies in the patient by an sform or qform that is finite" in message
@@ -358,7 +356,7 @@ def test_a_quaternion_of_zeros_is_no_rotation_at_all(tmp_path):
     np.testing.assert_array_equal(volume.affine, AFFINE)
 
 
-@pytest.mark.parametrize("stretched", [1e16, -1e30])
+@pytest.mark.parametrize("stretched", [1e16, -1e38])
 def test_an_sform_with_an_absurd_number_is_no_sform_that_says_nothing(tmp_path, stretched):
     for axis in range(3):
         sform = AFFINE.copy()
@@ -449,9 +447,8 @@ def test_a_label_14_in_one_voxel_is_not_scored(tmp_path):
     labels[3, 4, 5] = 14
     sound, wrong = put(tmp_path / "sound.nii", nifti(LABELS)), put(tmp_path / "wrong.nii", nifti(labels))
     assert load_label_map(wrong).array_zyx[5, 4, 3] == 14  # other data sets have as many as 117
-    scored = score_pair(Pair("case", wrong, sound))
-    assert scored.scores is None
-    assert scored.problem == "the labels of prediction must be 0 to 13, got 0 to 14"
+    with pytest.raises(ValueError, match="the labels of prediction must be 0 to 13, got 0 to 14"):
+        score_pair(Pair("case", wrong, sound))
 
 
 # Names and places

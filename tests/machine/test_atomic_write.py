@@ -68,3 +68,14 @@ def test_a_folder_takes_the_place_of_another_when_it_is_complete(tmp_path):
         (unfinished / "file3").write_text("ne")
         raise RuntimeError("half way")
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")] == ["case", "case/file2"]
+
+
+@pytest.mark.parametrize("atomic", [atomic_write, atomic_folder])
+@pytest.mark.parametrize("name", ["n" * 251 + ".csv", "\u5f71" * 82 + ".nii.gz", "x.gz"])
+def test_a_name_as_long_as_a_file_system_takes_leaves_room_for_the_unfinished_one(tmp_path, atomic, name):
+    with atomic(tmp_path / name) as unfinished:
+        assert unfinished.name.endswith(name[-7:])
+        assert unfinished.name.startswith(".")
+        if atomic is atomic_write:
+            unfinished.write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -1,0 +1,34 @@
+"""A NIfTI file read slice by slice: in the first type that loses nothing, in the library's axes."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+from grids import ORDERS, grid_affine, random_hu, write_nifti
+
+from flare_lib.ct.nifti_file import load_nifti
+
+
+@pytest.mark.parametrize(("dtypes", "expected"), [((np.int16, np.float32), np.int16), ((np.uint8, np.float32), "<f4")])
+def test_the_first_type_that_loses_nothing_is_taken(tmp_path, dtypes, expected):
+    array = np.zeros((5, 7, 9), np.int32)
+    array[4, 6, 8] = -300  # known at the last voxel alone
+    volume = load_nifti(write_nifti(tmp_path / "ct.nii", array), dtypes)
+    assert volume.array_zyx.dtype == expected
+    np.testing.assert_array_equal(volume.array_zyx.T, array)
+
+
+def test_without_another_type_a_value_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="whole numbers from 0 to 255; got -300"):
+        load_nifti(write_nifti(tmp_path / "ct.nii", np.full((5, 7, 9), -300, np.int16)), (np.uint8,))
+
+
+@pytest.mark.parametrize(("order", "signs"), ORDERS[::5])
+def test_slices_go_straight_to_where_they_stay(tmp_path, order, signs):
+    volume = load_nifti(write_nifti(tmp_path / "ct.nii", random_hu(), grid_affine(order, signs)), (np.int16,))
+    assert volume.array_zyx.flags.c_contiguous
+    owner = volume.array_zyx
+    while owner.base is not None:
+        owner = owner.base
+    assert owner.nbytes == volume.array_zyx.nbytes
+    canonical = nib.as_closest_canonical(nib.load(tmp_path / "ct.nii"))
+    np.testing.assert_array_equal(volume.array_zyx.T, np.asanyarray(canonical.dataobj))
