@@ -7,6 +7,7 @@ Reference: RFC 1952.
 
 import io
 import zlib
+from typing import Any, BinaryIO
 
 MAGIC = b"\x1f\x8b"
 MOST_PER_BYTE = 1032  # deflate's best: 258 bytes for 2 bits
@@ -22,7 +23,7 @@ class GzipStream(io.RawIOBase):
     gzip member behind it; EOFError for a stream that is cut. Holds one chunk of the file at a time.
     """
 
-    def __init__(self, file: io.RawIOBase) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._waiting = b""
         self._inflate = zlib.decompressobj(_GZIP_WRAPPED)
@@ -31,7 +32,7 @@ class GzipStream(io.RawIOBase):
         """Say that it can be read."""
         return True
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:
+    def readinto(self, buffer: Any) -> int:
         """Fill the front of a buffer; return how many bytes, 0 at the end of the stream alone."""
         view = memoryview(buffer).cast("B")
         inflated = b""
