@@ -49,7 +49,7 @@ def segment(flare, tmp_path, monkeypatch):
         return Segmentation(LABELS, ct, Box((0, 0, 0), SHAPE), {"coarse net": 0.0}, ())
 
     monkeypatch.setattr(files, "load_ct", load_ct)
-    monkeypatch.setattr(stages, "load_stages", lambda folder, *, device: (None, None))
+    monkeypatch.setattr(stages, "load_stages", lambda folder, **_: (None, None))
     monkeypatch.setattr(coarse_to_fine, "segment", segment_ct)
     (tmp_path / "out").mkdir()
     (tmp_path / "in").mkdir()
