@@ -46,7 +46,7 @@ def segment(flare, tmp_path, monkeypatch):
         return CT
 
     def segment_ct(ct, coarse, fine, **_):
-        return Segmentation(LABELS, ct, Box((0, 0, 0), SHAPE), {"coarse net": 0.0}, ())
+        return Segmentation(LABELS, ct, Box((0, 0, 0), SHAPE), {"coarse net": 0.0}, (), precision={"fine": "float32"})
 
     monkeypatch.setattr(files, "load_ct", load_ct)
     monkeypatch.setattr(stages, "load_stages", lambda folder, **_: (None, None))
