@@ -26,6 +26,32 @@ def cohort(tmp_path_factory):
         return write_centres(tmp_path_factory.mktemp("cohort"), 1, 1, 2)
 
 
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """Where the tests' studies lie side by side, so that all take the same prepared cases."""
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture
+def small_plans(monkeypatch):
+    """`net_plans` with narrow nets, small patches and large voxels, for which a step takes no time.
+
+    `run_study` takes them too.
+    """
+
+    def small(*arguments, **keywords):
+        narrow = {"features_per_stage": (2, 3), "strides": ((2, 2, 2),), "n_heads": 1}
+        narrow |= {"spacing_zyx_mm": (10.0, 10.0, 10.0)}
+        plans = {}
+        for name, plan in net_plans(*arguments, **keywords).items():
+            patch_size = plan.recipe.patch_size if plan.squeezed else (16, 20, 24)
+            plans[name] = replace(plan, recipe=replace(plan.recipe, patch_size=patch_size, **narrow))
+        return plans
+
+    monkeypatch.setattr(ablations, "net_plans", small)
+    return small
+
+
 def test_arms_differ_in_one_thing():
     plans = net_plans(40, 20, seed=3)
     one, fine = plans["one stage"].recipe, plans["fine"].recipe
@@ -39,10 +65,11 @@ def test_arms_differ_in_one_thing():
     assert {name for needed, _ in ARMS.values() for name in needed} == set(plans)
 
 
-def test_a_study_is_done_once_and_gives_each_arm_each_case(cohort, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("small_plans")
+def test_a_study_is_done_once_and_gives_each_arm_each_case(cohort, work, monkeypatch):
     settings = {"seeds": [4], "n_coarse_steps": 2, "n_fine_steps": 1, "arms": ["one stage", "coarse to fine"]}
     calls = []
-    results = run_study(cohort, tmp_path / "work", progress=lambda *call: calls.append(call), **settings)
+    results = run_study(cohort, work / "study", progress=lambda *call: calls.append(call), **settings)
     assert list(results) == settings["arms"]
     for arm in results:
         assert [r.case for r in results[arm]["4"]] == [case.name for case in cohort.test]
@@ -56,7 +83,7 @@ def test_a_study_is_done_once_and_gives_each_arm_each_case(cohort, tmp_path, mon
         raise AssertionError("trained again")
 
     monkeypatch.setattr(ablations, "train_net", never)
-    assert run_study(cohort, tmp_path / "work", **settings) == results
+    assert run_study(cohort, work / "study", **settings) == results
 
 
 def test_an_unknown_arm_is_refused_before_any_work(cohort, tmp_path):
@@ -67,16 +94,16 @@ def test_an_unknown_arm_is_refused_before_any_work(cohort, tmp_path):
     assert not (tmp_path / "work").exists()
 
 
-def test_normalisation_is_what_the_plan_says(cohort, tmp_path):
-    plans = net_plans(1, 1, seed=0)
-    own, shared = (train_net(name, plans, cohort, tmp_path / "s") for name in ("coarse", "coarse, global"))
+def test_normalisation_is_what_the_plan_says(cohort, work, small_plans):
+    plans = small_plans(1, 1, seed=0)
+    own, shared = (train_net(name, plans, cohort, work / "normalised") for name in ("coarse", "coarse, global"))
     assert own.preprocessing.mean_hu is None
     assert -325 < shared.preprocessing.mean_hu < 325
     assert 0 < shared.preprocessing.sd_hu < 325
 
 
-def test_a_plan_for_squeezed_cts_gives_a_stage_that_squeezes(cohort, tmp_path):
-    stage = train_net("coarse, squeezed", net_plans(1, 1, seed=0), cohort, tmp_path / "s")
+def test_a_plan_for_squeezed_cts_gives_a_stage_that_squeezes(cohort, work, small_plans):
+    stage = train_net("coarse, squeezed", small_plans(1, 1, seed=0), cohort, work / "squeezed")
     assert isinstance(stage, SqueezedStage)
     assert stage.patch_size == ablations.SQUEEZED_SHAPE
 

@@ -7,6 +7,7 @@ import torch
 from flare_lib.ct.preprocess import Preprocessing
 from flare_lib.ct.volume import Volume
 from flare_lib.evaluation.metrics import dice_scores
+from flare_lib.inference.coarse_to_fine import segment
 from flare_lib.inference.stages import NetStage, SqueezedStage, load_stages
 from flare_lib.machine.precision import Precision, choose_precision
 from flare_lib.network.unet import UNet
@@ -114,3 +115,12 @@ def test_stages_are_the_two_nets_of_a_folder(trained, tmp_path):
     stages = load_stages(tmp_path, device="cpu")
     assert [float(next(stage.net.parameters()).detach().max()) for stage in stages] == [1, 2]
     assert all(stage.patch_size == PATCH for stage in stages)
+
+
+def test_the_packaged_nets_find_all_organs_of_a_phantom():
+    ct, reference = phantom_case(40_000, spacing_zyx_mm=(6.0, 5.0, 4.5))
+    small = Volume.from_array(ct.array_zyx, tuple(0.7 * s for s in ct.spacing_zyx_mm))  # a child, one patch a stage
+    result = segment(small, *load_stages(device="cpu"))
+    scores = dice_scores(result.label_map_zyx, reference.array_zyx)
+    assert scores.mean() > 0.8, scores.round(2)
+    assert scores.min() > 0.5, scores.round(2)
