@@ -36,7 +36,7 @@ def info(
     """Say what a CT file holds (voxels, spacing, extent, axes, grey values, where the body lies), or the machine."""
     if machine == (ct is not None):
         raise ValueError(f"info needs a CT or --machine, got {'both' if machine else 'neither'}")
-    if machine:
+    if ct is None:
         from flare_lib.machine.hardware import describe_machine
 
         typer.echo(_table(describe_machine()))

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +71,8 @@ def _check_is_ct_slice(header: Header) -> None:
     modality = header.value("Modality") or ("CT" if sop_class == _CT_IMAGE else "")
     if modality != "CT" or sop_class not in _CLASSES:
         raise ValueError(f"{path} must be a CT, got {kind}")
-    if "LOCALIZER" in (header.value("ImageType") or []):
+    image_type: Any = header.value("ImageType") or []
+    if "LOCALIZER" in image_type:
         raise ValueError(f"{path} must be a slice of a CT, got a localizer (scout)")
     if (frames := header.value("NumberOfFrames") or 1) != 1:
         raise ValueError(f"{path} must hold one slice, got {frames} frames: {kind}")

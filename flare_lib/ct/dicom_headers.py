@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -52,7 +52,7 @@ class Header:
 
     def numbers(self, keyword: str, n: int) -> tuple[float, ...]:
         """Return `n` finite numbers; ValueError for any other value, or none."""
-        value = self.value(keyword)
+        value: Any = self.value(keyword)
         try:
             numbers = tuple(map(float, value if n > 1 else [value]))
         except (TypeError, ValueError):

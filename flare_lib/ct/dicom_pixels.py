@@ -6,6 +6,7 @@ References: DICOM PS3.5, 8 (pixel data) and A (transfer syntaxes); ISO 10918-1, 
 """
 
 import struct
+from typing import Any
 
 import numpy as np
 
@@ -63,14 +64,16 @@ def read_stored_values(header: Header) -> np.ndarray:
 
 def _read_pixel_data(header: Header) -> bytes:
     """Return the pixel data element's value; the header before it is not read again."""
+    from pydicom.dataset import Dataset
     from pydicom.filereader import dcmread, read_dataset
 
     with header.path.open("rb") as file:
         if header.syntax == _DEFLATED:  # there is no place in the file where the pixels begin
-            elements = dcmread(file, specific_tags=["PixelData"])
+            elements: Dataset = dcmread(file, specific_tags=["PixelData"])
         else:
             file.seek(header.pixels_at)
-            elements = read_dataset(file, *header.elements.original_encoding, specific_tags=[0x7FE00010])
+            is_implicit_vr, is_little_endian = map(bool, header.elements.original_encoding)
+            elements = read_dataset(file, is_implicit_vr, is_little_endian, specific_tags=[0x7FE00010])
     if "PixelData" not in elements:
         raise ValueError("none")
     return elements["PixelData"].value or b""
@@ -88,7 +91,12 @@ def _run_length(header: Header, data: bytes) -> np.ndarray:
 
     elements = header.elements.copy()
     elements.PixelData = data
-    array, _ = get_decoder(_RLE).as_array(elements, raw=True, decoding_plugin="pydicom", correct_unused_bits=False)
+    how: Any = {
+        "raw": True,
+        "decoding_plugin": "pydicom",
+        "correct_unused_bits": False,
+    }  # pydicom's types lack the last
+    array, _ = get_decoder(_RLE).as_array(elements, **how)
     return array.view(array.dtype.str.replace("i", "u"))
 
 

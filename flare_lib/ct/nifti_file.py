@@ -75,7 +75,7 @@ def _slices(stream: io.RawIOBase, layout: VoxelLayout) -> Iterator[np.ndarray]:
     """Yield the slices along the file's third axis, as stored, each in the place of the one before."""
     n_x, n_y, n_z = layout.shape_xyz
     stored = np.empty(n_x * n_y * layout.dtype.itemsize, np.uint8)
-    view, slice_yx = memoryview(stored), stored.view(layout.dtype).reshape(n_y, n_x)
+    view, slice_yx = memoryview(stored.data), stored.view(layout.dtype).reshape(n_y, n_x)
     for k in range(n_z):
         n_read = _fill(stream, view)
         if n_read < stored.size:

@@ -79,7 +79,7 @@ class Preprocessing:
         everywhere. Memory is that of the result and one copy of it, whatever the size of the CT.
         """
         resampled = resample_volume(volume, self.spacing_zyx_mm, window_hu=self.window_hu)
-        if self.mean_hu is not None:
+        if self.mean_hu is not None and self.sd_hu is not None:
             return resampled.with_array(normalize(resampled.array_zyx, self.mean_hu, self.sd_hu))
         own = Moments.of(resampled.array_zyx)
         return resampled.with_array(normalize(resampled.array_zyx, own.mean, own.sd or 1.0))

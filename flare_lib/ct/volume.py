@@ -206,7 +206,7 @@ def stack_slices(
                 raise ValueError(
                     f"{path} must be a label map, whole numbers from {limits.min} to {limits.max}; got "
                     f"{repr(float(values[x, y])).removesuffix('.0')} at voxel ({x}, {y}, {k}) (x, y, z)"
-                    f"{'' if values[x, y].is_integer() else ': was it interpolated, or scaled?'}"
+                    f"{'' if float(values[x, y]).is_integer() else ': was it interpolated, or scaled?'}"
                 )
             if lossy.any():
                 whole, stacked = stacked, empty(floats[0])

@@ -3,6 +3,7 @@
 A few persons' label maps hold few shapes of the small organs, and a deformation of the whole trunk changes them little.
 """
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -28,8 +29,8 @@ def draw_growths(
     growths = np.empty((n, 5))
     if n:
         growths[:, :3] = places_zyx_mm[rng.integers(len(places_zyx_mm), size=n)]
-        growths[:, 3] = np.exp(rng.uniform(*np.log(reach_mm), n))
-        growths[:, 4] = np.exp(rng.uniform(*np.log(factors), n))
+        for column, (low, high) in ((3, reach_mm), (4, factors)):
+            growths[:, column] = np.exp(rng.uniform(math.log(low), math.log(high), n))
     return growths
 
 

@@ -155,7 +155,11 @@ def train(
                 precision=precision,
                 scaler=scaler,
             )
-            entry = {"step": step, **{name: round(loss, 5) for name, loss in losses.items()}, "lr": learning_rate}
+            entry: dict[str, object] = {
+                "step": step,
+                **{name: round(loss, 5) for name, loss in losses.items()},
+                "lr": learning_rate,
+            }
             entry |= {"s": round(time.perf_counter() - began, 3), "wait_s": round(waited, 3)}
             last = step + 1 == recipe.n_steps
             if writes and validation and (last or (step + 1) % recipe.validate_every == 0):

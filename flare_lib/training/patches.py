@@ -84,7 +84,8 @@ def _field_of_view(recipe: Recipe, rng: np.random.Generator) -> tuple[slice, sli
             width = min(n, round(width_mm / recipe.spacing_zyx_mm[axis]))
             start = int(rng.integers(0, n - width + 1))
             field[axis] = slice(start, start + width)
-    return tuple(field)
+    z, y, x = field
+    return z, y, x
 
 
 def _individual(hu: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:

@@ -4,7 +4,7 @@ A rule is what must hold, in words, and the test of it. True and 3.0 are no whol
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -24,18 +24,18 @@ class Rule(NamedTuple):
 
 
 def _is_whole(value: Any, least: int) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 def _is_number(value: Any, above: float = -math.inf) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and value > above
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and float(value) > above
 
 
 def _whole(least: int) -> Rule:
     return Rule(f"a whole number, {least} or more", lambda value: _is_whole(value, least))
 
 
-def _one_of(known: Sequence[str]) -> Rule:
+def _one_of(known: Iterable[str]) -> Rule:
     return Rule(f"one of {', '.join(known)}", lambda value: isinstance(value, str) and value in known)
 
 
