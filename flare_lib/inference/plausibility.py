@@ -18,7 +18,8 @@ _TOO_SMALL_ML = 0.5  # to say where an organ lies
 # The least and the most mL, generous: a small child or an organ that has shrunk, and one that disease has swollen.
 # ICRP Publication 89 (2002) gives an adult, in g: liver 1400-1800, a kidney 138-155, spleen 130-150, pancreas 120-140,
 # an adrenal gland 6.5-7, gallbladder with bile 56-68, esophagus 35-40, stomach with its contents 370-400. For vessels
-# and duodenum: what TotalSegmentator's label maps of six persons hold (aorta 227, vena cava 79-103, duodenum 47-62).
+# and duodenum: what the label maps of two persons of the TotalSegmentator data set hold (aorta 227, vena cava 79-103,
+# duodenum 47-62).
 _VOLUMES_ML: dict[str, tuple[float, float]] = {
     "liver": (200, 6000),
     "right kidney": (15, 2500),
