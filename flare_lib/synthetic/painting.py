@@ -16,6 +16,7 @@ from flare_lib.synthetic.deformation import smooth_field
 from flare_lib.synthetic.structures import UNLABELLED, Structures
 from flare_lib.synthetic.tissues import PHASE_PROBABILITIES, blood_of, draw_tissues, is_bone
 
+NOISE_HU = (3.0, 25.0)
 _HOLLOW = ("stomach", "colon", "small_bowel", "duodenum", "esophagus")
 
 
@@ -23,7 +24,7 @@ def paint(
     structures: Structures,
     rng: np.random.Generator,
     *,
-    noise_hu: tuple[float, float] = (3.0, 25.0),
+    noise_hu: tuple[float, float] = NOISE_HU,
     blur_mm: tuple[float, float] = (0.3, 1.6),
     padding_probability: float = 0.15,
     phases: Sequence[float] = PHASE_PROBABILITIES,

@@ -37,7 +37,7 @@ def paint_patch(person: Structures, recipe: Recipe, rng: np.random.Generator) ->
     beyond = np.ones(recipe.patch_size, dtype=bool)
     beyond[field] = False
     seen.array_zyx[beyond] = air
-    hu = clip_hu(paint(seen, rng, phases=recipe.phases), recipe.preprocessing.window_hu)
+    hu = clip_hu(paint(seen, rng, phases=recipe.phases, noise_hu=recipe.noise_hu), recipe.preprocessing.window_hu)
     hu[beyond] = recipe.preprocessing.window_hu[0]
     mean, sd = recipe.mean_hu, recipe.sd_hu
     if mean is None or sd is None:

@@ -6,6 +6,7 @@ import torch
 
 from flare_lib.ct.preprocess import Preprocessing
 from flare_lib.network.unet import UNet
+from flare_lib.synthetic.painting import NOISE_HU
 from flare_lib.synthetic.tissues import PHASE_PROBABILITIES
 from flare_lib.training.recipe_rules import STAGES, check_values
 
@@ -20,8 +21,8 @@ class Recipe:
     `foreground_share` is the share of patches centred on an organ; `cut` the share of painted patches whose scan ends
     within them, as scans do; `narrow` the share that shows a field of 130 to 260 mm and air around it. A painted person
     grows and shrinks at `growths` places on average (`synthetic.variation`), lacks organs with the probabilities
-    `missing` {structure: probability}, and is in a contrast phase with the probabilities `phases`
-    (`synthetic.tissues.PHASES`).
+    `missing` {structure: probability}, is in a contrast phase with the probabilities `phases`
+    (`synthetic.tissues.PHASES`), and is scanned with a noise within `noise_hu`.
     `margin_mm`: how far around their organs the fine stage's cases are cropped (paper 2.1).
 
     `optimizer` "adamw" or the paper's "sgd" (Nesterov momentum 0.99); `schedule` "poly", (1 - step / n_steps)^0.9 as
@@ -53,6 +54,7 @@ class Recipe:
     growths: float = 0.0
     missing: dict[str, float] = field(default_factory=dict)
     phases: tuple[float, float, float, float] = PHASE_PROBABILITIES
+    noise_hu: tuple[float, float] = NOISE_HU
     sources: dict[str, float] = field(default_factory=lambda: {"label_maps": 1.0})
     features_per_stage: tuple[int, ...] = (16, 32, 64, 96, 128)
     strides: tuple[tuple[int, int, int], ...] = ((2, 2, 2),) * 4
@@ -124,6 +126,7 @@ _RELEASE = Recipe(
     growths=5.0,
     missing={"gallbladder": 0.12, "kidney_right": 0.03, "kidney_left": 0.03, "spleen": 0.03},
     phases=(0.4, 0.15, 0.33, 0.12),
+    noise_hu=(3.0, 35.0),
 )
 _COURSE = Recipe(
     "coarse",

@@ -133,6 +133,18 @@ def test_a_person_grows_lacks_organs_and_is_in_a_phase_as_the_recipe_says():
         for p in ((1, 0, 0, 0), (0, 0, 1, 0))
     ]
     assert means[0] < 65 < 80 < means[1]
+    quiet, loud = (
+        np.mean(
+            [
+                np.abs(
+                    np.diff(paint_patch(person(), replace(in_hu, noise_hu=(sd, sd)), np.random.default_rng(k))[0])
+                ).mean()
+                for k in range(6)
+            ]
+        )
+        for sd in (3.0, 60.0)
+    )
+    assert loud > quiet + 15
 
 
 def test_a_kind_of_person_that_nobody_brought_is_refused():
