@@ -2,12 +2,13 @@
 
 import json
 
-import mutants  # of benchmarks/, as the next two
+import mutants  # of benchmarks/, as postprocess, slice_interpolation and weights
 import numpy as np
 import postprocess
 import pytest
 import slice_interpolation as benchmark
 import torch
+import weights
 
 from flare_lib.inference.postprocess import keep_largest_components
 
@@ -105,3 +106,17 @@ def test_a_mutant_is_killed_unless_its_tests_pass_or_there_are_none(tmp_path):
         (tmp_path / name).write_text(json.dumps({"exit_code_by_key": codes}), encoding="utf-8")
     rows = mutants.table(mutants.outcomes(tmp_path))
     assert rows[2:] == ["| ct | 4 | 2 | 50.0% |", "| network | 1 | 1 | 100.0% |"]
+
+
+def test_a_score_knows_organs_that_are_absent_and_a_duodenum_drawn_as_stomach():
+    reference = np.zeros((2, 3, 4), np.uint8)
+    reference[0, 0], reference[0, 1] = 1, 11
+    prediction = reference.copy()
+    prediction[0, 1, 2:] = 12
+    assert weights.score(prediction, reference) == [1.0] + [None] * 9 + [1.0, None, None]
+    reference[1, 0, 0] = 12
+    assert weights.score(prediction, reference)[10:12] == [pytest.approx(2 / 3, abs=1e-4), 0.0]
+
+
+def test_the_mean_of_an_organ_is_over_the_cases_that_hold_it():
+    assert weights.means([[0.5, None, None], [1.0, 0.2, None]]) == [0.75, 0.2, None]
