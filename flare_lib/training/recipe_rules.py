@@ -73,7 +73,12 @@ RULES = {
         lambda value: isinstance(value, Mapping) and all(isinstance(k, str) and _SHARE.holds(value[k]) for k in value),
     ),
     "phases": Rule(
-        "4 numbers, 0 or more and not all 0", lambda value: _each(value, _NOT_NEGATIVE.holds, [4]) and sum(value) > 0
+        "4 numbers from 0 to 1 that add up to 1",
+        lambda value: _each(value, _SHARE.holds, [4]) and math.isclose(sum(value), 1),
+    ),
+    "noise_hu": Rule(
+        "2 numbers, 0 or more, low and high",
+        lambda value: _each(value, _NOT_NEGATIVE.holds, [2]) and value[0] <= value[1],
     ),
     "sources": Rule(
         f"shares of {', '.join(SOURCES)}, not all 0, as {{'phantoms': 1.0}}",

@@ -17,6 +17,8 @@ from flare_lib.training.recipes import preset
         ("warm_up_steps", [0, 5], [-1, 0.5, None]),
         ("learning_rate", [1e-3, 1, np.float32(0.5)], [0, -1e-3, math.nan, math.inf, "0,01", None, True]),
         ("cut", [0, 0.4, 1], [-0.1, 1.1, "half"]),
+        ("phases", [(1, 0, 0, 0), [0.4, 0.15, 0.33, 0.12]], [(0.5, 0, 0, 0), (1, 0, 0), (2, -1, 0, 0), None]),
+        ("noise_hu", [(3, 35.0), [0, 0]], [(35, 3), (-1, 3), (3,), 3]),
         ("mean_hu", [None, -12.5], ["none", math.nan]),
         ("sd_hu", [None, 80], [0, -1]),
         ("patch_size", [(8, 16, 12), [8, 16, 12]], [8, (8, 16), (8, 16, 12.0), (8, 16, 0), "8,16,12"]),
