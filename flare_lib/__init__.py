@@ -7,12 +7,12 @@
     result = flare_lib.segment(ct, coarse, fine)
     flare_lib.save_label_map("labels.nii.gz", result.label_map_zyx, ct)
 
-What most programs need is offered here, and loaded when it is first asked for: importing `flare_lib` alone loads
-nothing. All else is in the folders, which are the chapters of the course; each imports only from those before it:
-`machine` what any program needs of its computer, `ct` a CT and what is done to it, `network` what learns, `synthetic`
-persons that never were, `data` where cases come from, `training` how it learns, `inference` from CT to labels,
-`evaluation` how good, `display` what people look at, `course` the notebooks as files. On top are the `commands`, which
-`cli` puts together as `flare`.
+What most programs need can be imported from here, and is loaded on first use: `import flare_lib` by itself loads
+nothing. Everything else is in the folders, which are the chapters of the course. Each imports only from those before
+it: `machine`, what any program needs from its computer; `ct`, a CT and what is done to it; `network`, what learns;
+`synthetic`, people who never existed; `data`, where cases come from; `training`, how the nets learn; `inference`, from
+CT to labels; `evaluation`, how good and how fast; `display`, what people look at; `course`, the notebooks as files. On
+top are the `commands`, which `cli` puts together as `flare`.
 """
 
 from importlib import import_module
@@ -62,7 +62,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Load what is offered here when it is first asked for (PEP 562)."""
+    """Load a public name the first time it is used (PEP 562)."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = found = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

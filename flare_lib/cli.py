@@ -1,9 +1,9 @@
-"""The `flare` command: what is in `flare_lib.commands`, put together. Each command is a thin layer over the library.
+"""The `flare` command, put together from `flare_lib.commands`. Each subcommand is a thin layer over the library.
 
-What a user got wrong is told in one line on stderr, "error: what must hold, what came", with exit code 2; outputs are
-checked before any work, and appear complete or not at all. What befalls one case of several ends that one alone, with
-such a line, and the exit code is 2 all the same; a failed notebook gives 1, Ctrl-C a line and 130. Progress is shown
-on a terminal only. The commands import the library when they run, so that `flare --help` need not wait for it.
+A user's mistake is reported in one line on stderr, "error: what must hold, got what came", with exit code 2. Outputs
+are checked before any work starts, and appear complete or not at all. When one case of several fails, it gets such a
+line, the others go on, and the exit code is still 2. A failed notebook exits with 1, Ctrl-C with one line and 130.
+Progress is shown on a terminal only. Commands import the library when they run, so that `flare --help` is quick.
 """
 
 import sys
@@ -20,10 +20,10 @@ from flare_lib.machine.failures import reason_of
 
 
 class _Interruptible(typer.core.TyperGroup):
-    """Commands that Ctrl-C ends with one line, wherever it comes."""
+    """Commands that end with a single line on Ctrl-C, wherever it arrives."""
 
     def invoke(self, ctx: Any) -> object:
-        """Run the command; exit code 130, as shells have it, when it was interrupted."""
+        """Run the command; exit with 130, as shells do, if it is interrupted."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -33,11 +33,11 @@ class _Interruptible(typer.core.TyperGroup):
 
 app = typer.Typer(
     cls=_Interruptible,
-    help="13 abdominal organs in CT, coarse to fine. Not for clinical use.",
+    help="Segment 13 abdominal organs in CT, coarse to fine. Not for clinical use.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (  # in the order of the help: that of the work, not of the modules
+for _command in (  # in the order the help shows them: that of the work, not of the modules
     cases.fetch,
     cases.info,
     segmentation.segment,
@@ -62,18 +62,18 @@ def _tell_version(asked: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version.")
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     pass
 
 
-# an unknown option, a missing argument, ...; typer has no public name for it
+# an unknown option, a missing argument, ...: typer has no public name for this class
 _UsageError: Any = typer.BadParameter.__base__
 
 
 def main() -> None:
-    """Run the `flare` command and leave with its exit code: see above."""
+    """Run the `flare` command and exit with its code (see the top of this module)."""
     sys.exit(run(sys.argv[1:]))
 
 
@@ -89,5 +89,5 @@ def run(arguments: Sequence[str]) -> int:
         return tell_error(reason_of(error))
 
 
-if __name__ == "__main__":  # torchrun starts modules, not commands
+if __name__ == "__main__":  # because torchrun starts modules, not commands
     main()

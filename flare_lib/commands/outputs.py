@@ -1,4 +1,4 @@
-"""The files that a command writes: checked before any work, named when they are there."""
+"""The files a command writes: checked before any work starts, and named once they are written."""
 
 import os
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ _FIGURE_SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
 
 
 def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], figure: Path | None = None) -> None:
-    """Raise ValueError unless every output can be written, and none is an input or another output."""
+    """Raise ValueError unless every output can be written and differs from every input and every other output."""
     from flare_lib.ct.files import check_writable
 
     for output in outputs:
@@ -22,7 +22,7 @@ def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], figure: Path 
 
 
 def check_figure(figure: Path | None) -> None:
-    """Raise ValueError unless a figure, if one is wanted, can be written."""
+    """Raise ValueError if a figure is wanted but cannot be written."""
     if figure is None:
         return
     if figure.suffix.lower() not in _FIGURE_SUFFIXES:
@@ -38,7 +38,7 @@ def check_table(table: Path) -> None:
 
 
 def check_folder(what: str, path: Path) -> None:
-    """Raise ValueError unless a file's folder exists and is writable, and it is no folder; `what` is what it holds."""
+    """Raise ValueError unless `path` is in a writable folder and is not itself a folder; `what` names its contents."""
     if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
         raise ValueError(f"the {what}'s folder must exist and be writable, got {path.parent}")
     if path.is_dir():  # raises OSError for a name that is too long
@@ -46,12 +46,12 @@ def check_folder(what: str, path: Path) -> None:
 
 
 def check_new_folder(folder: Path) -> None:
-    """Raise ValueError unless a folder is there and writable or can be made."""
+    """Raise ValueError unless a folder exists and is writable, or can be created."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not (there.is_dir() and os.access(there, os.W_OK)):
         raise ValueError(f"the output must be a writable folder, or one that can be made, got {folder}")
 
 
 def wrote(*paths: Path | None) -> str:
-    """Return "wrote A and B", without those that were not wanted."""
+    """Return "wrote A and B", leaving out any path that is None."""
     return f"wrote {' and '.join(str(path) for path in paths if path is not None)}"

@@ -1,4 +1,4 @@
-"""From CTs to labels, and from labels to numbers: segment, measure."""
+"""Commands that turn CTs into labels (segment) and labels into numbers (measure)."""
 
 import re
 from collections.abc import Sequence
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from flare_lib.ct.volume import Volume
     from flare_lib.inference.stages import Stage
 
-_ENDING = r"(_0000)?(\.nii)?(\.gz)?$"  # of a CT's file: channel number and format, however they are written
+_ENDING = r"(_0000)?(\.nii)?(\.gz)?$"  # of a CT's file name: channel number and format, upper or lower case
 
 
 def segment(
     cts: Annotated[list[Path], typer.Argument(metavar="CT...", help="NIfTI files, or folders with one DICOM series.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The labels' file, or an existing folder for them.")],
-    reference: Annotated[Path | None, typer.Option(help="Labels to compare with, on the CT's grid.")] = None,
-    figure: Annotated[Path | None, typer.Option(help="Where to save a picture of the CT with its labels.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Label file, or an existing folder for several.")],
+    reference: Annotated[Path | None, typer.Option(help="Labels to compare against, on the CT's grid.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Where to save a picture of the CT with labels.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
-    margin_mm: Annotated[float, typer.Option(min=0.0, help="How far around the organs the fine stage looks.")] = 20.0,
-    weights_dir: Annotated[Path | None, typer.Option(help="A folder with other coarse and fine weights.")] = None,
+    margin_mm: Annotated[float, typer.Option(min=0.0, help="How far beyond the organs the fine stage looks.")] = 20.0,
+    weights_dir: Annotated[Path | None, typer.Option(help="Folder with your own coarse and fine weights.")] = None,
 ) -> None:
-    """Segment 13 organs, coarse to fine; the labels are saved on each CT's own grid."""
+    """Segment 13 organs, coarse to fine, and save the labels on each CT's own grid."""
     targets = _targets(cts, output)
     check_outputs(targets, [*cts, *([reference] if reference else [])], figure)
     if len(cts) > 1 and (reference or figure):
@@ -67,7 +67,7 @@ def _segment_one(
     reference: Path | None,
     figure: Path | None,
 ) -> None:
-    """Segment one CT, save its labels and a figure if one is wanted, and say what was found."""
+    """Segment one CT, save its labels (and a figure, if wanted), and report what was found."""
     from flare_lib.ct.files import load_ct, save_label_map
     from flare_lib.evaluation.efficiency import note_steps
     from flare_lib.evaluation.measurements import volume_table
@@ -95,9 +95,9 @@ def _segment_one(
 def measure(
     ct: Annotated[Path, typer.Argument(help="A .nii or .nii.gz file, or a folder with one DICOM series.")],
     labels: Annotated[Path, typer.Argument(help="Its label map, 0 to 13, on the same grid.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also a table, .csv.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also save a table, .csv.")] = None,
 ) -> None:
-    """Measure each organ: volume, extent and density, and what to doubt about them. Not for clinical use."""
+    """Measure each organ's volume, extent and density, and point out doubtful values. Not for clinical use."""
     if output is not None:
         check_table(output)
 
@@ -113,7 +113,7 @@ def measure(
 
 
 def _targets(cts: Sequence[Path], output: Path) -> list[Path]:
-    """Return where the labels of each CT go: `output` itself, or CASE.nii.gz in it when it is a folder."""
+    """Return where each CT's labels go: `output` itself or, if that is a folder, CASE.nii.gz inside it."""
     if not output.is_dir():
         if len(cts) > 1:
             raise ValueError(f"for {len(cts)} CTs, --output must be an existing folder, got {output}")
@@ -122,7 +122,7 @@ def _targets(cts: Sequence[Path], output: Path) -> list[Path]:
 
 
 def _load_on_grid_of(ct: "Volume", path: Path) -> "np.ndarray":
-    """Load reference labels (ZYX, 0 to 13); ValueError for others, and for another grid than the CT's."""
+    """Load reference labels (ZYX, 0 to 13); ValueError for any other label, or if the grid is not the CT's."""
     from flare_lib.ct.files import load_label_map
     from flare_lib.ct.labels import as_label_map
     from flare_lib.ct.volume import grid_difference

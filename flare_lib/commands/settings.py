@@ -1,14 +1,14 @@
-"""Settings as they are typed: name=value."""
+"""Settings as typed on the command line: name=value."""
 
 import ast
 from pathlib import Path
 from typing import Any
 
-_PLACES = ("_path", "_file", "_folder")  # how the names of paths end
+_PLACES = ("_path", "_file", "_folder")  # a setting whose name ends like this holds a path
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """Split "name=value"; the value is read as a Python literal (3, 0.5, True, None, (1, 2)) or else stays text."""
+    """Split "name=value"; read the value as a Python literal (3, 0.5, True, None, (1, 2)), or else as text."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise ValueError(f"a setting must be written name=value, got {text!r}")
@@ -19,6 +19,6 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def seen_from_here(setting: tuple[str, Any]) -> tuple[str, Any]:
-    """Return a setting whose path, if it is one, leads from where the command was typed: it may be read elsewhere."""
+    """Make a setting's path absolute, if it holds one: it may be read from a folder other than the current one."""
     name, value = setting
     return name, str(Path(value).absolute()) if value and isinstance(value, str) and name.endswith(_PLACES) else value

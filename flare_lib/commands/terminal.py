@@ -1,4 +1,4 @@
-"""What a command tells people beside its results, on stderr: a mistake in one line, and how far it is."""
+"""What a command writes to stderr beside its results: errors, in one line each, and progress."""
 
 import sys
 from contextlib import ExitStack
@@ -8,9 +8,9 @@ import typer
 
 
 def tell_error(message: str, *, about: object = "") -> int:
-    """Say in one line what must hold and what came; return the exit code of a user's error, 2.
+    """Print an error message in one line; return 2, the exit code for a user's error.
 
-    `about`: the case or the path that it is about, named first unless the message does.
+    `about`: the case or path concerned, put first unless the message already names it.
     """
     line = " ".join(message.split())
     typer.echo(f"error: {line if str(about) in line else f'{about}: {line}'}", err=True)
@@ -18,9 +18,9 @@ def tell_error(message: str, *, about: object = "") -> int:
 
 
 class Bars:
-    """Progress of the stages, one bar each, on a terminal only, the time that is left with it.
+    """Progress bars, one per stage, with the time left; shown on a terminal only.
 
-    There it also says, once, when loops are compiled first, which takes longer than they will ever take again.
+    On a terminal it also says, once, when loops have to be compiled first, which makes the first run a slow one.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""One stage's training, from its recipe to its weights: train."""
+"""The command that trains one stage, from recipe to weights: train."""
 
 import time
 from pathlib import Path
@@ -13,24 +13,29 @@ from flare_lib.commands.terminal import Bars
 
 def train(
     stage: Annotated[str, typer.Argument(help="coarse or fine.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="A folder for the weights, their card, the log.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the weights, their card and the log.")],
     preset: Annotated[str, typer.Option(help="The recipe: release, paper or course.")] = "release",
     label_maps: Annotated[
-        Path | None, typer.Option(help="A folder of TotalSegmentator label maps to paint, see data/README.md.")
+        Path | None, typer.Option(help="Folder of TotalSegmentator label maps to paint; see data/README.md.")
     ] = None,
-    cohort: Annotated[Path | None, typer.Option(help="A folder of labelled CTs, see data/README.md.")] = None,
-    unlabelled: Annotated[Path | None, typer.Option(help="A folder of CTs, for recipes with n_unlabelled.")] = None,
-    init: Annotated[Path | None, typer.Option(help="Weights to start from; for fine, the coarse ones.")] = None,
+    cohort: Annotated[Path | None, typer.Option(help="Folder of labelled CTs; see data/README.md.")] = None,
+    unlabelled: Annotated[
+        Path | None, typer.Option(help="Folder of unlabelled CTs, for recipes with n_unlabelled.")
+    ] = None,
+    init: Annotated[Path | None, typer.Option(help="Weights to start from; for fine, the coarse weights.")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="name=value of the recipe, e.g. n_steps=500; may be repeated.")
+        list[str] | None,
+        typer.Option("--set", help="Change the recipe: name=value, e.g. n_steps=500; may be repeated."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
-    workers: Annotated[int, typer.Option(min=0, help="Processes that make patches beside the training.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Number of processes that prepare patches in the background.")
+    ] = 1,
 ) -> None:
-    """Train one stage; stopped, the same command goes on from the last checkpoint.
+    """Train one stage; if it is stopped, the same command resumes from the last checkpoint.
 
-    Several GPUs: torchrun --nproc-per-node 4 -m flare_lib.cli train ...
+    On several GPUs: torchrun --nproc-per-node 4 -m flare_lib.cli train ...
     """
     check_new_folder(output)
 

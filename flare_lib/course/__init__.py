@@ -1,1 +1,1 @@
-"""The notebooks as files: run headlessly, and written as editions for students and teachers."""
+"""The notebooks as files: run without a browser, and written as editions for students and teachers."""

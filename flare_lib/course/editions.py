@@ -1,8 +1,8 @@
-"""The course in two editions: students get the exercises without their solutions, teachers with the answers filled in.
+"""The course in two editions: students get the exercises without solutions, teachers with the answers filled in.
 
-A notebook has one exercise: a text with a folded solution, which names the answers as code (`answer = 3`), and then a
-cell that begins with these answers as None and checks them. The committed notebooks have the solutions folded; both
-editions are made of them and are never edited.
+A notebook has one exercise: a text with a folded solution, which gives the answers as code (`answer = 3`), followed by
+a cell that sets these answers to None and checks them. The committed notebooks have the solutions folded; both editions
+are made from them and are never edited.
 """
 
 import re
@@ -24,7 +24,7 @@ _ANSWER = re.compile(r"`(answer\w*) = ([^`]+)`")
 
 @dataclass(frozen=True)
 class Exercise:
-    """Where a notebook's exercise is: the indices of its text and of the cell that checks it, {answer: its code}."""
+    """Where a notebook's exercise is: the indices of its text and of the cell that checks it, and {answer: code}."""
 
     text_at: int
     check_at: int
@@ -34,8 +34,8 @@ class Exercise:
 def find_exercise(notebook: NotebookNode) -> Exercise:
     """Return a notebook's exercise.
 
-    Raises ValueError unless there is exactly one folded solution, followed by a code cell in which each answer that the
-    solution names is None.
+    Raises ValueError unless there is exactly one folded solution, followed by a code cell that sets each answer named
+    in the solution to None.
     """
     texts = [(k, c.source) for k, c in enumerate(notebook.cells) if c.cell_type == "markdown"]
     found = [(k, solution) for k, text in texts if (solution := _SOLUTION.search(text))]
@@ -57,16 +57,16 @@ def _is_none(name: str) -> re.Pattern:
 
 
 def answered(check: str, answers: dict[str, str]) -> str:
-    """Return the source of a checking cell with answers, {name: code}, filled in."""
+    """Return the source of a checking cell with the answers, {name: code}, filled in."""
     for name, code in answers.items():
         check = _is_none(name).sub(f"{name} = {code}", check)
     return check
 
 
 def make_edition(notebook: NotebookNode, edition: str) -> NotebookNode:
-    """Return the students' or the teachers' edition of a notebook, without outputs; the notebook itself is not changed.
+    """Return the students' or the teachers' edition of a notebook, without outputs; the notebook itself is unchanged.
 
-    Raises ValueError for another edition, and what `find_exercise` raises.
+    Raises ValueError for an unknown edition, and the errors of `find_exercise`.
     """
     if edition not in EDITIONS:
         raise ValueError(f"edition must be one of {', '.join(EDITIONS)}, got {edition!r}")
@@ -84,10 +84,10 @@ def make_edition(notebook: NotebookNode, edition: str) -> NotebookNode:
 
 
 def write_editions(folder: str | Path) -> list[Path]:
-    """Write both editions of a folder's notebooks beside it, FOLDER-students and FOLDER-teachers; return the two.
+    """Write both editions of a folder's notebooks beside it, as FOLDER-students and FOLDER-teachers; return both paths.
 
-    They lie at the same depth, so that the notebooks' links hold. Raises FileNotFoundError for a folder without
-    notebooks, and ValueError with the notebook's name.
+    They are at the same depth, so that the notebooks' links still work. Raises FileNotFoundError for a folder without
+    notebooks, and ValueError, naming the notebook, if an exercise is not as it should be.
     """
     folder = Path(folder).resolve()
     paths = sorted(folder.glob("*.ipynb"))

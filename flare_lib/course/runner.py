@@ -1,7 +1,7 @@
 """The headless runner: executes the course's notebooks, keeps the results, and shows them on one page.
 
-A notebook is executed by papermill with the interpreter that runs this file, whatever kernels are registered on the
-machine. Its result stays valid as long as the notebook, the library, the parameters and Python are the same.
+papermill executes a notebook with the interpreter that runs this file, whatever kernels are registered on the machine.
+A result stays valid as long as the notebook, the library, the parameters and Python stay the same.
 References: papermill (parameters), nbconvert (pages).
 """
 
@@ -36,8 +36,8 @@ LIBRARY = Path(__file__).parents[1]
 class NotebookRun:
     """One executed notebook.
 
-    `notebook` with its outputs and `page`, the same as HTML. `seconds` of its execution, also when it was `reused` from
-    an earlier run. `error`: what stopped it (cell, source, last line of the traceback), None when it ran to its end.
+    `notebook`: with its outputs; `page`: the same as HTML. `seconds`: how long it ran, also if it was `reused` from an
+    earlier run. `error`: what stopped it (cell, source, last line of the traceback), or None if it ran to the end.
     """
 
     name: str
@@ -50,22 +50,22 @@ class NotebookRun:
 
 
 class NotebookFailed(RuntimeError):
-    """A notebook that did not run to its end; the message is the failing cell's own error."""
+    """A notebook that did not run to the end; the message is the failing cell's own error."""
 
 
 class ThisInterpreter(AsyncKernelManager):
-    """Starts kernels with the running interpreter: none needs to be registered, and none elsewhere is picked up."""
+    """Starts kernels with the running interpreter: none needs to be registered, and no other is picked up."""
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        """What starts a kernel: this interpreter's own ipykernel, without its remarks on itself."""
+        """What starts a kernel: this interpreter's own ipykernel, with its own warnings silenced."""
         return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict(["--log-level=CRITICAL"]))
 
 
 def find_notebooks(folder: str | Path, only: Sequence[str] = ()) -> list[Path]:
-    """Return a folder's notebooks in the order of their names; with `only`, those whose names begin with one of these.
+    """Return a folder's notebooks sorted by name; with `only`, those whose names start with one of its entries.
 
-    Raises FileNotFoundError for a folder without notebooks, ValueError for an entry of `only` that fits none.
+    Raises FileNotFoundError for a folder without notebooks, ValueError for an entry of `only` that matches none.
     """
     found = sorted(Path(folder).glob("*.ipynb"))
     if not found:
@@ -77,7 +77,7 @@ def find_notebooks(folder: str | Path, only: Sequence[str] = ()) -> list[Path]:
 
 
 def share_parameters(notebooks: Iterable[Path], parameters: dict[str, Any]) -> dict[Path, dict[str, Any]]:
-    """Return {notebook: those of the parameters that its parameters cell knows}.
+    """Return {notebook: the parameters that its parameters cell knows}.
 
     Raises ValueError, listing the known names, for a parameter that none of the notebooks knows.
     """
@@ -96,10 +96,11 @@ def run_notebooks(
     progress: bool = False,
     on_done: Callable[[NotebookRun], None] = lambda run: None,
 ) -> list[NotebookRun]:
-    """Execute notebooks one after the other into the folder `out`, with a summary of all in `out/index.html`.
+    """Execute notebooks one after another into the folder `out`, with a summary of all in `out/index.html`.
 
-    `progress`: a bar of the cells on stderr. `on_done` is called after each. Stops at the first that fails, with
-    NotebookFailed, after its page and the summary are written. Raises what `share_parameters` raises before any work.
+    `progress`: show a bar of the cells on stderr. `on_done` is called after each notebook. Stops with NotebookFailed at
+    the first that fails, after writing its page and the summary. Raises the errors of `share_parameters` before any
+    work.
     """
     out = Path(out).resolve()
     shared = share_parameters(notebooks, parameters or {})
@@ -117,12 +118,12 @@ def run_notebooks(
 
 
 def _lists(value: Any) -> Any:
-    """Return a value with lists in place of tuples, which papermill would write as text."""
+    """Return a value with lists instead of tuples, which papermill would write as text."""
     return [_lists(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def fingerprint(path: Path, parameters: dict[str, Any]) -> str:
-    """Return a hash of all that a notebook's result depends on: itself, the library, the parameters, Python."""
+    """Return a hash of everything a notebook's result depends on: itself, the library, the parameters, Python."""
     digest = hashlib.sha256(platform.python_version().encode())
     digest.update(repr(sorted(parameters.items())).encode())
     library = sorted(p for p in LIBRARY.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
@@ -140,7 +141,7 @@ def _run(path: Path, out: Path, notebook: nbformat.NotebookNode, seconds: float,
 
 
 def _reuse(path: Path, out: Path, parameters: dict[str, Any]) -> NotebookRun | None:
-    """Return the result of an earlier run when nothing that it depends on has changed."""
+    """Return the result of an earlier run if nothing it depends on has changed."""
     try:
         notebook = nbformat.read(out / path.name, as_version=4)
     except (OSError, nbformat.reader.NotJSONError, nbformat.ValidationError):
@@ -152,7 +153,7 @@ def _reuse(path: Path, out: Path, parameters: dict[str, Any]) -> NotebookRun | N
 
 
 def _execute(path: Path, out: Path, parameters: dict[str, Any], *, progress: bool) -> NotebookRun:
-    """Execute one notebook in its own folder; the result gets its fingerprint only when it ran to its end."""
+    """Execute one notebook in its own folder; the result gets its fingerprint only if it ran to the end."""
     result = out / path.name
     made: dict[str, Any] = {"fingerprint": fingerprint(path, parameters)}
     error = None
@@ -180,7 +181,7 @@ def _execute(path: Path, out: Path, parameters: dict[str, Any], *, progress: boo
     page, _ = HTMLExporter().from_notebook_node(notebook)
     with atomic_write(run.page) as unfinished:
         unfinished.write_text(page, encoding="utf-8")
-    if error is None:  # last, so that what has a fingerprint has a page
+    if error is None:  # last, so that anything with a fingerprint has a page
         notebook.metadata["flare_lib"] = made
         with atomic_write(result) as unfinished:
             nbformat.write(notebook, unfinished)
@@ -188,7 +189,7 @@ def _execute(path: Path, out: Path, parameters: dict[str, Any], *, progress: boo
 
 
 def last_picture(notebook: Path) -> str | None:
-    """Return the last PNG among a notebook's outputs, in base64; None when it shows none."""
+    """Return the last PNG among a notebook's outputs, in base64; None if there is none."""
     pictures = [
         output["data"]["image/png"]
         for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]
@@ -199,7 +200,7 @@ def last_picture(notebook: Path) -> str | None:
 
 
 def summary_page(runs: Sequence[NotebookRun]) -> str:
-    """Return one HTML page on all runs: title, time, last picture, the link to each executed notebook, an error."""
+    """Return one HTML page on all runs: title, time, last picture, a link to each executed notebook, any error."""
     rows = []
     for run in runs:
         picture = last_picture(run.notebook)

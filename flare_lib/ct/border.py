@@ -1,17 +1,17 @@
-"""What the border of a scan cuts: organs that go on where nothing was scanned or shown."""
+"""Which organs the border of a scan cuts: those that continue where nothing was scanned or shown."""
 
 import numpy as np
 
 from flare_lib.ct.hu import PADDING_HU
 
-_SLICES = 64  # looked at for the round field's rim, which cuts an organ in many slices or hardly
+_SLICES = 64  # checked for the rim of a round field: if it cuts an organ at all, it does so in many slices
 
 
 def cut_labels(label_map_zyx: np.ndarray, ct_zyx: np.ndarray) -> frozenset[int]:
-    """Return the labels above 0 that the border of a CT cuts: of these organs the scan shows a part alone.
+    """Return the labels above 0 that the border of a CT cuts: the scan shows only part of these organs.
 
-    They lie in the first or last plane of an axis or, in their slice, beside padding (below -1100 HU): the rim of a
-    round field. Both arrays (Z, Y, X) of one shape.
+    Such a label reaches the first or last plane of an axis or, within a slice, touches padding (below -1100 HU), the
+    rim of a round field. Both arrays are (Z, Y, X), of the same shape.
     """
     found = {0}
     for axis in range(3):

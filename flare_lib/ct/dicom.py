@@ -1,4 +1,4 @@
-"""One DICOM series as a volume: every file of the folder in its place, or refused by name.
+"""One DICOM series as a volume: every file in the folder goes to its place, or is refused by name.
 
 Reference: DICOM PS3.3, C.7.6.2 (image plane) and C.11.1 (from stored values to HU).
 """
@@ -16,18 +16,19 @@ from flare_lib.ct.dicom_pixels import read_stored_values
 from flare_lib.ct.volume import FileGrid, Volume, place_in_world, scale_values
 
 _CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
-# What calls itself a CT may be of these classes: the last two are what ITK writes, and multi-frame files.
+# The classes a file with modality CT may have: the last two are what ITK writes, and multi-frame files.
 _CLASSES = {"", _CT_IMAGE, "1.2.840.10008.5.1.4.1.1.7", f"{_CT_IMAGE}.1"}
 _HOUNSFIELD = {"HU", "HU_MOD", "US"}  # US is "unspecified"
-# Two slices lie on one grid while their numbers differ by less: over 512 pixels, half of one.
+# Slices whose numbers differ by less than this share one grid: over 512 pixels it amounts to half a pixel.
 _SAME = 1e-3
 
 
 def load_dicom(folder: Path) -> Volume:
-    """Load the one DICOM series in a folder; its grid is the series' own, turned from LPS to RAS.
+    """Load the only DICOM series in a folder, on the series' own grid converted from LPS to RAS.
 
-    int16 or float32 as `load_ct`; slope and intercept are each slice's own. Two equal slices at one place are one.
-    Raises ValueError, in one line, for anything but one whole CT series of straight, evenly spaced slices of one size.
+    int16 or float32, as in `load_ct`; each slice has its own slope and intercept. Identical copies of a slice count
+    once. Raises ValueError, in one line, for anything but a single, complete CT series whose slices are of one size,
+    evenly spaced and straight above one another.
     """
     with quiet():
         hu_zyx, affine = _load(folder)
@@ -36,7 +37,7 @@ def load_dicom(folder: Path) -> Volume:
 
 
 def _load(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the HU of the one series (slices, rows, columns), and index (i, j, k) -> LPS in mm, (4, 4)."""
+    """Return the series' HU (slices, rows, columns) and the affine from index (i, j, k) to LPS in mm, (4, 4)."""
     series = by_series(read_headers(folder))
     if len(series) != 1:
         found = "; ".join(about_series(uid, headers) for uid, headers in sorted(series.items())) or "none"
@@ -59,13 +60,13 @@ def _load(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _read_hu(header: Header) -> np.ndarray:
-    """Return a slice in HU (rows, columns), int16 when that loses nothing, float32 otherwise."""
+    """Return a slice in HU (rows, columns): int16 if that loses nothing, float32 otherwise."""
     slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept")
     return scale_values(read_stored_values(header)[..., None], slope, intercept, np.int16, header.path)[..., 0]
 
 
 def _check_is_ct_slice(header: Header) -> None:
-    """Raise ValueError, saying what it is, for a file that is not one slice of a CT in HU."""
+    """Raise ValueError for a file that is not a single CT slice in HU, saying what it is instead."""
     path, kind = header.path, header.kind
     sop_class = str(header.value("SOPClassUID") or "")
     modality = header.value("Modality") or ("CT" if sop_class == _CT_IMAGE else "")
@@ -88,7 +89,7 @@ def _check_is_ct_slice(header: Header) -> None:
 
 
 def _check_same(headers: list[Header], name: str, of: Callable[[Header], tuple | str]) -> None:
-    """Raise ValueError, naming the file, when a slice differs in `name` from what most slices have."""
+    """Raise ValueError, naming the file, if a slice's `name` differs from that of most slices."""
     values = [of(header) for header in headers]
     usual = Counter(values).most_common(1)[0][0]
     for header, value in zip(headers, values, strict=True):
@@ -99,7 +100,7 @@ def _check_same(headers: list[Header], name: str, of: Callable[[Header], tuple |
 
 
 def _place_slices(folder: Path, headers: list[Header]) -> tuple[list[Header], np.ndarray]:
-    """Return the slices in the order of their places, without equal ones, and index (i, j, k) -> LPS in mm, (4, 4)."""
+    """Return the slices sorted by position, without copies, and the affine from index (i, j, k) to LPS mm, (4, 4)."""
     along_row, along_column = np.reshape(headers[0].numbers("ImageOrientationPatient", 6), (2, 3))
     skewed = np.abs([along_row @ along_row - 1, along_column @ along_column - 1, along_row @ along_column]).max()
     spacing_row_mm, spacing_column_mm = headers[0].numbers("PixelSpacing", 2)
@@ -134,7 +135,7 @@ def _place_slices(folder: Path, headers: list[Header]) -> tuple[list[Header], np
 
 
 def _are_one(a: Header, b: Header, places: dict[Header, np.ndarray], normal: np.ndarray) -> bool:
-    """Whether two slices are one, twice; ValueError for two at one place that differ."""
+    """Return whether two slices are copies of one; ValueError for two at the same place that differ."""
     if (places[b] - places[a]) @ normal > _SAME:
         return False
     if np.abs(places[b] - places[a]).max() > _SAME or not np.array_equal(_read_hu(a), _read_hu(b)):

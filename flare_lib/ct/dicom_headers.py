@@ -1,7 +1,7 @@
-"""What the DICOM files of a folder say of themselves: every file accounted for, headers alone, nothing of the patient.
+"""What the DICOM files in a folder say about themselves. Every file is accounted for; nothing tells of the patient.
 
-A file is DICOM if it holds DICOM. One that does not, but is called as if it did (damaged, empty, packed, not yet
-downloaded), is refused by name: it may be a slice that would be missing. Everything else is passed over.
+What makes a file DICOM is its content, not its name. A file that is named like DICOM but holds none (damaged, empty,
+packed, not yet downloaded) is refused by name: it may be a slice that would go missing. All other files are skipped.
 Reference: DICOM PS3.10 (files), PS3.3 (what is in them).
 """
 
@@ -32,9 +32,10 @@ _TAGS = (
 
 @dataclass(frozen=True, eq=False)
 class Header:
-    """A DICOM file's header: of the elements only those that place and scale an image, or tell what it is.
+    """A DICOM file's header: only the elements that place and scale an image, or say what it is.
 
-    `syntax` is the UID of its transfer syntax, `pixels_at` where its pixel data begins, in bytes from the file's start.
+    `syntax` is the UID of its transfer syntax; `pixels_at` is where its pixel data starts, in bytes from the start of
+    the file.
     """
 
     path: Path
@@ -43,15 +44,15 @@ class Header:
     pixels_at: int
 
     def value(self, keyword: str, elements: "Dataset | None" = None) -> object:
-        """Return an element's value, None when it is missing or empty; ValueError for one that cannot be read."""
+        """Return an element's value, or None if it is missing or empty; ValueError if it cannot be read."""
         try:
             value = (self.elements if elements is None else elements).get(keyword)
-        except Exception as error:  # whatever a damaged value makes the parser do; its text may be anything
+        except Exception as error:  # a damaged value can make the parser raise anything, with any text
             raise ValueError(f"{self.path} must hold a readable {keyword}, got a damaged one") from error
         return None if value is None or value == "" or value == [] else value
 
     def numbers(self, keyword: str, n: int) -> tuple[float, ...]:
-        """Return `n` finite numbers; ValueError for any other value, or none."""
+        """Return `n` finite numbers; ValueError if the value is anything else or missing."""
         value: Any = self.value(keyword)
         try:
             numbers = tuple(map(float, value if n > 1 else [value]))
@@ -65,11 +66,11 @@ class Header:
         return numbers
 
     def number(self, keyword: str) -> float:
-        """Return one finite number; ValueError for any other value, or none."""
+        """Return one finite number; ValueError if the value is anything else or missing."""
         return self.numbers(keyword, 1)[0]
 
     def whole(self, keyword: str) -> int:
-        """Return one whole number; ValueError for any other value, or none."""
+        """Return one whole number; ValueError if the value is anything else or missing."""
         number = self.number(keyword)
         if number != int(number):
             raise ValueError(f"{self.path} must hold a whole number as {keyword}, got {number:g}")
@@ -77,27 +78,27 @@ class Header:
 
     @property
     def is_index(self) -> bool:
-        """Whether the file lists others (a DICOMDIR, under any name)."""
+        """Whether the file is an index of other files (a DICOMDIR, whatever its name)."""
         return self.value("MediaStorageSOPClassUID", self.elements.file_meta) == _DICOMDIR
 
     @property
     def kind(self) -> str:
-        """What the file is, in words: its modality and, where it says so, its class."""
+        """What the file is, in words: its modality and, if it states one, its class."""
         sop_class = self.value("SOPClassUID")
         name = f"{getattr(sop_class, 'name', sop_class)}".removesuffix(" Storage")
         return f"{self.value('Modality') or 'no modality'}{f' ({name})' if sop_class else ''}"
 
     @property
     def suspect(self) -> str:
-        """An addition to a refusal: that the file is hardly a CT slice; empty for one that may be."""
+        """A remark to add to an error if the file is unlikely to be a CT slice; empty if it may be one."""
         return "" if "CT Image" in self.kind or "(" not in self.kind else f" (it is {self.kind})"
 
 
 def read_headers(folder: Path) -> list[Header]:
-    """Return the headers of all DICOM files that lie directly in a folder, by name; empty when there are none.
+    """Return the headers of all DICOM files directly in a folder, sorted by name; empty if there are none.
 
-    A DICOMDIR and files that are no DICOM are passed over. Raises ValueError, by name, for a file that is called as if
-    it were DICOM (like `_SUFFIXES`, or like those that are) but cannot be read as such.
+    Skips a DICOMDIR and files that are not DICOM. Raises ValueError, naming the file, for one that is named like DICOM
+    (with one of `_SUFFIXES`, or like the DICOM files beside it) but cannot be read as DICOM.
     """
     found, others = [], []
     try:
@@ -120,7 +121,7 @@ def read_headers(folder: Path) -> list[Header]:
 
 
 def by_series(headers: list[Header]) -> dict[str, list[Header]]:
-    """Return {UID of the series: its headers}; files that name no series are one, with an empty UID."""
+    """Return {series UID: headers}; files that name no series form one of their own, with an empty UID."""
     series = defaultdict(list)
     for header in headers:
         series[str(header.value("SeriesInstanceUID") or "")].append(header)
@@ -128,7 +129,7 @@ def by_series(headers: list[Header]) -> dict[str, list[Header]]:
 
 
 def about_series(uid: str, headers: list[Header]) -> str:
-    """Say in a few words what a series is: its description, what kind of file it is made of, how many, its UID."""
+    """Describe a series in a few words: its description, the kind and number of its files, and its UID."""
     description = re.sub(
         r"[^\w .,:+/()-]+", " ", str(headers[0].value("SeriesDescription") or "no description")
     ).strip()
@@ -139,7 +140,7 @@ def about_series(uid: str, headers: list[Header]) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep pydicom's warnings back: what it would warn of is checked here, and its words may tell of the patient."""
+    """Silence pydicom's warnings: what they would report is checked here, and their text may name the patient."""
     logger = logging.getLogger("pydicom")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -152,10 +153,10 @@ def quiet() -> Iterator[None]:
 
 
 def _read_header(path: Path) -> Header | None:
-    """Return a file's header, None when it holds no DICOM; ValueError when it does, and cannot be read."""
+    """Return a file's header, or None if it is not DICOM; ValueError if it is DICOM but cannot be read."""
     if not path.is_file():  # a link that leads nowhere, a pipe
         return None
-    from pydicom import dcmread  # here, because who loads NIfTI need not wait for it
+    from pydicom import dcmread  # imported here so that loading NIfTI does not wait for it
 
     try:
         with path.open("rb") as file:
@@ -175,13 +176,13 @@ def _read_header(path: Path) -> Header | None:
 
 
 def _may_begin_without_mark(path: Path, start: bytes) -> bool:
-    """Whether a file without DICM may be DICOM, as older ones are: its first element is of group 2 or 8."""
+    """Return whether a file without the DICM mark may still be (older) DICOM: its first element is of group 2 or 8."""
     called = not _suffixes(path) or _suffixes(path) & _SUFFIXES
     return bool(called) and start[:2] in (b"\x02\0", b"\x08\0", b"\0\x08") and len(start) > 8
 
 
 def _guessed_syntax(elements: "Dataset") -> str:
-    """Return the transfer syntax of a file that does not name one, from how its elements were written."""
+    """Guess the transfer syntax of a file that does not name one, from the way its elements are encoded."""
     from pydicom import uid
 
     implicit, little = elements.original_encoding
@@ -191,16 +192,17 @@ def _guessed_syntax(elements: "Dataset") -> str:
 
 
 def _suffixes(path: Path) -> set[str]:
-    """Return the suffixes of a name that hold a letter, in lower case: `IM.0007` has none, `7.dcm.gz` two."""
+    """Return a name's suffixes that contain a letter, in lower case: `IM.0007` has none, `7.dcm.gz` has two."""
     return {suffix.lower() for suffix in path.suffixes if re.match(r"\.[^\W\d]\w*$", suffix)}
 
 
 def _is_called_like_one(path: Path, names: set[str]) -> bool:
-    """Whether a file that is no DICOM is called like those that are.
+    """Return whether a file that is not DICOM is named like one.
 
-    `names`: suffixes of DICOM files, "" among them if some have none; then only text (a README) may have none either.
+    `names`: the suffixes of DICOM files, including "" if some have none; in that case only text files (a README) may
+    have no suffix either.
     """
-    if path.name.startswith("._"):  # what macOS leaves beside a file
+    if path.name.startswith("._"):  # macOS leaves these beside files
         return False
     if suffixes := _suffixes(path):
         return not suffixes.isdisjoint(names)

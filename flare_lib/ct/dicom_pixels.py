@@ -1,7 +1,7 @@
-"""The stored values of one DICOM slice: plain, deflated, run-length or JPEG; whole, and within their bits.
+"""The stored values of one DICOM slice: plain, deflated, run-length or JPEG; complete, and within their bits.
 
-Decoders of damaged streams fill in what is missing, run for minutes or bring the process down; a stream's size and end
-are therefore looked at before it is decoded.
+Given a damaged stream, a decoder may fill in what is missing, run for minutes or crash the process, so a stream's size
+and end are checked before it is decoded.
 References: DICOM PS3.5, 8 (pixel data) and A (transfer syntaxes); ISO 10918-1, 14495-1, 15444-1 (JPEG, -LS, 2000).
 """
 
@@ -23,10 +23,10 @@ _SYNTAXES = (*_PLAIN, _RLE, *_JPEG)
 
 
 def read_stored_values(header: Header) -> np.ndarray:
-    """Return the stored values of a slice, integers (rows, columns), before slope and intercept.
+    """Return the stored values of a slice, integers (rows, columns), before slope and intercept are applied.
 
-    Raises ValueError, by name, for pixel data that is missing, cut, longer than the image, damaged, of another size, in
-    a transfer syntax that is not read, or with more bits than `BitsStored` says.
+    Raises ValueError, naming the file, for pixel data that is missing, truncated, longer than the image, damaged, of
+    the wrong size, in an unsupported transfer syntax, or that uses more bits than `BitsStored` says.
     """
     path = header.path
     if header.syntax not in _SYNTAXES:
@@ -63,12 +63,12 @@ def read_stored_values(header: Header) -> np.ndarray:
 
 
 def _read_pixel_data(header: Header) -> bytes:
-    """Return the pixel data element's value; the header before it is not read again."""
+    """Return the value of the pixel data element, without reading the header before it again."""
     from pydicom.dataset import Dataset
     from pydicom.filereader import dcmread, read_dataset
 
     with header.path.open("rb") as file:
-        if header.syntax == _DEFLATED:  # there is no place in the file where the pixels begin
+        if header.syntax == _DEFLATED:  # the pixels then have no position of their own in the file
             elements: Dataset = dcmread(file, specific_tags=["PixelData"])
         else:
             file.seek(header.pixels_at)
@@ -115,7 +115,7 @@ def _jpeg(syntax: str, data: bytes, rows: int, columns: int) -> np.ndarray:
 
 
 def _size_jpeg(stream: bytes) -> tuple[int, int]:
-    """Return the rows and columns in the frame header of a JPEG or JPEG-LS stream."""
+    """Return the rows and columns given in the frame header of a JPEG or JPEG-LS stream."""
     at = 2
     while True:
         mark, marker, length = struct.unpack_from(">BBH", stream, at)
@@ -127,7 +127,7 @@ def _size_jpeg(stream: bytes) -> tuple[int, int]:
 
 
 def _size_2000(stream: bytes) -> tuple[int, int]:
-    """Return the rows and columns in the size segment of a JPEG 2000 stream of one tile, as CTs are."""
+    """Return the rows and columns given in the size segment of a JPEG 2000 stream with a single tile, as in CTs."""
     if not stream.startswith(b"\xff\x4f\xff\x51"):
         raise ValueError("a compressed stream with a damaged header")
     right, bottom, left, top = struct.unpack_from(">4I", stream, 8)
@@ -135,7 +135,7 @@ def _size_2000(stream: bytes) -> tuple[int, int]:
 
 
 def _within_bits(raw: np.ndarray, stored: int, shift: int, signed: bool) -> np.ndarray | None:
-    """Return the values in `stored` bits above `shift` of unsigned integers; None when other bits hold anything.
+    """Return the values in the `stored` bits above `shift` of unsigned integers; None if any other bit is in use.
 
     The bits above a value may be 0 or repeat its sign.
     """

@@ -1,4 +1,4 @@
-"""Files in and out: NIfTI and DICOM to a `Volume`, a `Volume` to NIfTI on exactly the grid it came from.
+"""Reading and writing files: NIfTI or DICOM to a `Volume`, and a `Volume` to NIfTI on exactly its original grid.
 
 References: NIfTI-1 and NIfTI-2 headers (nifti.nimh.nih.gov).
 """
@@ -18,10 +18,11 @@ from flare_lib.machine.atomic_write import atomic_write
 
 
 def find_images(folder: str | os.PathLike, *, channel: str = "") -> dict[str, Path]:
-    """Return {name of the case: path} of a folder's .nii and .nii.gz files, by name; empty when there are none.
+    """Return {case name: path} for a folder's .nii and .nii.gz files, sorted by name; empty if there are none.
 
-    `channel`, the number of one at a name's end (`_0000`, as nnU-Net and FLARE 2022 have it for CTs), is no part of the
-    name. Hidden files are no cases: a killed process may have left one. Raises ValueError for two files of one name.
+    `channel`, a channel number at the end of a file name (`_0000`, as nnU-Net and FLARE 2022 write it for CTs), is not
+    part of the case name. Hidden files are skipped: a killed process may have left one. Raises ValueError if two files
+    have the same case name.
     """
     found: dict[str, Path] = {}
     for path in sorted(Path(folder).glob("[!.]*")):
@@ -36,9 +37,9 @@ def find_images(folder: str | os.PathLike, *, channel: str = "") -> dict[str, Pa
 def load_ct(path: str | os.PathLike) -> Volume:
     """Load a CT in HU from a .nii or .nii.gz file (NIfTI-1 or 2) or from a folder with one DICOM series.
 
-    int16 when every value is a whole number that fits, float32 otherwise; never a float64 copy. A fourth axis of
-    length 1 is dropped. Raises FileNotFoundError for a missing file and ValueError, in one line, for what is not a
-    complete 3-D CT: truncated or damaged, 2-D or 4-D, NaN or Inf, grey values that are not HU (`hu_problem`), a
+    int16 if every value is a whole number that fits, float32 otherwise; a float64 copy is never made. A fourth axis of
+    length 1 is dropped. Raises FileNotFoundError for a missing file and ValueError, in one line, for anything that is
+    not a complete 3-D CT: truncated or damaged, 2-D or 4-D, NaN or Inf, grey values that are not HU (`hu_problem`), a
     spacing that is not positive, a sheared affine, no orientation in the header, several DICOM series.
     """
     path = Path(path)
@@ -53,9 +54,9 @@ def load_ct(path: str | os.PathLike) -> Volume:
 
 
 def load_label_map(path: str | os.PathLike) -> Volume:
-    """Load a label map from a .nii or .nii.gz file as uint8; any stored dtype, as long as the values are 0..255.
+    """Load a label map from a .nii or .nii.gz file as uint8, whatever the stored dtype.
 
-    Raises as `load_ct` does, and ValueError for labels that are not whole numbers from 0 to 255.
+    Raises the errors of `load_ct`, and ValueError for labels that are not whole numbers from 0 to 255.
     """
     return load_nifti(Path(path), (np.uint8,))
 
@@ -63,8 +64,9 @@ def load_label_map(path: str | os.PathLike) -> Volume:
 def save_label_map(path: str | os.PathLike, label_map_zyx: np.ndarray, like: Volume) -> None:
     """Save labels as uint8 (slope 1, intercept 0) on the grid of the file that `like` came from.
 
-    `label_map_zyx` integers 0..255 of like's shape. The file gets that file's shape, affine, orientation and NIfTI
-    version, and appears complete or not at all. Raises ValueError for other labels, shapes or an unwritable path.
+    `label_map_zyx`: integers 0..255, of like's shape. The new file has the shape, affine, orientation and NIfTI version
+    of the original, and appears complete or not at all. Raises ValueError for other labels or shapes, or for a path
+    that cannot be written.
     """
     labels = like.with_array(np.asarray(label_map_zyx)).array_zyx
     if labels.dtype != np.uint8 and not (labels.dtype.kind in "bui" and labels.min() >= 0 and labels.max() <= 255):
@@ -73,13 +75,13 @@ def save_label_map(path: str | os.PathLike, label_map_zyx: np.ndarray, like: Vol
 
 
 def save_ct(path: str | os.PathLike, volume: Volume) -> None:
-    """Save a CT on its file's grid: int16 when its array is int16, float32 otherwise; else as `save_label_map`."""
+    """Save a CT on its file's grid, as int16 if its array is int16 and float32 otherwise; see `save_label_map`."""
     dtype = np.int16 if volume.array_zyx.dtype == np.int16 else np.float32
     _save(path, volume.with_array(volume.array_zyx.astype(dtype, copy=False)))
 
 
 def check_writable(path: str | os.PathLike) -> None:
-    """Raise ValueError unless a .nii or .nii.gz file can be written at `path`; leaves nothing behind."""
+    """Raise ValueError unless a .nii or .nii.gz file can be written to `path`; leaves nothing behind."""
     path = Path(path)
     if not path.name.lower().endswith(SUFFIXES):
         raise ValueError(f"an output must end in .nii or .nii.gz, got {path}")
@@ -100,7 +102,7 @@ def check_writable(path: str | os.PathLike) -> None:
         raise ValueError(f"the output's folder must be writable, got {path.parent} ({error.strerror})") from error
 
 
-# What places a NIfTI grid in the world. Everything else in a header (descriptions, names, scaling) is not carried on.
+# The fields that place a NIfTI grid in the world. Nothing else (descriptions, names, scaling) is carried over.
 _GEOMETRY_FIELDS = (
     *("pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
@@ -108,7 +110,7 @@ _GEOMETRY_FIELDS = (
 
 
 def _save(path: str | os.PathLike, volume: Volume) -> None:
-    """Write a volume on its grid in its own dtype, to a file beside the target that is then renamed."""
+    """Write a volume on its grid in its own dtype, to a file next to the target which is then renamed."""
     check_writable(path)
     path, grid = Path(path), volume.grid
     image_class = nib.Nifti2Image if isinstance(grid.header, nib.Nifti2Header) else nib.Nifti1Image

@@ -1,7 +1,7 @@
-"""A gzip stream that is read once, in order, and trusted only to its end.
+"""A gzip stream that is read once, in order, and not trusted until its end is reached.
 
-Every member's checksum and length are compared by zlib when its end is reached, so bytes count as read only once the
-stream has been read to its end. As `gzip` does, it takes several members one after another and zeros behind the last.
+zlib compares each member's checksum and length when it gets to the member's end, so bytes count as read only once the
+whole stream has been read. Like `gzip`, it accepts several members in a row, and zeros after the last one.
 Reference: RFC 1952.
 """
 
@@ -17,10 +17,10 @@ _GZIP_WRAPPED = 16 + zlib.MAX_WBITS
 
 
 class GzipStream(io.RawIOBase):
-    """The bytes that a gzip file inflates to; `file` is opened for bytes and stays the caller's to close.
+    """The decompressed bytes of a gzip file; `file` is open in binary mode, and closing it is up to the caller.
 
-    Raises zlib.error while reading for a damaged member, for a wrong checksum or length at its end and for what is no
-    gzip member behind it; EOFError for a stream that is cut. Holds one chunk of the file at a time.
+    While reading, raises zlib.error for a damaged member, for a wrong checksum or length at its end and for anything
+    after it that is not a gzip member; EOFError for a truncated stream. Holds one chunk of the file at a time.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -29,11 +29,11 @@ class GzipStream(io.RawIOBase):
         self._inflate = zlib.decompressobj(_GZIP_WRAPPED)
 
     def readable(self) -> bool:
-        """Say that it can be read."""
+        """Return True: the stream can be read."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill the front of a buffer; return how many bytes, 0 at the end of the stream alone."""
+        """Fill the start of a buffer and return how many bytes were read; 0 only at the end of the stream."""
         view = memoryview(buffer).cast("B")
         inflated = b""
         while len(view) and not inflated:
@@ -48,7 +48,7 @@ class GzipStream(io.RawIOBase):
         return len(inflated)
 
     def _another_member(self) -> bool:
-        """Skip zeros behind a member; begin the next one, or say that there is none."""
+        """Skip zeros after a member and start the next one; return whether there is one."""
         self._waiting = self._inflate.unused_data.lstrip(b"\0")
         while not self._waiting:
             chunk = self._file.read(_CHUNK_BYTES)

@@ -1,9 +1,9 @@
 """Are these grey values Hounsfield units? Judged by where most voxels lie, never by a single one.
 
 In HU air is -1000 and water 0 by definition; fat lies near -100, soft tissue (with contrast or without) between 0 and
-200. A CT has air around the body or within it, or fat beside soft tissue where the field is cut tightly. An image whose
-voxels lie elsewhere, but would lie there if its intercept, its sign or its scale were another one, is refused and told
-so; what may be right is accepted with a doubt, a note that travels with the result.
+200. A CT has air around or inside the body, or, in a tight field of view, at least fat next to soft tissue. An image
+whose values lie elsewhere, but would fit with a different intercept, sign or scale, is refused with an explanation.
+What may be right is accepted with a doubt: a note that travels with the result.
 Reference: DICOM PS3.3 C.11.1 (rescale slope and intercept; padding outside the reconstruction circle).
 """
 
@@ -12,26 +12,26 @@ from typing import NamedTuple
 import numpy as np
 
 AIR_HU, FAT_HU, SOFT_HU = (-1100.0, -910.0), (-150.0, -50.0), (-20.0, 200.0)
-_DENSE_HU = 600.0  # cortical bone and metal alone
-PADDING_HU = -1100.0  # below it, values that come again and again were never measured
-_SAMPLE = 50_000  # voxels looked at: a few milliseconds, whatever the size of the CT
-_JUDGED = 1_000  # fewer say nothing of a distribution
+_DENSE_HU = 600.0  # only cortical bone and metal lie above
+PADDING_HU = -1100.0  # values below this that keep recurring were never measured
+_SAMPLE = 50_000  # voxels examined: takes a few milliseconds, however large the CT
+_JUDGED = 1_000  # fewer voxels say nothing about a distribution
 _PRESENT, _BODY = 0.01, 0.05  # shares of the voxels
-_CLEARLY, _SLIGHT_NEEDS = 0.1, 0.2  # how much more of the image a mend must explain, and a slight one on top of it
-_MOST_DENSE, _MOST_ABOVE = 0.4, 0.3  # more than a field full of skull has, than one without air and fat has
-_FLAT_HU, _NARROW_HU = 20.0, 350.0  # no contrast at all, and less of it than any field with bone has
-_SEEN_HU = -325.0  # where the nets' window begins
+_CLEARLY, _SLIGHT_NEEDS = 0.1, 0.2  # how much more of the image a mend must explain, and a slight one in addition
+_MOST_DENSE, _MOST_ABOVE = 0.4, 0.3  # more than in a field full of skull; more than in one without air and fat
+_FLAT_HU, _NARROW_HU = 20.0, 350.0  # no contrast at all; less contrast than any field with bone
+_SEEN_HU = -325.0  # lower end of the nets' window
 
 
 class _Mend(NamedTuple):
-    """A mistake that is often made, undone: HU = scale * value + offset."""
+    """The correction of a common mistake: HU = scale * value + offset."""
 
     scale: float
     offset: float
     question: str
 
     def values_of(self, place_hu: tuple[float, float]) -> tuple[float, ...]:
-        """Return between which two values of the image a range of HU lies."""
+        """Return the two image values that a range of HU corresponds to."""
         return tuple(sorted((end - self.offset) / self.scale for end in place_hu))
 
 
@@ -48,7 +48,7 @@ _MENDS = (
 
 
 class _Shares(NamedTuple):
-    """The shares of an image's voxels that lie where air, fat and soft tissue lie, above them, and far above."""
+    """The shares of an image's voxels in the ranges of air, fat and soft tissue, above these, and far above."""
 
     air: float
     fat: float
@@ -62,15 +62,15 @@ class _Shares(NamedTuple):
 
     @property
     def fit(self) -> float:
-        """Between -1 and 1: what is far above soft tissue speaks against HU, for little of a body is that dense."""
+        """How well HU fit, -1 to 1: voxels far above soft tissue count against it; little of a body is so dense."""
         return self.explained - self.dense
 
 
 def hu_problem(array: np.ndarray) -> str | None:
-    """Say why an image (any shape and real type, finite) is not a CT in HU, and the mend where one is seen; else None.
+    """Say why an image (any shape, any real dtype, finite) is not a CT in HU, and how to mend it if that is clear.
 
-    Goes on after "a CT in HU: ". An image of fewer than 1,000 voxels is asked only for a value below -10, which no
-    label map and no image between 0 and 1 has.
+    Returns None if it is one; otherwise text that continues "a CT in HU: ". An image of fewer than 1,000 voxels only
+    needs one value below -10, which no label map and no image scaled to 0..1 has.
     """
     values = _measured(array)
     judged = values.size >= _JUDGED
@@ -98,7 +98,7 @@ def hu_problem(array: np.ndarray) -> str | None:
 
 
 def hu_doubts(array: np.ndarray) -> tuple[str, ...]:
-    """Return what to doubt about the grey values of a CT that `hu_problem` lets pass, a sentence each; often none."""
+    """Return doubts about the grey values of a CT that `hu_problem` lets pass, one sentence each; often none."""
     values = _measured(array)
     if values.size < _JUDGED:
         return ()
@@ -124,8 +124,8 @@ def hu_doubts(array: np.ndarray) -> tuple[str, ...]:
 def _measured(array: np.ndarray) -> np.ndarray:
     """Return about 50,000 values from all over an image, float64, sorted, without padding.
 
-    Padding is a value far below air that comes again and again, such as -2000, -3024 or -32768: noise never does that.
-    An image of nothing else is returned as it is.
+    Padding is a value far below air that keeps recurring, such as -2000, -3024 or -32768: noise never does that.
+    If padding is all there is, it is returned unchanged.
     """
     step = max(1, round((array.size / _SAMPLE) ** (1 / array.ndim)))
     values = array[tuple(slice(None, None, min(step, max(1, n // 8))) for n in array.shape)].ravel()
@@ -136,7 +136,7 @@ def _measured(array: np.ndarray) -> np.ndarray:
 
 
 def _ends(values: np.ndarray) -> np.ndarray:
-    """Return the two values that all but 2 in 1,000 lie between."""
+    """Return the two values between which all but 2 in 1,000 lie."""
     return values[[values.size // 1000, -1 - values.size // 1000]]
 
 
@@ -147,7 +147,7 @@ def _between(values: np.ndarray, low: float, high: float) -> float:
 
 
 def _share_of_the_lowest(values: np.ndarray) -> float:
-    """Return the share of the lowest value where it is one that a window cut off within what the nets see; else 0."""
+    """Return the share of voxels at the lowest value if a window was cut there, within the nets' range; else 0."""
     share = _between(values, values[0], np.nextafter(values[0], np.inf))
     return share if _SEEN_HU < values[0] < 0 and _PRESENT < share < 1 else 0.0
 
@@ -158,23 +158,23 @@ def _shares(values: np.ndarray, mend: _Mend) -> _Shares:
 
 
 def _mend(values: np.ndarray) -> _Mend | None:
-    """Return the mend that makes a CT of an image and explains clearly more of it than HU do; None where none does."""
-    values = values[round(_share_of_the_lowest(values) * values.size) :]  # what a window cut off shows nothing
+    """Return the mend that turns an image into a CT, explaining clearly more of it than HU do; None if none does."""
+    values = values[round(_share_of_the_lowest(values) * values.size) :]  # values a window cut off say nothing
     low, high = _ends(values)
-    # all within one tissue fits nothing
+    # values that all lie within one tissue fit nothing
     best, fit = None, _CLEARLY + (0.0 if high - low < _FLAT_HU else _shares(values, _AS_IT_IS).fit)
     for mend in (*_MENDS, *_shift(values)):
         shares = _shares(values, mend)
-        # another scale gathers what is far apart, or spreads what is not: air alone speaks for it
+        # a new scale can squeeze or spread any values until they fit: only air is evidence for it
         lowest = shares.air if abs(mend.scale) != 1 else max(shares.air, shares.fat)
         needed = fit + (_SLIGHT_NEEDS if _is_slight(mend) else 0.0)
         if shares.soft >= _BODY and lowest >= _PRESENT and shares.fit > needed:
-            best, fit = mend, shares.fit + _CLEARLY / 2  # the usual mistake before the unusual one
+            best, fit = mend, shares.fit + _CLEARLY / 2  # prefer the common mistake to the rare one
     return best
 
 
 def _shift(values: np.ndarray) -> list[_Mend]:
-    """Return the shift that puts the most frequent grey values where air is, unless they are there already."""
+    """Return the shift that moves the most frequent grey values to air, unless they are there already."""
     low, high = _ends(values)
     counts, edges = np.histogram(values, bins=max(1, int((high - low) / 20)), range=(low, high))
     start, stop = np.searchsorted(values, edges[counts.argmax()] + (-20, 40))  # 20 more on either side
@@ -186,12 +186,12 @@ def _shift(values: np.ndarray) -> list[_Mend]:
 
 
 def _is_slight(mend: _Mend) -> bool:
-    """Tell whether a shift is one that cone-beam CTs show, and lungs that fill the field may pretend."""
+    """Return whether a shift is as small as cone-beam CTs have, or as lungs that fill the field may mimic."""
     return mend.scale == 1.0 and abs(mend.offset) < 300
 
 
 def _told(values: np.ndarray, mend: _Mend) -> str:
-    """Say where air lies, or fat where there is less air, and what would put it right."""
+    """Say where air lies, or fat if there is less air, and what would correct it."""
     shares = _shares(values, mend)
     name, place = ("air", AIR_HU) if shares.air >= shares.fat else ("fat", FAT_HU)
     start, stop = np.searchsorted(values, mend.values_of(place))
@@ -200,7 +200,7 @@ def _told(values: np.ndarray, mend: _Mend) -> str:
 
 
 def _guess(values: np.ndarray) -> str:
-    """Say what an image without air and fat may be."""
+    """Guess what an image without air and fat may be."""
     if np.ptp(_ends(values)) < _FLAT_HU and not np.array_equal(values, np.rint(values)):
         return "an image already normalised?"
     if values[0] >= -1 and values[-1] <= 255 and np.array_equal(values, np.rint(values)):

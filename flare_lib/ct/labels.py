@@ -1,7 +1,7 @@
 """The 13 organs of FLARE 2022: ids, names, colours, tolerances, and how other data sets number them.
 
-One table, so that an organ has the same id and the same colour everywhere. The order is the official one of the
-challenge (the authors' own data set files swap the two kidneys; `left_right_problems` notices such swaps).
+One table, so that an organ has the same id and the same colour everywhere. The order is the challenge's official one
+(the authors' own data set files swap the two kidneys; `left_right_problems` notices such swaps).
 References: FLARE 2022 evaluation script (ids, tolerances); the data sets' own label lists (mappings).
 """
 
@@ -20,8 +20,8 @@ class Organ(NamedTuple):
     tolerance_mm: float
 
 
-# The colours stay apart for readers who do not see red or green: by 12 in CIELAB for any two organs, by 20 for two that
-# touch (a test holds both).
+# The colours stay distinct for colour-blind readers (red or green): any two organs are 12 apart in CIELAB, and two that
+# touch are 20 apart (a test checks both).
 ORGANS: tuple[Organ, ...] = (
     Organ(1, "liver", "Liv", "#914d04", 5.0),
     Organ(2, "right kidney", "RK", "#529cd3", 3.0),
@@ -40,8 +40,8 @@ ORGANS: tuple[Organ, ...] = (
 N_ORGANS = len(ORGANS)
 N_CLASSES = N_ORGANS + 1  # the background is class 0
 
-# What each data set calls the FLARE organs 1..13, in FLARE's order. Several ids are one organ there given in parts;
-# an id that stands for two FLARE organs (both kidneys in one label) cannot be mapped and is left out.
+# The ids that each data set gives to FLARE's organs 1..13, in FLARE's order. Several ids mean that it labels the organ
+# in parts; an id for two FLARE organs at once (both kidneys in one label) cannot be mapped and is left out.
 _IDS_IN: dict[str, tuple[int | None, ...]] = {
     "flare22": tuple(range(1, 14)),
     "amos22": (6, 2, 1, 10, 8, 9, 11, 12, 4, 5, 7, 13, 3),
@@ -54,7 +54,7 @@ DATA_SETS: tuple[str, ...] = tuple(_IDS_IN)
 
 
 def organ(key: int | str) -> Organ:
-    """Return the organ with this id (1..13), name or abbreviation (any case); ValueError for anything else."""
+    """Return the organ with this id (1..13), name or abbreviation (in any case); ValueError if there is none."""
     for candidate in ORGANS:
         if key == candidate.id:
             return candidate
@@ -65,7 +65,7 @@ def organ(key: int | str) -> Organ:
 
 
 def ids_in(data_set: str) -> dict[int, int]:
-    """Return {id in `data_set`: FLARE id} for the organs it labels one by one; ValueError for an unknown set."""
+    """Return {id in `data_set`: FLARE id} for the organs it labels separately; ValueError for an unknown data set."""
     if data_set not in _IDS_IN:
         raise ValueError(f"data_set must be one of {', '.join(DATA_SETS)}, got {data_set!r}")
     return {theirs: ours for ours, theirs in enumerate(_IDS_IN[data_set], start=1) if theirs is not None}
@@ -74,9 +74,9 @@ def ids_in(data_set: str) -> dict[int, int]:
 def to_flare(label_map: np.ndarray, data_set: str) -> np.ndarray:
     """Renumber another data set's label map (integers, any shape) to FLARE's ids, as uint8 of the same shape.
 
-    Structures that FLARE does not have become background (0). An organ that the data set does not label, or labels
-    only together with another (WORD's adrenals, AbdomenCT-1K's kidneys), stays empty. Raises TypeError for labels
-    that are not integers and ValueError for negative ones.
+    Structures that FLARE does not label become background (0). An organ that the data set does not label, or only
+    together with another (WORD's adrenals, AbdomenCT-1K's kidneys), stays empty. Raises TypeError for labels that are
+    not integers and ValueError for negative ones.
     """
     label_map = np.asarray(label_map)
     if not np.issubdtype(label_map.dtype, np.integer):
@@ -91,10 +91,11 @@ def to_flare(label_map: np.ndarray, data_set: str) -> np.ndarray:
 
 
 def as_label_map(label_map: np.ndarray, name: str = "label_map", *, shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """Return what holds FLARE's labels as an array: integers 0..13, at least one axis, `shape` when it is given.
+    """Check that something holds FLARE's labels and return it as an array: integers 0..13, at least one axis.
 
-    Any integer type, no copy of an array; an empty one is a label map too. Raises TypeError for labels that are not
-    integers, ValueError for other labels and shapes; `name` is what the message calls it.
+    Any integer type; an array is not copied, and an empty one is accepted. If `shape` is given, the array must have it.
+    Raises TypeError for labels that are not integers, ValueError for other labels and shapes; the message calls the
+    array `name`.
     """
     label_map = np.asarray(label_map)
     if not np.issubdtype(label_map.dtype, np.integer):
@@ -110,17 +111,17 @@ def as_label_map(label_map: np.ndarray, name: str = "label_map", *, shape: tuple
 
 
 def label_counts(label_map: np.ndarray) -> np.ndarray:
-    """Return how many voxels have each label: int64 (14,), the background first. Raises what `as_label_map` raises."""
+    """Count the voxels of each label: int64 (14,), background first. Raises the errors of `as_label_map`."""
     counts = np.zeros(N_CLASSES, np.int64)
-    for part in as_label_map(label_map):  # slice by slice: bincount makes 8 bytes of every voxel
+    for part in as_label_map(label_map):  # slice by slice: bincount needs 8 bytes per voxel
         counts += np.bincount(part.ravel(), minlength=N_CLASSES)
     return counts
 
 
 def joint_histogram(prediction: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Return how many voxels have label p in the prediction and r in the reference: int64 (14, 14), [p, r].
+    """Count the voxels with label p in the prediction and r in the reference: int64 (14, 14), [p, r].
 
-    Two label maps of one shape. Raises what `as_label_map` raises, ValueError for shapes that differ.
+    Raises the errors of `as_label_map`, and ValueError if the two label maps differ in shape.
     """
     prediction, reference = as_label_map(prediction, "prediction"), as_label_map(reference, "reference")
     if prediction.shape != reference.shape:
@@ -141,7 +142,7 @@ _RIGHT_TO_LEFT = (
 
 
 def left_right_problems(label_map_zyx: np.ndarray) -> list[str]:
-    """Say which paired organs lie on the wrong sides of a canonical label map (`wrong_sides`); empty when none do."""
+    """Say which paired organs lie on the wrong sides of a canonical label map (see `wrong_sides`); empty if none do."""
     return [
         f"the {right} must lie to the patient's right of the {left}, got x = {x_right:.1f} and {x_left:.1f}"
         for right, left, x_right, x_left in wrong_sides(label_map_zyx)
@@ -149,11 +150,11 @@ def left_right_problems(label_map_zyx: np.ndarray) -> list[str]:
 
 
 def wrong_sides(label_map_zyx: np.ndarray) -> list[tuple[str, str, float, float]]:
-    """Return (right organ, left organ, x of either) of the pairs that lie on the wrong sides of a label map (RAS+).
+    """Return (right organ, left organ, x of each) for pairs that lie on the wrong sides of a label map (RAS+).
 
-    In RAS+ the x index grows from the patient's left to the right, so the liver's centroid must have a larger x
-    than the spleen's, the right kidney's than the left's, the right adrenal's than the left's. Pairs of which one
-    is missing are not judged. Raises ValueError unless there are 3 axes.
+    In RAS+ the x index grows from the patient's left to the right, so the centroid of the liver must have a larger x
+    than that of the spleen; likewise the right kidney and the left, the right adrenal gland and the left. A pair with
+    a missing organ is not judged. Raises ValueError unless there are 3 axes.
     """
     label_map_zyx = np.asarray(label_map_zyx)
     if label_map_zyx.ndim != 3:
@@ -167,6 +168,6 @@ def wrong_sides(label_map_zyx: np.ndarray) -> list[tuple[str, str, float, float]
 
 
 def _mean_x(mask_zyx: np.ndarray) -> float | None:
-    """Return the mean x index of a mask's voxels, None for an empty mask."""
+    """Return the mean x index of a mask's voxels, or None for an empty mask."""
     counts = mask_zyx.sum(axis=(0, 1))
     return float(np.average(np.arange(counts.size), weights=counts)) if counts.any() else None

@@ -1,4 +1,4 @@
-"""Where linear interpolation along one axis reads: exactly where `torch.nn.functional.interpolate` does."""
+"""Which input points linear interpolation reads along one axis: exactly those of `torch.nn.functional.interpolate`."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -8,9 +8,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Taps:
-    """What one axis reads: output i is lower_weight[i] * input[lower[i]] + upper_weight[i] * input[upper[i]].
+    """What is read along one axis: output i = lower_weight[i] * input[lower[i]] + upper_weight[i] * input[upper[i]].
 
-    `lower` (never decreasing) and `upper` int64: neighbours or, at the border, the same; the weights float32, sum 1.
+    `lower` (never decreasing) and `upper` are int64, neighbours or, at the border, equal; the weights are float32 and
+    sum to 1.
     """
 
     lower: np.ndarray
@@ -22,22 +23,22 @@ class Taps:
         return len(self.lower)
 
     def part(self, first: int, stop: int, shift: int = 0) -> Self:
-        """Return the taps of outputs first to stop - 1, reading an input that begins at `shift`."""
+        """Return the taps of outputs `first` to `stop` - 1, for an input that starts at `shift`."""
         cut = slice(first, stop)
         lower, upper = self.lower[cut] - shift, self.upper[cut] - shift
         return type(self)(lower, upper, self.lower_weight[cut], self.upper_weight[cut])
 
     def readers(self, start: int, stop: int, *, to_the_end: bool) -> tuple[int, int]:
-        """Return (first, stop) of the outputs between input points start and stop - 1, or also beyond the last."""
+        """Return (first, stop) of the outputs between input points `start` and `stop` - 1, or also beyond the last."""
         first, beyond = np.searchsorted(self.lower, (start, stop if to_the_end else stop - 1))
         return int(first), int(beyond)
 
 
 def linear_taps(n_in: int, n_out: int, *, align_corners: bool = False) -> Taps:
-    """Return where linear interpolation from n_in to n_out points reads, as torch does it, to the last bit.
+    """Return what linear interpolation from n_in to n_out points reads, the same as torch to the last bit.
 
-    `align_corners`: see `resize_argmax`. torch computes positions in float32 with a fused multiply-add, that is with
-    one rounding: float64, rounded once, gives the same.
+    `align_corners`: see `resize_argmax`. torch computes positions in float32 with a fused multiply-add, which rounds
+    once; computing in float64 and rounding once gives the same numbers.
     """
     index = np.arange(n_out, dtype=np.float64)
     if n_in == n_out:

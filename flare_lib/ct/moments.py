@@ -1,7 +1,7 @@
-"""Mean and standard deviation of grey values, of one array or of many together.
+"""Mean and standard deviation of grey values, for one array or many together.
 
-Moments add: those of two arrays, added, are those of both in one. So a data set of any size is normalised by numbers
-that were gathered case by case.
+Moments add up: the sum of the moments of two arrays is the moments of both together. So a data set of any size can be
+normalised by numbers gathered case by case.
 Reference: Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance".
 """
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_PIECE = 1 << 20  # voxels turned to float64 at a time
+_PIECE = 1 << 20  # voxels converted to float64 at a time
 
 
 @dataclass(frozen=True)
 class Moments:
-    """The count of some values, their mean, and the sum of their squared deviations from it; `Moments()` is of none."""
+    """The count, the mean and the sum of squared deviations from it, of some values; `Moments()` is that of none."""
 
     count: int = 0
     mean: float = 0.0
@@ -23,7 +23,7 @@ class Moments:
 
     @classmethod
     def of(cls, array: np.ndarray) -> "Moments":
-        """Return the moments of an array of any shape and type, summed in float64 piece by piece."""
+        """Return the moments of an array of any shape and dtype, summed piece by piece in float64."""
         if not array.size:
             return cls()
         mean, flat = float(array.mean(dtype=np.float64)), array.reshape(-1)
@@ -32,9 +32,9 @@ class Moments:
 
     @property
     def sd(self) -> float:
-        """The (population) standard deviation; ValueError when there are no values."""
+        """The (population) standard deviation; ValueError if there are no values."""
         if not self.count:
-            raise ValueError("mean and SD must be taken of a voxel at least, got none")
+            raise ValueError("mean and SD must be taken over at least one voxel, got none")
         return math.sqrt(self.squared_deviations / self.count)
 
     def __add__(self, other: "Moments") -> "Moments":

@@ -1,7 +1,7 @@
-"""A NIfTI file as a `Volume`, read once and slice by slice into the array that stays.
+"""A NIfTI file as a `Volume`, read once, slice by slice, straight into the final array.
 
-A file is taken for what its first bytes say, compressed or not. What it declares is compared with its size before
-anything is allocated, and it is read to its end: nothing may follow the voxels but a little padding.
+Whether a file is compressed is decided by its first bytes. What its header declares is compared with its size before
+anything is allocated, and it is read to its end: only a little padding may follow the voxels.
 References: NIfTI-1 and NIfTI-2 (nifti.nimh.nih.gov), RFC 1952 (gzip).
 """
 
@@ -20,12 +20,12 @@ from flare_lib.ct.volume import Volume, empty_in_file_axes, place_in_world, stac
 SUFFIXES = (".nii", ".nii.gz")
 
 _NIFTI_1_HEADER_BYTES = 348
-_PADDING_BYTES = 512  # a block of a tape or a disk
+_PADDING_BYTES = 512  # one block of a tape or disk
 _CHUNK_BYTES = 64 * 1024
 
 
 def load_nifti(path: Path, dtypes: tuple[type, ...]) -> Volume:
-    """Load a .nii or .nii.gz file as the first of `dtypes` (integers, then float32 or nothing) that loses nothing.
+    """Load a .nii or .nii.gz file as the first of `dtypes` (an integer dtype, then perhaps float32) that loses nothing.
 
     Raises FileNotFoundError for a missing file and ValueError, in one line, for one that is not a complete 3-D image.
     """
@@ -45,7 +45,7 @@ def load_nifti(path: Path, dtypes: tuple[type, ...]) -> Volume:
 
 
 def _load(stream: io.RawIOBase, file_bytes: int, path: Path, dtypes: tuple[type, ...]) -> Volume:
-    """Load an image from a stream, which may be compressed, of a file of `file_bytes`."""
+    """Load an image from a stream, possibly compressed, that comes from a file of `file_bytes` bytes."""
     block = _read(stream, _NIFTI_1_HEADER_BYTES)
     block += _read(stream, header_size(block, path) - len(block))
     header = read_header(block, path)
@@ -72,7 +72,7 @@ def _load(stream: io.RawIOBase, file_bytes: int, path: Path, dtypes: tuple[type,
 
 
 def _slices(stream: io.RawIOBase, layout: VoxelLayout) -> Iterator[np.ndarray]:
-    """Yield the slices along the file's third axis, as stored, each in the place of the one before."""
+    """Yield the slices along the file's third axis, as stored; each overwrites the one before."""
     n_x, n_y, n_z = layout.shape_xyz
     stored = np.empty(n_x * n_y * layout.dtype.itemsize, np.uint8)
     view, slice_yx = memoryview(stored.data), stored.view(layout.dtype).reshape(n_y, n_x)
@@ -84,7 +84,7 @@ def _slices(stream: io.RawIOBase, layout: VoxelLayout) -> Iterator[np.ndarray]:
 
 
 def _check_end(stream: io.RawIOBase, path: Path) -> None:
-    """Read to the end, where a checksum is compared; ValueError for more than padding behind the voxels."""
+    """Read to the end, where the checksum is compared; ValueError for more than padding after the voxels."""
     rest = _read(stream, _PADDING_BYTES + 1)
     if len(rest) > _PADDING_BYTES or rest.strip(b"\0"):
         raise ValueError(
@@ -93,7 +93,7 @@ def _check_end(stream: io.RawIOBase, path: Path) -> None:
 
 
 def _fill(stream: io.RawIOBase, view: memoryview) -> int:
-    """Fill a view from a stream; return how many bytes there were, fewer only at the stream's end."""
+    """Fill a view from a stream; return how many bytes were read, fewer only at the end of the stream."""
     filled = 0
     while filled < len(view) and (n_read := stream.readinto(view[filled:])):
         filled += n_read
@@ -101,12 +101,12 @@ def _fill(stream: io.RawIOBase, view: memoryview) -> int:
 
 
 def _read(stream: io.RawIOBase, n_bytes: int) -> bytes:
-    """Return the next bytes of a stream, fewer only at its end."""
+    """Return the next bytes of a stream, fewer than asked for only at its end."""
     buffer = bytearray(n_bytes)
     return bytes(buffer[: _fill(stream, memoryview(buffer))])
 
 
 def _skip(stream: io.RawIOBase, n_bytes: int) -> None:
-    """Read past some bytes: what a header is extended by."""
+    """Read past some bytes: the header's extensions."""
     while n_bytes > 0 and (read := _read(stream, min(n_bytes, _CHUNK_BYTES))):
         n_bytes -= len(read)

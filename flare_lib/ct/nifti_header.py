@@ -1,7 +1,7 @@
 """What a NIfTI header says, checked: how the voxels lie in the file, and how the image lies in the patient.
 
-A header is damaged or contradicts itself more often than one would think, and other readers then guess, each in its own
-way. What they agree on is accepted; the rest is refused, in one line.
+Damaged or contradictory headers are more common than one might think, and readers then guess, each in its own way. What
+they agree on is accepted; the rest is refused, in one line.
 References: nifti1.h and nifti2.h (nifti.nimh.nih.gov).
 """
 
@@ -23,11 +23,11 @@ _OTHER_DATA_TYPES = {
     **{0: "unknown", 1: "binary", 32: "complex64", 128: "RGB", 1536: "float128"},
     **{1792: "complex128", 2048: "complex256", 2304: "RGBA"},
 }
-_MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # metre and micrometre; millimetre and unknown ones are 1
+_MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # metre and micrometre; millimetre and unknown units are 1
 _UNITS_OF_SPACE = 0b111
 
-# Two forms of one space may differ by what rounding leaves; of two spaces (the scanner's and an atlas) by a rotation,
-# as long as each axis keeps its name: nothing here is rotated, but left must be left in both.
+# An sform and a qform of the same space may differ by rounding errors only. Of two spaces (the scanner's and an atlas),
+# they may differ by a rotation, as long as each axis keeps its name: nothing here is rotated, but left must stay left.
 _DEGREES_IN_ONE_SPACE = 2.0
 _DEGREES_BETWEEN_SPACES = 45.0
 _LENGTHS_DIFFER = 0.01
@@ -54,8 +54,8 @@ _FOREIGN = (
 
 @dataclass(frozen=True)
 class VoxelLayout:
-    """How voxels lie in a file: `offset_bytes` where they begin, `shape_xyz`, stored `dtype` (with its byte order),
-    and `slope` and `intercept` that make values of them."""
+    """How voxels lie in a file: `offset_bytes` where they start, `shape_xyz`, the stored `dtype` (with its byte order),
+    and the `slope` and `intercept` that turn them into values."""
 
     offset_bytes: int
     shape_xyz: Shape
@@ -65,12 +65,12 @@ class VoxelLayout:
 
     @property
     def size_bytes(self) -> int:
-        """The number of bytes of all voxels, exact however many there are said to be."""
+        """The size of all voxels in bytes, exact however many the header claims."""
         return math.prod(self.shape_xyz) * self.dtype.itemsize
 
 
 def header_size(start: bytes, path: Path) -> int:
-    """Return the size in bytes of the NIfTI header that a file's first 348 bytes begin; ValueError for no header."""
+    """Return the size in bytes of the NIfTI header that starts with these 348 bytes; ValueError if they are not one."""
     for header_class in (nib.Nifti1Header, nib.Nifti2Header):
         size = header_class.sizeof_hdr
         if start[:4] in (size.to_bytes(4, "little"), size.to_bytes(4, "big")):
@@ -79,7 +79,7 @@ def header_size(start: bytes, path: Path) -> int:
 
 
 def read_header(block: bytes, path: Path) -> nib.Nifti1Header:
-    """Return the header in a block of `header_size` bytes, as it stands; ValueError for a cut one and for a pair's."""
+    """Return the header in a block of `header_size` bytes, unchanged; ValueError if it is cut or belongs to a pair."""
     header_class = nib.Nifti2Header if header_size(block, path) == nib.Nifti2Header.sizeof_hdr else nib.Nifti1Header
     if len(block) < header_class.sizeof_hdr:
         raise ValueError(f"{path} must be a complete NIfTI file, got {len(block)} bytes of its header")
@@ -100,7 +100,7 @@ def read_header(block: bytes, path: Path) -> nib.Nifti1Header:
 
 
 def voxel_layout(header: nib.Nifti1Header, path: Path) -> VoxelLayout:
-    """Return how a file's voxels lie in it; ValueError for what is not 3-D, not real numbers, or not possible."""
+    """Return how a file's voxels lie in it; ValueError if they are not 3-D, not real numbers, or not possible."""
     n_axes = int(header["dim"][0])
     if not 1 <= n_axes <= 7:
         raise ValueError(f"{path} must be a 3-D image, got a header of {n_axes} axes")
@@ -122,20 +122,20 @@ def voxel_layout(header: nib.Nifti1Header, path: Path) -> VoxelLayout:
         raise ValueError(f"the voxels of {path} must begin at byte {least} or later, got vox_offset {offset:g}")
 
     slope, intercept = header["scl_slope"].item(), header["scl_inter"].item()
-    if slope == 0 or math.isnan(slope):  # the standard's way, and a common one, to say that nothing is scaled
+    if slope == 0 or math.isnan(slope):  # two ways to say that nothing is scaled: the standard's, and a common one
         slope, intercept = 1.0, 0.0
     if not (math.isfinite(slope) and math.isfinite(intercept)):
         raise ValueError(f"the scaling of {path} must be finite, got scl_slope {slope:g} and scl_inter {intercept:g}")
     return VoxelLayout(int(offset), shape, dtype, slope, intercept)
 
 
-@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # what comes of absurd numbers is looked at
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")  # absurd numbers are checked for below
 def file_grid(header: nib.Nifti1Header, shape_xyz: Shape, path: Path) -> FileGrid:
-    """Return an image's grid in mm, with the header that will say the same of what is saved on it.
+    """Return an image's grid in mm, with the header to write when something is saved on the same grid.
 
-    The sform places it, as the standard has it; the qform when there is no sform, or one that says nothing (zeros, not
-    finite). Raises ValueError when neither says how it lies in the patient, when they contradict each other about
-    directions, when the spacing contradicts the sform's, and for a grid that no CT has.
+    The sform places it, as the standard says; the qform does if there is no sform, or one that says nothing (zeros, not
+    finite). Raises ValueError if neither says how the image lies in the patient, if they contradict each other about
+    directions, if the spacing contradicts the sform's, and for a grid that no CT has.
     """
     mm = _MM_PER_UNIT.get(int(header["xyzt_units"]) & _UNITS_OF_SPACE, 1.0)
     spacing = header["pixdim"][1:4].astype(np.float64)
@@ -147,7 +147,7 @@ def file_grid(header: nib.Nifti1Header, shape_xyz: Shape, path: Path) -> FileGri
         raise ValueError(f"sform_code and qform_code of {path} must be 0 to 5, got {codes['sform']}, {codes['qform']}")
     qfac = header["pixdim"][0]
     header = header.copy()
-    # signs and codes, for whoever reads it next; what could not be mended was refused before
+    # signs and codes, for the next reader; what could not be mended was refused above
     header.check_fix(logger=logging.Logger("quiet", _NEVER), error_level=_NEVER)
     forms = {"sform": header.get_sform(), "qform": _qform(header) if qfac in (-1, 0, 1) else _NOWHERE}
     usable = [name for name in forms if codes[name] > 0 and _says_where(forms[name])]
@@ -172,7 +172,7 @@ def file_grid(header: nib.Nifti1Header, shape_xyz: Shape, path: Path) -> FileGri
 
 
 def _qform(header: nib.Nifti1Header) -> np.ndarray:
-    """Return the qform's affine; NaN where the quaternion is no rotation."""
+    """Return the qform's affine, NaN if its quaternion is not a rotation."""
     try:
         return header.get_qform()
     except ValueError:
@@ -180,18 +180,18 @@ def _qform(header: nib.Nifti1Header) -> np.ndarray:
 
 
 def _says_where(form: np.ndarray) -> bool:
-    """Return whether an affine says something: it is finite, its axes longer than 0."""
+    """Return whether an affine says anything: it is finite, and its axes are longer than 0."""
     return bool(np.isfinite(form).all() and form[:3, :3].any(axis=0).all())
 
 
 def _directions(form: np.ndarray) -> np.ndarray:
-    """Return where an affine's axes point to, as columns of length 1, however long they are."""
-    axes = form[:3, :3] / np.abs(form[:3, :3]).max(axis=0)  # no square of it is too large
+    """Return the directions of an affine's axes as columns of length 1, however long the axes are."""
+    axes = form[:3, :3] / np.abs(form[:3, :3]).max(axis=0)  # so that no square overflows
     return axes / np.linalg.norm(axes, axis=0)
 
 
 def _check_that_forms_agree(forms: dict[str, np.ndarray], codes: dict[str, int], path: Path) -> None:
-    """Raise ValueError when sform and qform send an axis of the file to different directions."""
+    """Raise ValueError if sform and qform point an axis of the file in different directions."""
     along_s, along_q = map(_directions, forms.values())
     degrees = math.degrees(math.acos(np.clip((along_s * along_q).sum(axis=0).min(), -1.0, 1.0)))
     if degrees > (_DEGREES_IN_ONE_SPACE if codes["sform"] == codes["qform"] else _DEGREES_BETWEEN_SPACES):
@@ -203,17 +203,17 @@ def _check_that_forms_agree(forms: dict[str, np.ndarray], codes: dict[str, int],
 
 
 def _said(form: np.ndarray, code: int) -> str:
-    """Return an affine's rows for a message, or that there is none."""
+    """Return an affine's rows as text for a message, or say that there is none."""
     return str(form[:3].tolist()) if code > 0 else "none"
 
 
 def _triple(numbers: np.ndarray) -> str:
-    """Return three numbers for a message."""
+    """Return three numbers as text for a message."""
     return "(" + ", ".join(f"{n:g}" for n in numbers) + ")"
 
 
 def _name_of(start: bytes) -> str:
-    """Say what a file's first bytes are, if not NIfTI."""
+    """Say what a file is, judging by its first bytes, if it is not NIfTI."""
     if not start:
         return "an empty file"
     if not start.strip(b"\0"):

@@ -1,7 +1,7 @@
 """What is done to a CT before a net sees it: foreground, HU window, spacing, normalisation (paper 2.1).
 
-The order is clip, resample, normalise: clipped first, padding of -3024 HU cannot bleed into its neighbours; normalised
-last, mean and SD are those of the voxels that the net sees.
+The order is clip, resample, normalise. Clipping comes first so that padding of -3024 HU cannot bleed into its
+neighbours; normalisation comes last so that mean and SD are those of the voxels the net sees.
 """
 
 import math
@@ -20,14 +20,15 @@ FOREGROUND_HU = -325.0
 
 
 def find_foreground(array_zyx: np.ndarray, threshold_hu: float = FOREGROUND_HU) -> Box:
-    """Return the box around all voxels of at least `threshold_hu`; the whole volume when there are none (paper 2.1)."""
+    """Return the box around all voxels of at least `threshold_hu`; the whole volume if there are none (paper 2.1)."""
     return bounding_box(array_zyx >= threshold_hu) or Box((0, 0, 0), array_zyx.shape)
 
 
 def clip_hu(array: np.ndarray, window_hu: Window = WINDOW_HU) -> np.ndarray:
-    """Return a copy with every value inside [low, high] HU; integers stay integers when both ends are whole numbers.
+    """Return a copy with every value inside [low, high] HU, of any shape.
 
-    Any shape, float32 otherwise. Raises ValueError unless low < high.
+    Integers stay integers if both ends are whole numbers; otherwise the result is float32. Raises ValueError unless
+    low < high.
     """
     check_window(window_hu)
     low, high = window_hu
@@ -37,7 +38,7 @@ def clip_hu(array: np.ndarray, window_hu: Window = WINDOW_HU) -> np.ndarray:
 
 
 def normalize(array: np.ndarray, mean_hu: float, sd_hu: float) -> np.ndarray:
-    """Return (array - mean) / SD as a new float32 array of any shape; ValueError unless the SD is above 0."""
+    """Return (array - mean) / SD, any shape, as a new float32 array; ValueError unless the SD is above 0."""
     if not sd_hu > 0:
         raise ValueError(f"sd_hu must be above 0, got {sd_hu}")
     normalized = array.astype(np.float32)
@@ -48,10 +49,11 @@ def normalize(array: np.ndarray, mean_hu: float, sd_hu: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The recipe from a CT to a net's input, stored with the net's weights (paper 2.1, 4.5).
+    """How a CT becomes a net's input, stored with the net's weights (paper 2.1, 4.5).
 
-    `spacing_zyx_mm` the net's spacing; `window_hu` (low, high); `mean_hu` and `sd_hu` of the training set for *global*
-    normalisation, both None for *individual*: each CT's own. Raises ValueError for values that cannot be.
+    `spacing_zyx_mm`: the net's spacing; `window_hu`: (low, high); `mean_hu` and `sd_hu`: those of the training set for
+    *global* normalisation, or both None for *individual* normalisation by each CT's own. Raises ValueError for
+    impossible values.
     """
 
     spacing_zyx_mm: Triple
@@ -62,7 +64,7 @@ class Preprocessing:
     def __post_init__(self) -> None:
         check_spacing(self.spacing_zyx_mm)
         check_window(self.window_hu)
-        # the lists that JSON has become tuples again
+        # JSON's lists become tuples again
         object.__setattr__(self, "spacing_zyx_mm", tuple(float(s) for s in self.spacing_zyx_mm))
         object.__setattr__(self, "window_hu", tuple(float(end) for end in self.window_hu))
         if (self.mean_hu is None) != (self.sd_hu is None):
@@ -73,10 +75,10 @@ class Preprocessing:
             raise ValueError(f"mean_hu must be finite and sd_hu above 0, got {self.mean_hu} and {self.sd_hu}")
 
     def apply(self, volume: Volume) -> Volume:
-        """Return a CT in HU clipped, resampled and normalised: float32, at the spacing really reached.
+        """Return a CT in HU clipped, resampled and normalised: float32, at the spacing actually reached.
 
-        A CT that is constant within the window has no contrast to normalise by: individually normalised, it is 0
-        everywhere. Memory is that of the result and one copy of it, whatever the size of the CT.
+        A CT that is constant within the window has no contrast to normalise by: with individual normalisation it
+        becomes 0 everywhere. Needs memory for the result and one copy of it, whatever the size of the CT.
         """
         resampled = resample_volume(volume, self.spacing_zyx_mm, window_hu=self.window_hu)
         if self.mean_hu is not None and self.sd_hu is not None:
@@ -85,12 +87,12 @@ class Preprocessing:
         return resampled.with_array(normalize(resampled.array_zyx, own.mean, own.sd or 1.0))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the recipe as JSON has it: lists, numbers and None."""
+        """Return the recipe in a form that JSON can hold: lists, numbers and None."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, recipe: dict[str, Any]) -> "Preprocessing":
-        """Return the recipe that `to_dict` wrote; ValueError when a key is missing or unknown."""
+        """Return the recipe that `to_dict` wrote; ValueError if a key is missing or unknown."""
         names = {field.name for field in fields(cls)}
         if set(recipe) != names:
             raise ValueError(f"a preprocessing must have the keys {sorted(names)}, got {sorted(recipe)}")

@@ -1,17 +1,18 @@
-"""A whole volume on another grid: trilinear for CTs, nearest voxel for label maps.
+"""Resampling a whole volume to another grid: trilinear for CTs, nearest voxel for label maps.
 
-Where the new voxels lie is a convention, per axis of n voxels resampled to m:
+Where the new voxels lie is a matter of convention. Along an axis of n voxels resampled to m:
 
 * `align_corners=False` (the default): the *outer faces* of the first and last voxel stay where they are. The extent
   n * spacing is kept, the spacing becomes extent / m, and new voxel i is read at the old index (i + 1/2) n/m - 1/2.
-  The first centre moves by half the difference of the two spacings; beyond the outermost old centres the nearest value
-  is held. Millimetres stay true, and a box rescaled by m/n is the same region.
+  The first centre moves by half the difference between the spacings; beyond the outermost old centres the nearest value
+  is repeated. Millimetres stay true, and a box rescaled by m/n is the same region.
 * `align_corners=True` (the paper's engine): the *centres* of the first and last voxel stay where they are. New voxel i
   is read at the old index i (n - 1)/(m - 1), the spacing becomes spacing (n - 1)/(m - 1), and the extent changes.
-  The two differ by half the difference of the spacings at the borders and by nothing in the middle.
+  At the borders the two conventions differ by half the difference between the spacings, in the middle not at all.
 
-`resample_volume` writes the affine that belongs to the convention, so that a structure keeps its place in the world
-under either. Going down, trilinear interpolation reads the 8 neighbours only and does not smooth first, as the paper.
+`resample_volume` returns the affine that fits the convention, so that a structure keeps its place in the world with
+either. When downsampling, trilinear interpolation only reads the 8 neighbours and does not smooth first, as in the
+paper.
 References: paper 2.1; PyTorch `interpolate` ("trilinear", "nearest-exact"), which gives the same numbers.
 """
 
@@ -34,7 +35,7 @@ def check_window(window_hu: Window) -> None:
 
 
 def resampled_shape(shape_zyx: Shape, spacing_zyx_mm: Triple, target_spacing_zyx_mm: Triple) -> Shape:
-    """Return round(shape * spacing / target) per axis, 1 at least; ValueError for a spacing that is not positive."""
+    """Return round(shape * spacing / target) per axis, at least 1; ValueError for a spacing that is not positive."""
     check_spacing(spacing_zyx_mm)
     check_spacing(target_spacing_zyx_mm)
     axes = zip(shape_zyx, spacing_zyx_mm, target_spacing_zyx_mm, strict=True)
@@ -46,8 +47,8 @@ def resample_trilinear(
 ) -> np.ndarray:
     """Return the array (Z, Y, X; integers or floats) on a grid of `shape_zyx` as float32.
 
-    Memory is the output's alone: values are read, and clipped to `window_hu` when one is given, as they are needed.
-    Clipping comes first, so that padding of -3024 HU beside tissue does not bleed into it.
+    Needs memory for the output only: values are read, and clipped to `window_hu` if it is given, as they are needed.
+    Clipping comes before interpolation, so that padding of -3024 HU does not bleed into the tissue beside it.
     Raises ValueError for a shape that is not 3 positive integers or a window that is not low < high.
     """
     _check_shapes(array_zyx, shape_zyx)
@@ -66,12 +67,12 @@ def resample_trilinear(
 
 
 def resample_nearest(label_map_zyx: np.ndarray, shape_zyx: Shape) -> np.ndarray:
-    """Return labels (Z, Y, X; any dtype) on a grid of `shape_zyx`: each new voxel takes the old one its centre lies in.
+    """Return labels (Z, Y, X; any dtype) on a grid of `shape_zyx`, each new voxel from the old one around its centre.
 
     The extent is kept (`align_corners=False`). Raises ValueError for a shape that is not 3 positive integers.
     """
     _check_shapes(label_map_zyx, shape_zyx)
-    # whole numbers: floor((i + 1/2) n/m) without rounding errors on the faces between voxels
+    # in whole numbers: floor((i + 1/2) n/m) without rounding errors at the faces between voxels
     z, y, x = ((2 * np.arange(m) + 1) * n // (2 * m) for n, m in zip(label_map_zyx.shape, shape_zyx, strict=True))
     resampled = np.empty(shape_zyx, dtype=label_map_zyx.dtype)
     for i, source in enumerate(z):
@@ -89,9 +90,9 @@ def resample_volume(
 ) -> Volume:
     """Return a volume at (nearly) another spacing: float32 by `resample_trilinear`, or labels by `resample_nearest`.
 
-    The shape is `resampled_shape`; the spacing really reached, extent / shape, and the affine that keeps every
-    structure in its place travel with the array. It has no file grid. Raises ValueError for a spacing that is not
-    positive, and for labels with `align_corners` or a window.
+    The shape is `resampled_shape`. The result carries the spacing actually reached, extent / shape, and the affine that
+    keeps every structure in its place, but no file grid. Raises ValueError for a spacing that is not positive, and for
+    labels with `align_corners` or a window.
     """
     shape_zyx = resampled_shape(volume.shape_zyx, volume.spacing_zyx_mm, target_spacing_zyx_mm)
     if labels:
@@ -104,18 +105,18 @@ def resample_volume(
 
 
 def place_resampled(volume: Volume, array_zyx: np.ndarray, *, align_corners: bool = False) -> Volume:
-    """Return `array_zyx` (any shape), resampled from `volume`, with the spacing and affine that belong to it.
+    """Return `array_zyx` (any shape), which was resampled from `volume`, with the spacing and affine that go with it.
 
     It has no file grid.
     """
     shape_zyx = array_zyx.shape
-    # step: old voxels from one new voxel to the next; start: the old index at which the first new voxel lies
+    # step: distance between new voxels, in old voxels; start: the old index where the first new voxel lies
     step_zyx = np.divide(volume.shape_zyx, shape_zyx)
     start_zyx = step_zyx / 2 - 0.5
     if align_corners:
         start_zyx = np.zeros(3)
         for axis, (n, m) in enumerate(zip(volume.shape_zyx, shape_zyx, strict=True)):
-            if n > 1 and m > 1:  # a single voxel has no second corner: its extent says how large it is
+            if n > 1 and m > 1:  # a single voxel has no second centre: its size comes from the extent
                 step_zyx[axis] = (n - 1) / (m - 1)
     new_to_old = np.diag([*step_zyx[::-1], 1.0])
     new_to_old[:3, 3] = start_zyx[::-1]
@@ -124,25 +125,25 @@ def place_resampled(volume: Volume, array_zyx: np.ndarray, *, align_corners: boo
 
 
 def _check_shapes(array_zyx: np.ndarray, shape_zyx: Shape) -> None:
-    """Raise ValueError unless both the array and the shape wanted have 3 axes and a voxel at least."""
+    """Raise ValueError unless both the array and the wanted shape have 3 axes and at least one voxel."""
     if array_zyx.ndim != 3 or not array_zyx.size:
-        raise ValueError(f"the array must have 3 axes and a voxel at least, got shape {array_zyx.shape}")
+        raise ValueError(f"the array must have 3 axes and at least one voxel, got shape {array_zyx.shape}")
     if len(shape_zyx) != 3 or min(shape_zyx) < 1:
         raise ValueError(f"shape_zyx must be 3 positive integers, got {tuple(shape_zyx)}")
 
 
 @njit(nogil=True)
 def _interpolate(array, z_table, y_table, x_table, low, high, out, share, n_shares):
-    """Fill a share of the slices of `out` (Z, Y, X float32) from the values of `array`, clipped to [low, high] first.
+    """Fill a share of the slices of `out` (Z, Y, X float32) from the values of `array`, first clipped to [low, high].
 
-    a + t (b - a), not (1 - t) a + t b: what is constant stays exactly that constant.
+    Computes a + t (b - a), not (1 - t) a + t b, so that a constant stays exactly that constant.
     """
     z_lower, z_upper, z_weight = z_table
     y_lower, y_upper, y_weight = y_table
     x_lower, x_upper, x_weight = x_table
     depth = out.shape[0]
     for z in range(depth * share // n_shares, depth * (share + 1) // n_shares):
-        row = np.empty(array.shape[2], np.float32)  # the old row that would lie at the new (z, y)
+        row = np.empty(array.shape[2], np.float32)  # the old row as it would be at the new (z, y)
         below, above = array[z_lower[z]], array[z_upper[z]]
         for y in range(out.shape[1]):
             y0, y1, ty = y_lower[y], y_upper[y], y_weight[y]

@@ -1,4 +1,4 @@
-"""A box in a volume: found around a mask, widened by a margin in mm, cropped to and pasted back.
+"""A box in a volume: find it around a mask, widen it by a margin in mm, crop to it and paste back.
 
 `crop` and `paste` are inverses: crop(paste(a, box, shape), box) is a, and paste restores every voxel inside the box.
 """
@@ -15,14 +15,14 @@ from flare_lib.ct.volume import Shape, Triple, Volume, check_spacing, triple
 class Box:
     """A box of voxels, half-open: start_zyx <= index < stop_zyx.
 
-    Raises ValueError unless both are 3 integers with 0 <= start < stop: a box holds a voxel at least.
+    Raises ValueError unless both are 3 integers with 0 <= start < stop: a box holds at least one voxel.
     """
 
     start_zyx: Shape
     stop_zyx: Shape
 
     def __post_init__(self) -> None:
-        # numpy integers and lists become plain integers in tuples, so that boxes compare and print alike
+        # numpy integers and lists become tuples of plain integers, so that equal boxes compare and print alike
         object.__setattr__(self, "start_zyx", _integers(self.start_zyx))
         object.__setattr__(self, "stop_zyx", _integers(self.stop_zyx))
         if not all(0 <= a < b for a, b in zip(self.start_zyx, self.stop_zyx, strict=True)):
@@ -35,20 +35,20 @@ class Box:
 
     @property
     def slices(self) -> tuple[slice, slice, slice]:
-        """The index of the box: array_zyx[box.slices]."""
+        """The slices that index the box: array_zyx[box.slices]."""
         return triple(slice(a, b) for a, b in zip(self.start_zyx, self.stop_zyx, strict=True))
 
     def widen(self, margin_mm: float, spacing_zyx_mm: Triple, shape_zyx: Shape) -> "Box":
-        """Return the box with at least `margin_mm` more on every side, clipped to a volume of `shape_zyx`.
+        """Return the box widened by at least `margin_mm` on every side, clipped to a volume of `shape_zyx`.
 
-        The margin is rounded outwards to whole voxels per axis. Raises ValueError for a negative margin, a spacing
+        The margin is rounded up to whole voxels along each axis. Raises ValueError for a negative margin, a spacing
         that is not positive, or a box that does not lie in the volume.
         """
         check_spacing(spacing_zyx_mm)
         _check_inside(self, shape_zyx)
         if not (math.isfinite(margin_mm) and margin_mm >= 0):
             raise ValueError(f"margin_mm must be 0 or more, got {margin_mm}")
-        # 20 mm at 0.8 mm are 25 voxels, whatever the last bits of the division say
+        # 20 mm at 0.8 mm is 25 voxels, whatever the last bits of the division say
         margins = [math.ceil(margin_mm / s - 1e-6) for s in spacing_zyx_mm]
         return Box(
             triple(max(a - m, 0) for a, m in zip(self.start_zyx, margins, strict=True)),
@@ -58,7 +58,7 @@ class Box:
     def rescale(self, from_shape_zyx: Shape, to_shape_zyx: Shape) -> "Box":
         """Return the same region on another grid of the same extent, rounded outwards to whole voxels.
 
-        Raises ValueError when the box does not lie in `from_shape_zyx` or a shape is not positive.
+        Raises ValueError if the box does not lie in `from_shape_zyx` or a shape is not positive.
         """
         _check_inside(self, from_shape_zyx)
         if min(to_shape_zyx) < 1:
@@ -69,7 +69,7 @@ class Box:
         )
 
     def shift(self, offset_zyx: Shape) -> "Box":
-        """Return the box moved by whole voxels, as when the volume it lies in is itself a crop that starts there."""
+        """Return the box moved by whole voxels, e.g. when its volume is itself a crop that starts there."""
         return Box(
             triple(a + o for a, o in zip(self.start_zyx, offset_zyx, strict=True)),
             triple(b + o for b, o in zip(self.stop_zyx, offset_zyx, strict=True)),
@@ -77,7 +77,7 @@ class Box:
 
 
 def bounding_box(mask_zyx: np.ndarray) -> Box | None:
-    """Return the smallest box around the non-zero voxels of a mask (Z, Y, X); None when there are none."""
+    """Return the smallest box around the non-zero voxels of a mask (Z, Y, X); None if there are none."""
     if mask_zyx.ndim != 3:
         raise ValueError(f"mask_zyx must have 3 axes, got shape {mask_zyx.shape}")
     occupied_zx = np.any(mask_zyx, axis=1)
@@ -89,15 +89,15 @@ def bounding_box(mask_zyx: np.ndarray) -> Box | None:
 
 
 def crop(array_zyx: np.ndarray, box: Box) -> np.ndarray:
-    """Return the part of an array (Z, Y, X) inside the box, as a view; ValueError when the box reaches outside."""
+    """Return the part of an array (Z, Y, X) inside the box, as a view; ValueError if the box reaches outside."""
     _check_inside(box, array_zyx.shape)
     return array_zyx[box.slices]
 
 
 def crop_volume(volume: Volume, box: Box) -> Volume:
-    """Return the part of a volume inside the box, a view of its array, every voxel at its old place in the world.
+    """Return the part of a volume inside the box, as a view; every voxel keeps its place in the world.
 
-    It has no file grid: saved, it makes a file of its own.
+    It has no file grid: when saved, it becomes a file with a grid of its own.
     """
     affine = volume.affine.copy()
     affine[:3, 3] = (volume.affine @ (*box.start_zyx[::-1], 1.0))[:3]
@@ -107,7 +107,7 @@ def crop_volume(volume: Volume, box: Box) -> Volume:
 def paste(array_zyx: np.ndarray, box: Box, shape_zyx: Shape, fill: float = 0) -> np.ndarray:
     """Return a new array of `shape_zyx` that is `array_zyx` inside the box and `fill` outside, in the same dtype.
 
-    Raises ValueError when the array does not have the box's shape or the box reaches outside.
+    Raises ValueError if the array does not have the box's shape or the box reaches outside.
     """
     if array_zyx.shape != box.shape_zyx:
         raise ValueError(f"array_zyx must have the box's shape {box.shape_zyx}, got {array_zyx.shape}")
@@ -118,7 +118,7 @@ def paste(array_zyx: np.ndarray, box: Box, shape_zyx: Shape, fill: float = 0) ->
 
 
 def _integers(values: Shape) -> Shape:
-    """Return three numbers as plain integers; ValueError when they are anything else."""
+    """Return three numbers as plain integers; ValueError if they are anything else."""
     if len(values) != 3 or any(int(i) != i for i in values):
         raise ValueError(f"a box must start and stop at 3 integers, got {tuple(values)}")
     return triple(int(i) for i in values)

@@ -1,7 +1,7 @@
 """A CT in memory, and the only place where XYZ meets ZYX.
 
-Inside the library an array is ZYX and canonical (RAS+, nibabel's closest): z grows towards the head, y to the front,
-x to the patient's right. A file may keep its axes in any of 48 orders and directions; a volume remembers the file's
+Inside the library every array is ZYX and canonical (RAS+, nibabel's closest): z grows towards the head, y to the front,
+x to the patient's right. A file may store its axes in any of 48 orders and directions; a volume remembers the file's
 grid, and labels are saved back on exactly that grid (`files`). Oblique grids stay as they are: nothing is ever rotated.
 Reference: nibabel, "Image orientation".
 """
@@ -21,9 +21,9 @@ Shape = tuple[int, int, int]
 _Value = TypeVar("_Value")
 
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
-# Cosine between two axes, 0.6 degrees: distances stay true to a hundredth. A tilted gantry is ten times that.
+# Cosine between two axes, 0.6 degrees off: distances stay true to a hundredth. A tilted gantry is off ten times as far.
 _SHEAR_TOLERANCE = 0.01
-# From a mouse's CT to the thickest slices; and no bed is longer. Beyond, a unit or a header is wrong.
+# From a CT of a mouse to the thickest slices; and no table is longer. Beyond these, a unit or the header is wrong.
 _SPACINGS_MM = (0.01, 100.0)
 _LONGEST_MM = 3000.0
 _FARTHEST_MM = 1e6
@@ -33,8 +33,8 @@ _FARTHEST_MM = 1e6
 class FileGrid:
     """The grid of the file a volume came from.
 
-    `shape_xyz` in the file's own axis order (i, j, k), `affine` (4, 4) index (i, j, k) -> world RAS in mm, `header` the
-    NIfTI header, None for a DICOM series: its geometry fields are written back unchanged.
+    `shape_xyz` in the file's own axis order (i, j, k); `affine` (4, 4) from index (i, j, k) to world RAS in mm;
+    `header` the NIfTI header, whose geometry fields are written back unchanged, or None for a DICOM series.
     """
 
     shape_xyz: Shape
@@ -43,7 +43,7 @@ class FileGrid:
 
     @property
     def third_axis_zyx(self) -> tuple[int, int]:
-        """The canonical axis (0 z, 1 y, 2 x) along which the file's third axis runs, and its way: 1 forth, -1 back."""
+        """The canonical axis (0 z, 1 y, 2 x) along which the file's third axis runs, and its direction, 1 or -1."""
         axis_xyz, direction = io_orientation(self.affine)[2]
         return 2 - int(axis_xyz), int(direction)
 
@@ -52,9 +52,9 @@ class FileGrid:
 class Volume:
     """A CT or a label map with its place in the world.
 
-    `array_zyx` canonical (RAS+): array_zyx[z, y, x] with x growing to the patient's right, y to the front, z to the
-    head. `spacing_zyx_mm` distance of voxel centres. `affine` (4, 4) float64, index (x, y, z) -> world RAS in mm.
-    `file_grid` where it is saved; None for a volume made in memory, which is saved on its own grid.
+    `array_zyx` is canonical (RAS+): array_zyx[z, y, x] with x growing to the patient's right, y to the front, z to the
+    head. `spacing_zyx_mm`: distance between voxel centres. `affine`: (4, 4) float64, from index (x, y, z) to world RAS
+    in mm. `file_grid`: the grid to save on; None for a volume made in memory, which is saved on its own grid.
     Raises ValueError for an array without 3 axes, a spacing that is not positive, an affine that is not (4, 4).
     """
 
@@ -65,14 +65,14 @@ class Volume:
 
     def __post_init__(self) -> None:
         if self.array_zyx.ndim != 3 or not self.array_zyx.size:
-            raise ValueError(f"array_zyx must have 3 axes and a voxel at least, got shape {self.array_zyx.shape}")
+            raise ValueError(f"array_zyx must have 3 axes and at least one voxel, got shape {self.array_zyx.shape}")
         check_spacing(self.spacing_zyx_mm)
         if self.affine.shape != (4, 4) or not np.isfinite(self.affine).all():
             raise ValueError(f"affine must be (4, 4) finite numbers, got {self.affine.tolist()}")
 
     @classmethod
     def from_array(cls, array_zyx: np.ndarray, spacing_zyx_mm: Triple) -> "Volume":
-        """Return a volume made in memory: axes along the world's, the centre of its first voxel at (0, 0, 0) mm."""
+        """Return a volume made in memory, its axes along the world's and its first voxel's centre at (0, 0, 0) mm."""
         check_spacing(spacing_zyx_mm)
         affine = np.diag([*spacing_zyx_mm[::-1], 1.0]).astype(np.float64)
         return cls(np.asarray(array_zyx), triple(float(s) for s in spacing_zyx_mm), affine)
@@ -94,24 +94,24 @@ class Volume:
 
     @property
     def grid(self) -> FileGrid:
-        """The grid this volume is saved on: the file's, or its own when it was made in memory."""
+        """The grid this volume is saved on: the file's, or its own if it was made in memory."""
         return self.file_grid or FileGrid(self.shape_zyx[::-1], self.affine)
 
     def with_array(self, array_zyx: np.ndarray) -> "Volume":
-        """Return other values (any dtype) on the same grid; ValueError when the shape differs."""
+        """Return a volume of other values (any dtype) on the same grid; ValueError if the shape differs."""
         if array_zyx.shape != self.shape_zyx:
             raise ValueError(f"array_zyx must have the volume's shape {self.shape_zyx}, got {array_zyx.shape}")
         return Volume(array_zyx, self.spacing_zyx_mm, self.affine, self.file_grid)
 
 
 def triple(values: Iterable[_Value]) -> tuple[_Value, _Value, _Value]:
-    """Return what there is one of for each axis, in its order, as a tuple of three; ValueError for more or fewer."""
+    """Return values that come one per axis as a tuple of three, in the same order; ValueError for more or fewer."""
     first, second, third = values
     return first, second, third
 
 
 def grid_difference(volume: Volume, other: Volume) -> str | None:
-    """Say how a volume's grid differs from another's; None when no corner is off by more than a tenth of a voxel."""
+    """Say how one volume's grid differs from another's; None if no corner is off by more than a tenth of a voxel."""
     if volume.shape_zyx != other.shape_zyx:
         return f"{volume.shape_zyx} voxels (z, y, x), not {other.shape_zyx}"
     corners_xyz = np.array(list(np.ndindex(2, 2, 2))) * (np.array(other.shape_zyx[::-1]) - 1)
@@ -127,17 +127,17 @@ def check_spacing(spacing_zyx_mm: Sequence[float]) -> None:
 
 
 def from_file_axes(array_xyz: np.ndarray, grid: FileGrid) -> np.ndarray:
-    """Return an array in the file's axes as canonical ZYX, C-contiguous.
+    """Convert an array from the file's axes to canonical ZYX, C-contiguous.
 
-    A canonical file's array (Fortran order, as NIfTI stores it) is returned as a view; others are copied once.
+    The array of a canonical file (in Fortran order, as NIfTI stores it) is returned as a view; others are copied once.
     """
     return np.ascontiguousarray(apply_orientation(array_xyz, io_orientation(grid.affine)).T)
 
 
 def to_file_axes(array_zyx: np.ndarray, grid: FileGrid) -> np.ndarray:
-    """Return a canonical ZYX array in the axes of a file's grid, as a view: the inverse of `from_file_axes`.
+    """Convert a canonical ZYX array to the axes of a file's grid, as a view: the inverse of `from_file_axes`.
 
-    Raises ValueError when the shape is not the grid's.
+    Raises ValueError if the shape is not the grid's.
     """
     array_xyz = apply_orientation(array_zyx.T, ornt_transform(_RAS, io_orientation(grid.affine)))
     if array_xyz.shape != tuple(grid.shape_xyz):
@@ -153,14 +153,14 @@ def three_axes(shape: tuple[int, ...], path: Path) -> Shape:
 
 
 def empty_in_file_axes(grid: FileGrid, dtype: type) -> np.ndarray:
-    """Return an array (x, y, z) to be filled, whose memory lies canonical: `from_file_axes` copies nothing of it."""
+    """Return an array (x, y, z) to fill, laid out in memory so that `from_file_axes` need not copy it."""
     shape_zyx = np.empty(3, dtype=int)
     shape_zyx[2 - io_orientation(grid.affine)[:, 0].astype(int)] = grid.shape_xyz
     return to_file_axes(np.empty(shape_zyx, dtype), grid)
 
 
 def scale_values(raw: np.ndarray, slope: float, intercept: float, integers: type, path: Path) -> np.ndarray:
-    """Return raw * slope + intercept as `integers` when that loses nothing, as float32 otherwise; slice by slice."""
+    """Return raw * slope + intercept, slice by slice: as `integers` if that loses nothing, as float32 otherwise."""
     if raw.dtype.kind not in "iuf":
         raise ValueError(f"{path} must hold one real number a voxel, got {raw.dtype}")
     if raw.dtype.newbyteorder("=") == integers and (slope, intercept) == (1.0, 0.0):
@@ -178,10 +178,10 @@ def stack_slices(
     dtypes: tuple[type, ...],
     path: Path,
 ) -> np.ndarray:
-    """Return the values (stored * slope + intercept) of slices (x, y) along the file's third axis, one after another.
+    """Collect slices (x, y) along the file's third axis into one array of values, stored * slope + intercept.
 
-    `empty` makes the array (x, y, z) for a type: the first of `dtypes` (integers, and perhaps float32) that loses
-    nothing. Raises ValueError that names a voxel with a value that none of them holds.
+    `empty` makes the array (x, y, z) for a dtype: the first of `dtypes` (integers, and perhaps float32) that loses
+    nothing. Raises ValueError, naming a voxel, if a value fits none of them.
     """
     slope, intercept = slope_intercept
     integers, *floats = dtypes
@@ -191,7 +191,7 @@ def stack_slices(
         if stored.dtype == integers and (slope, intercept) == (1.0, 0.0):
             stacked[:, :, k] = stored
             continue
-        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at
+        with np.errstate(over="ignore", invalid="ignore"):  # the result is checked below
             values = stored.astype(np.float64) * slope + intercept
         bad = ~(np.abs(values) <= np.finfo(np.float32).max)  # also NaN
         if bad.any():
@@ -216,7 +216,7 @@ def stack_slices(
 
 
 def check_plausible(shape_xyz: Shape, spacing_xyz_mm: np.ndarray, path: Path) -> None:
-    """Raise ValueError for a spacing or an extent that no CT has: a unit or a header is wrong."""
+    """Raise ValueError for a spacing or an extent that no CT has: a unit or the header is wrong."""
     lowest, highest = _SPACINGS_MM
     if not all(lowest <= s <= highest for s in spacing_xyz_mm):
         raise ValueError(
@@ -229,7 +229,7 @@ def check_plausible(shape_xyz: Shape, spacing_xyz_mm: np.ndarray, path: Path) ->
 
 
 def check_grid(grid: FileGrid, path: Path) -> None:
-    """Raise ValueError for an affine that is degenerate or sheared, and for a grid that no CT has."""
+    """Raise ValueError for a degenerate or sheared affine, and for a grid that no CT has."""
     axes = grid.affine[:3, :3]
     lengths = np.linalg.norm(axes, axis=0)
     if not (np.abs(grid.affine) < _FARTHEST_MM).all() or not (lengths > 0).all():  # also NaN

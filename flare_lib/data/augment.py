@@ -1,11 +1,11 @@
 """The paper's five augmentations: rotation, scale, blur, contrast, gamma (paper 3.2), drawn here, applied by MONAI.
 
-Rotation and scale are one resampling: image and labels are read once, at turned and scaled places. What they bring in
-from outside the patch is air without a label. There is no mirroring, though nnU-Net mirrors by default: a mirrored
-abdomen has its liver on the left and calls a right kidney the left one.
+Rotation and scale are a single resampling: image and labels are read once, at rotated and scaled positions. Whatever
+comes in from outside the patient is air without a label. There is no mirroring, although nnU-Net mirrors by default: a
+mirrored abdomen has its liver on the left, and its right kidney is called the left one.
 
-Drawing is kept apart from applying, so that a figure can show one augmentation at a time and a test can repeat one.
-Ranges where the paper gives none follow nnU-Net's.
+Drawing is separate from applying, so that a figure can show one augmentation at a time and a test can repeat one.
+Where the paper gives no range, nnU-Net's is used.
 """
 
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ from flare_lib.machine.extras import extra
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to one patch; the defaults do nothing.
+    """What is done to one patch; the defaults change nothing.
 
-    `rotation_rad` about z, y, x; `scale` above 1 shows the body larger; `blur_voxels` the SD of a Gaussian;
-    `contrast` above 1 spreads grey values around their mean; `gamma` below 1 lifts the dark ones (mean and SD stay).
+    `rotation_rad` about z, y, x; `scale` above 1 makes the body larger; `blur_voxels` is the SD of a Gaussian;
+    `contrast` above 1 spreads grey values around their mean; `gamma` below 1 lifts dark ones (mean and SD are kept).
     """
 
     rotation_rad: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -41,7 +41,7 @@ def draw_augmentation(
     max_rotation_rad: float = 0.52,
     probability: float = 0.2,
 ) -> Augmentation:
-    """Draw an augmentation; each of its five parts is there with `probability`, the others do nothing.
+    """Draw an augmentation; each of its five parts is used with `probability` and otherwise does nothing.
 
     `scale_range` is the paper's; its lower and upper halves are equally likely. `max_rotation_rad`: 30 degrees.
     """
@@ -57,7 +57,7 @@ def draw_augmentation(
 
 
 def room_for(what: Augmentation, shape_zyx: Sequence[int]) -> tuple[int, int, int]:
-    """Return the shape (z, y, x) of a region that holds all that a patch of `shape_zyx` shows once it is augmented."""
+    """Return the shape (z, y, x) of a region that holds everything a patch of `shape_zyx` shows after augmentation."""
     turn = np.abs(Rotation.from_euler("xyz", what.rotation_rad).as_matrix())
     reach = np.maximum(turn, turn.T) @ np.asarray(shape_zyx) / what.scale
     return triple(int(n) for n in np.maximum(np.ceil(reach), shape_zyx))
@@ -66,11 +66,11 @@ def room_for(what: Augmentation, shape_zyx: Sequence[int]) -> tuple[int, int, in
 def augment(
     image: np.ndarray, labels: np.ndarray, what: Augmentation, *, shape_zyx: Sequence[int] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return image (float32) and labels (as they came), both (Z, Y, X), after one augmentation; the inputs are kept.
+    """Return image (float32) and labels (same dtype), both (Z, Y, X), after one augmentation; the inputs are kept.
 
-    Labels follow rotation and scale alone, by nearest neighbour. `shape_zyx`: of the middle part that is returned,
-    that of the image by default; see `room_for`. Raises ValueError when the two shapes differ, when a smaller image is
-    given than is wanted, and when the scale, gamma or contrast is not above 0.
+    Only rotation and scale affect the labels, by nearest neighbour. `shape_zyx`: shape of the middle part to return, by
+    default the image's; see `room_for`. Raises ValueError if the two shapes differ, if the image is smaller than the
+    part to return, or if scale, gamma or contrast is not above 0.
     """
     shape_zyx = image.shape if shape_zyx is None else tuple(shape_zyx)
     if image.shape != labels.shape or image.ndim != 3:
@@ -97,7 +97,7 @@ def augment(
 def _turn_and_scale(
     image: np.ndarray, labels: np.ndarray, what: Augmentation, shape_zyx: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read image (trilinear) and labels (nearest) at turned and scaled places; outside lies air, label 0."""
+    """Read image (trilinear) and labels (nearest) at rotated and scaled positions; outside is air, label 0."""
     air = image.min()
     place = {"rotate_params": what.rotation_rad, "scale_params": (1 / what.scale,) * 3, "padding_mode": "zeros"}
     place["spatial_size"] = tuple(shape_zyx)
@@ -107,8 +107,8 @@ def _turn_and_scale(
 
 
 def _applied(transform: str, array: np.ndarray, **settings: object) -> np.ndarray:
-    """Apply one of MONAI's transforms, which want a channel and give a tensor."""
-    with extra("train"):  # here, because it takes seconds to import and only training augments
+    """Apply one of MONAI's transforms, which need a channel axis and return a tensor."""
+    with extra("train"):  # imported here: it takes seconds, and only training augments
         from monai import transforms
 
     out = getattr(transforms, transform)(**settings)(array[None])

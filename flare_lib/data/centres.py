@@ -1,8 +1,8 @@
-"""A synthetic cohort built like FLARE 2022's: few labelled cases, all alike, and many unlabelled ones of all sorts.
+"""A synthetic cohort built like FLARE 2022's: a few labelled cases, all alike, and many unlabelled ones of all kinds.
 
-FLARE 2022 has 50 labelled CTs, most of one kind (portal phase, the abdomen alone), 2,000 unlabelled ones from other
+FLARE 2022 has 50 labelled CTs, most of one kind (portal phase, abdomen only), 2,000 unlabelled ones from other
 hospitals, and test cases from all of them. Here every hospital, a `Centre`, has its own contrast phases, noise, slice
-thickness, lesions and field of view; only the first one has labels to learn from.
+thickness, lesions and field of view; only the first has labels to learn from.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from flare_lib.synthetic.phantom import phantom_case
 
 @dataclass(frozen=True)
 class Centre:
-    """How a hospital scans, and whom: `phases` none, arterial, portal, late; the rest as `phantom_case` has it."""
+    """How a hospital scans, and whom: `phases` are none, arterial, portal, late; the rest as in `phantom_case`."""
 
     name: str
     phases: tuple[float, float, float, float]
@@ -27,7 +27,7 @@ class Centre:
     field_of_view: str = "abdomen"
 
     def case(self, seed: int) -> tuple[Volume, Volume]:
-        """Return CT and labels of one of its patients."""
+        """Return the CT and labels of one of its patients."""
         return phantom_case(
             seed,
             spacing_zyx_mm=self.spacing_zyx_mm,
@@ -49,7 +49,7 @@ CENTRES = (
 
 @dataclass(frozen=True)
 class CentreCohort:
-    """Training cases, the labelled ones first, and test cases, which have labels; the names begin with the centre's."""
+    """Training cases, labelled ones first, and test cases, which have labels; case names start with the centre's."""
 
     training: list[Case]
     test: list[Case]
@@ -58,13 +58,13 @@ class CentreCohort:
 def write_centres(folder: str | Path, n_labelled: int, n_unlabelled: int, n_test: int) -> CentreCohort:
     """Write the cohort to `folder`/training and `folder`/test, images/ + labels/, and return it.
 
-    The labelled cases are of the first centre, the unlabelled and the test cases of all in turn; no patient twice.
-    What is there already is not made again. Raises ValueError for numbers that are not positive (`n_unlabelled` may be
-    0) and when a file cannot be written.
+    The labelled cases come from the first centre, the unlabelled and the test cases from all in turn; no patient comes
+    twice. Existing files are not made again. Raises ValueError for numbers that are not positive (`n_unlabelled` may be
+    0) or if a file cannot be written.
     """
     if n_labelled < 1 or n_unlabelled < 0 or n_test < 1:
         raise ValueError(
-            "a cohort must have a labelled and a test case at least, got "
+            "a cohort must have at least one labelled and one test case, got "
             f"{n_labelled} labelled, {n_unlabelled} unlabelled, {n_test} for the test"
         )
     parts = (("training", n_labelled, n_unlabelled, 20_000), ("test", n_test, 0, 30_000))
@@ -85,10 +85,10 @@ def write_centres(folder: str | Path, n_labelled: int, n_unlabelled: int, n_test
 def write_phantoms(
     folder: str | Path, n_labelled: int, n_unlabelled: int = 0, *, seed: int = 0, **settings: Any
 ) -> list[Case]:
-    """Write synthetic cases as images/ + labels/ and return them: a cohort without any data.
+    """Write synthetic cases as images/ + labels/ and return them: a cohort that needs no data.
 
-    Phantoms `seed`, `seed` + 1, ...; the unlabelled come last. `settings` as in `phantom_case` (spacing, field of
-    view). Raises ValueError when a file cannot be written.
+    The phantoms are `seed`, `seed` + 1, ...; unlabelled ones come last. `settings` as in `phantom_case` (spacing, field
+    of view). Raises ValueError if a file cannot be written.
     """
     for k in range(n_labelled + n_unlabelled):
         ct, labels = phantom_case(seed + k, **settings)
@@ -97,7 +97,7 @@ def write_phantoms(
 
 
 def _write(folder: Path, name: str, ct: Volume, labels: Volume | None) -> None:
-    """Write a case in FLARE's layout; the label map first, so that a CT that is there has its labels."""
+    """Write a case in FLARE's layout, label map first, so that every CT that exists has its labels."""
     image, label_map = _paths(folder, name)
     for path in (image, label_map):
         path.parent.mkdir(parents=True, exist_ok=True)

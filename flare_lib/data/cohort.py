@@ -1,13 +1,13 @@
-"""A cohort: the CTs of a folder, with labels and without, checked, and split for training.
+"""A cohort: the CTs in a folder, with and without labels, checked, and split for training.
 
-Layouts that are read (see data/README.md):
+These layouts can be read (see data/README.md):
 
     images/NAME_0000.nii.gz    labels/NAME.nii.gz      FLARE 2022, and any plain pair of folders; _0000 may be missing
     imagesTr/NAME_0000.nii.gz  labelsTr/NAME.nii.gz    nnU-Net's raw data
-    NAME/ct.nii.gz             NAME/segmentations/     TotalSegmentator, one mask a structure
-    NAME_0000.nii.gz                                   CTs alone, as FLARE 2022's unlabelled ones
+    NAME/ct.nii.gz             NAME/segmentations/     TotalSegmentator, one mask per structure
+    NAME_0000.nii.gz                                   CTs only, like FLARE 2022's unlabelled ones
 
-A CT without a label map is an unlabelled case, and as such welcome.
+A CT without a label map is fine: it is an unlabelled case.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from flare_lib.synthetic.subjects import join_masks
 
 _FOLDERS = (("images", "labels"), ("imagesTr", "labelsTr"))
 SANE_SPACING_MM = (0.2, 10.0)
-# Without contrast 50 to 65, with it 100 to 150, with much fat below 0; outside, labels and CT are not one patient's.
+# 50 to 65 without contrast, 100 to 150 with it, below 0 with much fat; outside, labels and CT are not one patient's.
 SANE_LIVER_HU = (-30.0, 200.0)
 
 
@@ -42,10 +42,10 @@ class Case:
 
 
 def find_cases(folder: str | Path) -> list[Case]:
-    """Return the cases of a folder in one of the layouts above, by name.
+    """Return the cases in a folder with one of the layouts above, sorted by name.
 
-    A label map whose CT is missing is a case too: `check_case` says what is wrong with it. Raises FileNotFoundError for
-    a folder without cases, ValueError for two files of one name.
+    A label map without a CT is a case too: `check_case` says what is wrong with it. Raises FileNotFoundError for a
+    folder without cases, ValueError for two files with the same case name.
     """
     folder = Path(folder)
     for images, labels in _FOLDERS:
@@ -70,9 +70,9 @@ def find_cases(folder: str | Path) -> list[Case]:
 
 
 def load_labels(case: Case) -> Volume:
-    """Load a case's labels, 0 to 13, joined from its masks where that is how they come.
+    """Load a case's labels, 0 to 13, joining its masks if they come as masks.
 
-    Raises ValueError for a case without labels, and what `load_label_map` and `join_masks` raise.
+    Raises ValueError for a case without labels, and the errors of `load_label_map` and `join_masks`.
     """
     if case.label_path is None:
         raise ValueError(f"{case.name} must have labels, got a CT alone")
@@ -82,11 +82,11 @@ def load_labels(case: Case) -> Volume:
 
 
 def check_case(case: Case) -> list[str]:
-    """Return all that is wrong with a case, or to doubt, a sentence each; nothing for a sound one.
+    """Return everything that is wrong or doubtful about a case, one sentence each; nothing for a sound one.
 
-    The CT must load, with a spacing between 0.2 and 10 mm and grey values that look like HU; labels, where there are
-    any, must lie on its grid, be 0 to 13 and not all 0, have their right organs on the right (a swap of the kidneys'
-    labels, a mirrored file) and a liver that looks like one.
+    The CT must load, with a spacing between 0.2 and 10 mm and grey values that look like HU. Labels, if there are any,
+    must lie on its grid, be 0 to 13 and not all 0, have left and right organs on their own sides (not so with swapped
+    kidney labels or a mirrored file), and have a liver with a liver's grey values.
     """
     problems, ct, labels = [], None, None
     try:
@@ -119,7 +119,7 @@ def check_case(case: Case) -> list[str]:
 
 
 def check_cases(cases: Sequence[Case], progress: Progress | None = None) -> dict[str, list[str]]:
-    """Return {name: problems} of the cases that have some, see `check_case`; all cases are looked at."""
+    """Check all cases and return {name: problems} for those that have any (see `check_case`)."""
     problems = {}
     for done, (case, outcome) in enumerate(zip(cases, map_in_processes(check_case, cases, 1), strict=True), start=1):
         if found := [outcome.reason] if isinstance(outcome, Failure) else outcome:
@@ -134,9 +134,9 @@ def _numbers(numbers: Sequence[float]) -> str:
 
 
 def split_cases(cases: Sequence[Case], n_validation: int, *, seed: int = 0) -> tuple[list[Case], list[Case]]:
-    """Return (training, validation) of the labelled cases, drawn by `seed` from the sorted names.
+    """Split the labelled cases into (training, validation), drawn with `seed` from the sorted names.
 
-    The paper: 40 and 10 of FLARE 2022's 50. Raises ValueError unless a case is left to train on.
+    The paper uses 40 and 10 of FLARE 2022's 50. Raises ValueError if no case is left to train on.
     """
     labelled = sorted((case for case in cases if case.label_path is not None), key=lambda case: case.name)
     if not 0 <= n_validation < len(labelled):

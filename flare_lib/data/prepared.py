@@ -1,14 +1,14 @@
-"""Cases made ready for training once, on disk: cropped, windowed, at the net's spacing (paper 2.1).
+"""Cases prepared for training, once, on disk: cropped, windowed and at the net's spacing (paper 2.1).
 
     CT -> foreground, or the organs and 40 mm around them -> window -> spacing -> image.npy, labels.npy, case.json
 
-Images are kept in HU (float16, which rounds to a quarter of a HU at most) and are normalised when a patch is read, so
-that the mean and SD of all cases need no second pass: each case stores its count, sum and sum of squares. The files
-are memory-mapped: thousands of cases take no memory.
+Images are stored in HU (float16, which is off by a quarter of a HU at most) and normalised when a patch is read, so the
+mean and SD of all cases need no second pass: each case stores its count, sum and sum of squares. The files are
+memory-mapped, so thousands of cases take no memory.
 
-The folder of a cohort is named by the recipe that made it, so that a changed recipe never reads what another one made;
-a case whose source files changed is made anew. A case appears complete or not at all, and what is there is not made
-again: a preparation that was stopped goes on where it was.
+A cohort's folder is named after the recipe that made it, so that a changed recipe never reads another one's cases; a
+case whose source files have changed is prepared again. A case appears complete or not at all, and existing cases are
+not prepared again: if a preparation is stopped, the next one continues from there.
 """
 
 import hashlib
@@ -37,19 +37,19 @@ from flare_lib.machine.processes import map_in_processes
 from flare_lib.machine.progress import Progress
 
 AROUND = ("foreground", "organs")
-_FORMAT = 2  # of the files: to be raised when they change
-_PLACES = 500  # voxels of each organ that are remembered, so that a patch can be centred on one without a search
+_FORMAT = 2  # of the files: increase it when they change
+_PLACES = 500  # voxels of each organ that are stored, so that a patch can be centred on one without a search
 
-_NAMED = 5  # cases that could not be prepared and are told one by one; one line has no room for more
+_NAMED = 5  # how many failed cases are named one by one; one line has no room for more
 
 
 @dataclass(frozen=True)
 class PreparedCase:
-    """One case as a net is trained on it.
+    """One case in the form a net is trained on.
 
-    `image_hu` float16 (Z, Y, X), in the window, memory-mapped; `labels` uint8 of the same shape, or None;
-    `class_locations` {organ id: voxels of it, int (n, 3), ZYX}; `moments` of its grey values in HU,
-    for individual normalisation.
+    `image_hu` float16 (Z, Y, X), within the window, memory-mapped; `labels` uint8 of the same shape, or None;
+    `class_locations` {organ id: some of its voxels, int (n, 3), ZYX}; `moments` of its grey values in HU, for
+    individual normalisation.
     """
 
     name: str
@@ -60,9 +60,9 @@ class PreparedCase:
 
 
 def moments_of(cases: Sequence[PreparedCase]) -> Moments:
-    """Return mean and SD in HU over all voxels of all cases: the fine stage's global normalisation (paper 2.1, 4.5)."""
+    """Return mean and SD in HU over all voxels of all cases, for the fine stage's normalisation (paper 2.1, 4.5)."""
     if not cases:
-        raise ValueError("mean and SD must be taken of a case at least, got none")
+        raise ValueError("mean and SD must be taken over at least one case, got none")
     return sum((case.moments for case in cases), Moments())
 
 
@@ -77,15 +77,16 @@ def prepare_cases(
     progress: Progress | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> list[PreparedCase]:
-    """Prepare the cases that `folder` does not hold yet, and return all of them in their order.
+    """Prepare the cases that `folder` does not hold yet, and return all of them in order.
 
-    `around` "foreground" (the paper's coarse data set) or "organs", the box of the labels and `margin_mm` around it
-    (its fine one). Spacing and window are those of `preprocessing`; its mean and SD play no part. `n_workers` processes
-    work side by side; `progress(done, total)`; `on_note` is told of a prepared case that was damaged and is made anew.
+    `around`: "foreground" (the paper's coarse data set) or "organs", the box around the labels widened by `margin_mm`
+    (its fine one). Spacing and window come from `preprocessing`; its mean and SD are not used. `n_workers` processes
+    work side by side; `progress(done, total)` is called; `on_note` is called with a note if a prepared case was damaged
+    and is prepared again.
 
-    A case that cannot be prepared does not keep the others from being so; then ValueError names each and says why: it
-    has no labels where these are needed, an empty label map, labels above 13 or off the CT's grid, files that do not
-    load, no room on the disk.
+    A case that cannot be prepared does not hold up the others; at the end, ValueError names each one and says why: no
+    labels where they are needed, an empty label map, labels above 13 or off the CT's grid, files that do not load, no
+    room on the disk.
     """
     if around not in AROUND:
         raise ValueError(f"around must be one of {', '.join(AROUND)}, got {around!r}")
@@ -120,7 +121,7 @@ def _prepare(case: Case, *, folder: Path, preprocessing: Preprocessing, around: 
     """Prepare one case, whole or not at all."""
     image, labels = _crop_and_resample(case, preprocessing, around, margin_mm)
     card = {"sources": _sources(case), "moments": asdict(Moments.of(image))}
-    with atomic_folder(folder / case.name) as unfinished:  # what is there was made from files that have changed since
+    with atomic_folder(folder / case.name) as unfinished:  # replaces a case made from files that have changed since
         _save(unfinished / "image.npy", image.astype(np.float16))
         if labels is not None:
             _save(unfinished / "labels.npy", labels)
@@ -129,7 +130,7 @@ def _prepare(case: Case, *, folder: Path, preprocessing: Preprocessing, around: 
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    whole = io.BytesIO()  # numpy tells of a full disk as "1200 requested and 400 written"
+    whole = io.BytesIO()  # numpy reports a full disk as "1200 requested and 400 written"
     np.save(whole, array)
     path.write_bytes(whole.getbuffer())
 
@@ -170,17 +171,17 @@ def _class_locations(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray
 
 
 def _sources(case: Case) -> list[list[int]]:
-    """Return size and time of change of a case's files."""
+    """Return the size and modification time of a case's files."""
     stats = [path.stat() for path in (case.ct_path, case.label_path) if path is not None]
     return [[s.st_size, s.st_mtime_ns] for s in stats]
 
 
 def _load_if_there(case: Case, folder: Path, on_note: Callable[[str], None] | None) -> PreparedCase | None:
-    """Return a case that was prepared from the files as they are now; None when it is to be made (anew)."""
+    """Return a case that was prepared from the files as they are now; None if it must be prepared (again)."""
     try:
         sources = _sources(case)
     except OSError:
-        return None  # the CT is gone: preparing says so
+        return None  # the CT is gone: preparing it will say so
     made = folder / case.name
     try:
         return _load(made) if made.is_dir() and _card(made)["sources"] == sources else None

@@ -1,7 +1,7 @@
-"""Real CTs for a fresh machine: fetched once through pip, checked by hash, kept in the cache, offline afterwards.
+"""Real CTs for a fresh machine: fetched once through pip, checked by hash, kept in the cache, used offline after that.
 
-The source archive of the TotalSegmentator package (Apache-2.0) carries example CTs for its own tests. pip knows how to
-reach a package index from wherever the user sits (mirrors, proxies, certificates), so pip fetches it.
+The source archive of the TotalSegmentator package (Apache-2.0) contains example CTs for its own tests. pip knows how to
+reach a package index from wherever the user is (mirrors, proxies, certificates), so it does the fetching.
 Reference: Wasserthal et al. 2023, "TotalSegmentator", doi 10.1148/ryai.230024.
 """
 
@@ -28,12 +28,12 @@ from flare_lib.synthetic.phantom import phantom_case
 
 
 class SourceUnavailable(OSError):
-    """A data source that cannot be reached, or does not give what it should; the message is one line."""
+    """A data source that cannot be reached or does not deliver what it should; the message is one line."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A package's source archive: what pip is asked for, its sha256, and what is taken out of it.
+    """A package's source archive: the package's name and version, its sha256, and the files to take from it.
 
     `members`: {file name in the cache: (path in the archive, sha256)}.
     """
@@ -46,14 +46,14 @@ class Archive:
 
 @dataclass(frozen=True)
 class SampleCase:
-    """A CT with a label map of FLARE's organs on its grid, and one line on where both come from."""
+    """A CT with a label map of FLARE's organs on its grid, and one line saying where both come from."""
 
     ct_path: Path
     label_map_path: Path
     about: str
 
     def copy_to(self, folder: str | os.PathLike) -> "SampleCase":
-        """Copy both to `folder` (made when missing) as ct.nii.gz and reference.nii.gz; a copy that is equal stays."""
+        """Copy both to `folder` (created if missing) as ct.nii.gz and reference.nii.gz; an identical copy is kept."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         copies = folder / "ct.nii.gz", folder / "reference.nii.gz"
@@ -93,16 +93,16 @@ ABOUT_SAMPLE = (
 
 
 def cache_folder() -> Path:
-    """Return where fetched data is kept: FLARE_LIB_CACHE, else flare-lib in the cache folder of the user's system."""
+    """Return where fetched data is kept: FLARE_LIB_CACHE, or else flare-lib in the user's cache folder."""
     if chosen := os.environ.get("FLARE_LIB_CACHE"):
         return Path(chosen).expanduser()
     return platformdirs.user_cache_path("flare-lib", appauthor=False)
 
 
 def pip_download(archive: Archive, folder: Path) -> Path:
-    """Let pip fetch a source archive into `folder`, with the user's own pip configuration; return its path.
+    """Let pip fetch a source archive into `folder`, using the user's own pip configuration; return its path.
 
-    pip compares the hash before it runs anything of the package (it runs its build backend, to learn its metadata).
+    pip checks the hash before it runs any code from the package (it runs the build backend to get the metadata).
     Raises SourceUnavailable with pip's own reason.
     """
     wish = folder / "wish.txt"
@@ -125,8 +125,8 @@ def pip_download(archive: Archive, folder: Path) -> Path:
 class Cache:
     """Where fetched data is kept, and how it gets there.
 
-    `folder` (default `cache_folder()`); `offline`: what is there, or nothing; `archive`, `download`: another source of
-    the same files.
+    `folder`: default `cache_folder()`; `offline`: use only what is already there; `archive`, `download`: another source
+    of the same files.
     """
 
     folder: str | os.PathLike | None = None
@@ -136,13 +136,13 @@ class Cache:
 
     @property
     def path(self) -> Path:
-        """The folder."""
+        """The cache folder."""
         return Path(self.folder or cache_folder())
 
     def get(self, *names: str) -> list[Path]:
-        """Return the paths of some members of the archive, which is fetched when one is missing or damaged.
+        """Return the paths of some of the archive's members, fetching it if one is missing or damaged.
 
-        Their hashes are compared on every call. Raises SourceUnavailable.
+        Their hashes are checked on every call. Raises SourceUnavailable.
         """
         archive, folder = self.archive, self.path / f"{self.archive.package}-{self.archive.version}"
         paths = [folder / name for name in names]
@@ -164,7 +164,7 @@ class Cache:
 def fetch_sample(cache: Cache | None = None) -> SampleCase:
     """Return the real sample: an abdominal CT at 3 mm and a label map of 12 organs (no esophagus).
 
-    Fetched once (38 MB), then kept. The label map, uint8 on the CT's grid, is made of the archive's 117 structures.
+    Fetched once (38 MB), then kept. The label map, uint8 on the CT's grid, is made from the archive's 117 structures.
     Raises SourceUnavailable.
     """
     ct_path, structures_path = (cache or Cache()).get("abdomen_ct.nii.gz", "abdomen_117_structures.nii.gz")
@@ -177,15 +177,15 @@ def fetch_sample(cache: Cache | None = None) -> SampleCase:
 
 
 def fetch_thorax(cache: Cache | None = None) -> Path:
-    """Return the path of a CT angiography of the chest at 1.5 mm, axes LPS, without labels; else as `fetch_sample`."""
+    """Return the path of a CT angiography of the chest at 1.5 mm, axes LPS, without labels; like `fetch_sample`."""
     return (cache or Cache()).get("thorax_ct.nii.gz")[0]
 
 
 def sample_or_phantom(cache: Cache | None = None) -> SampleCase:
-    """Return the real sample or, when it cannot be had, a phantom in its place; `about` says which, and why.
+    """Return the real sample or, if it is unavailable, a phantom in its place; `about` says which, and why.
 
-    The phantom (seed 0) is made once and kept beside the cached data. Raises ValueError when the cache cannot be
-    written either.
+    The phantom (seed 0) is made once and kept beside the cached data. Raises ValueError if the cache cannot be written
+    either.
     """
     cache = cache or Cache()
     try:
@@ -202,7 +202,7 @@ def sample_or_phantom(cache: Cache | None = None) -> SampleCase:
 
 
 def _extract(archive: Archive, file: Path, paths: Sequence[Path]) -> None:
-    """Take members out of an archive's file to `paths`, each complete and of the right hash or not at all."""
+    """Extract members of an archive to `paths`; each appears complete and with the right hash, or not at all."""
     _check_sha256(archive, file, archive.sha256)
     with tarfile.open(file) as tar:
         for path in paths:
@@ -220,7 +220,7 @@ def _extract(archive: Archive, file: Path, paths: Sequence[Path]) -> None:
 
 
 def _holds(path: Path, label_map_zyx: np.ndarray) -> bool:
-    """Tell whether a file is a readable label map with exactly these labels."""
+    """Return whether a file is a readable label map with exactly these labels."""
     try:
         return np.array_equal(load_label_map(path).array_zyx, label_map_zyx)
     except (OSError, ValueError):

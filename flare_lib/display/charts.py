@@ -1,4 +1,4 @@
-"""Charts of numbers: times, scores, losses; matplotlib `Figure` objects, organs in their own colours."""
+"""Charts of times, scores and losses, as matplotlib `Figure` objects, with organs in their own colours."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +12,7 @@ _LOSS_COLORS = {"loss": "#333333", "supervised": "#0072b2", "consistency": "#d55
 
 
 def timing_figure(seconds: Mapping[str, float], *, title: str = "Where the time goes") -> Figure:
-    """Return one bar a step, {step: seconds}, first step on top, its time beside it."""
+    """Return a chart of one bar per step, {step: seconds}, the first step on top, its time beside it."""
     figure = Figure(figsize=(7, 0.6 + 0.3 * len(seconds)), layout="constrained", dpi=80)
     axes = figure.subplots()
     bars = axes.barh(list(seconds), list(seconds.values()), color="#4477aa")
@@ -26,7 +26,7 @@ def timing_figure(seconds: Mapping[str, float], *, title: str = "Where the time 
 
 
 def dice_figure(series: Mapping[str, np.ndarray], *, title: str = "Dice per organ") -> Figure:
-    """Return the Dice of 13 organs as bars in the organs' colours, one group an organ, one bar a series {name: (13,)}.
+    """Return the Dice of 13 organs as bars in the organs' colours: a group per organ, a bar per series {name: (13,)}.
 
     NaN (an organ that the reference lacks) leaves a gap. Later series are hatched.
     """
@@ -42,13 +42,13 @@ def dice_figure(series: Mapping[str, np.ndarray], *, title: str = "Dice per orga
     axes.set_ylabel("Dice" if len(series) == 1 else "score")
     axes.set_title(title, fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
-    if len(series) > 1:  # above, where it covers no bar
+    if len(series) > 1:  # on top, where it hides no bar
         axes.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(series), frameon=False)
     return figure
 
 
 def score_boxes_figure(dice: Sequence[np.ndarray], nsd: Sequence[np.ndarray]) -> Figure:
-    """Return two box plots, DSC and NSD, a box an organ over cases, each case (13,); NaN is left out.
+    """Return two box plots over cases, DSC and NSD, one box per organ; each case is (13,), and NaN is left out.
 
     The box holds the middle half of the cases, the line is their median, the whiskers reach 1.5 times as far; every
     case is a dot.
@@ -74,9 +74,9 @@ def score_boxes_figure(dice: Sequence[np.ndarray], nsd: Sequence[np.ndarray]) ->
 
 
 def efficiency_figure(run: Efficiency, *, title: str = "") -> Figure:
-    """Return CPU, memory and, where it was measured, GPU memory of a run against time, its steps as bands with names.
+    """Return CPU, memory and, if measured, GPU memory of a run against time, with its steps as named bands.
 
-    Lines: the process and all it started; grey: the whole machine.
+    Lines are the process and everything it started; grey is the whole machine.
     """
     curves = [("CPU, % of a core", "process_cpu_percent"), ("memory, MiB", "process_ram_mib")]
     curves += [("GPU memory, MiB", "machine_gpu_mib")] if "machine_gpu_mib" in run.curves else []
@@ -93,7 +93,7 @@ def efficiency_figure(run: Efficiency, *, title: str = "") -> Figure:
         for k, (_, start, end) in enumerate(run.steps):
             axes.axvspan(start, end, color="#999999" if k % 2 else "#dddddd", alpha=0.3, linewidth=0, zorder=0)
     for name, start, end in run.steps:
-        if end - start > 0.03 * run.seconds:  # a name for each step that has room for one
+        if end - start > 0.03 * run.seconds:  # name the steps that have room for it
             x, top = (start + end) / 2, rows[0].get_xaxis_transform()
             rows[0].text(x, 1.02, name, rotation=20, ha="left", va="bottom", fontsize=7, transform=top)
     rows[-1].set_xlabel("seconds")
@@ -103,19 +103,19 @@ def efficiency_figure(run: Efficiency, *, title: str = "") -> Figure:
 
 
 def loss_figure(entries: Sequence[Mapping[str, float]], *, smooth: int = 10, title: str = "Training") -> Figure:
-    """Return the losses of a run against its steps: each "loss", "supervised" and "consistency" that its log has.
+    """Return the losses of a run against its steps: "loss", "supervised" and "consistency", as far as its log has them.
 
-    `entries` as `training.loop` logs them, one a step, each with "step"; a line is the running mean over `smooth`
-    steps, fewer when there are fewer. Raises ValueError for no entries.
+    `entries` as `training.loop` logs them, one per step, each with "step"; a line is the running mean over `smooth`
+    steps, or as many as there are. Raises ValueError for no entries.
     """
     if not entries:
-        raise ValueError("a chart of losses needs an entry at least, got none")
+        raise ValueError("a chart of losses needs at least one entry, got none")
     figure = Figure(figsize=(7, 2.6), layout="constrained", dpi=80)
     axes = figure.subplots()
     window = min(smooth, len(entries))
     names = [name for name in _LOSS_COLORS if name in entries[0]]
     if names == ["loss", "supervised"]:
-        names = ["supervised"]  # without a second term, that is the whole
+        names = ["supervised"]  # without a second term, this is the total
     for name in names:
         means = np.convolve([entry[name] for entry in entries], np.ones(window) / window, mode="valid")
         axes.plot([entry["step"] for entry in entries][window - 1 :], means, color=_LOSS_COLORS[name], label=name)

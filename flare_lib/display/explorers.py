@@ -1,7 +1,7 @@
 """The course's ideas with sliders, one function each: the heads, the margin, the tiles, slabs, distance, tolerance.
 
-Each prepares once what no slider changes and returns an `Explorer`, whose first picture stands in its place where
-nothing can be moved. Arrays are canonical (RAS+) ZYX, label maps 0 to 13.
+Each function prepares once whatever no slider changes and returns an `Explorer`, whose first picture is shown where
+sliders do not work. Arrays are canonical (RAS+) ZYX, label maps 0 to 13.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,12 +37,12 @@ def head_explorer(
     """Compare the answers of a net's heads, finest first, each on its own grid, with the reference (paper 2.2).
 
     `image` is what the net saw, shown between the two ends of `window`; `reference_zyx` lies on its grid. Sliders: the
-    head (1 is the finest) and the slice. Raises ValueError for a reference of another shape, and for no head.
+    head (1 is the finest) and the slice. Raises ValueError for a reference of another shape, or for no heads.
     """
     as_label_map(reference_zyx, shape=image.shape_zyx)
     answers = [resample_nearest(answer, image.shape_zyx) for answer in head_label_maps]
     if not answers:
-        raise ValueError("there must be a head at least, got none")
+        raise ValueError("there must be at least one head, got none")
     there = np.array([(reference_zyx == o.id).any() for o in ORGANS])
     dice = [dice_scores(answer, reference_zyx)[there].mean() if there.any() else np.nan for answer in answers]
 
@@ -65,9 +65,9 @@ def head_explorer(
 def roi_explorer(
     ct: Volume, label_map_zyx: np.ndarray, box: Box, *, margin_mm: float = 20.0, longest_mm: int = 60
 ) -> Explorer:
-    """Widen a box by a margin: how large the region of interest is, how much of the worst-hit organ lies in it.
+    """Widen a box by a margin: how large does the region of interest get, how much of the worst-hit organ is in it?
 
-    `label_map_zyx` on the CT's grid, from which the shares are counted; `box` what the margin is added to (paper 2).
+    `label_map_zyx`: on the CT's grid, used to count the shares; `box`: what the margin is added to (paper 2).
     Slider: the margin in mm. Raises ValueError for a label map of another shape.
     """
     as_label_map(label_map_zyx, shape=ct.shape_zyx)
@@ -92,7 +92,7 @@ def roi_explorer(
 def tile_explorer(shape_zyx: Sequence[int], patch_size: Sequence[int], *, tile_step: float = 0.5) -> Explorer:
     """Show from the front how many tiles of a sliding window see each voxel, and where one tile lies (paper 4.6).
 
-    Sliders: the step, in patches, and the number of a tile of the front layer; numbers beyond the last begin again.
+    Sliders: the step, in patches, and the number of a tile in the front layer; after the last, numbers start over.
     """
 
     def draw(step: float, tile: int) -> Figure:
@@ -120,7 +120,7 @@ def slab_explorer(
 ) -> Explorer:
     """Show the labels of a resize in N slabs, and in white where they differ from the reference (paper 2.5).
 
-    `labels_in_slabs(N)` returns the label map; it is asked once for every N. Sliders: N and the coronal slice.
+    `labels_in_slabs(N)` returns the label map; it is called once for every N. Sliders: N and the coronal slice.
     """
     made: dict[int, np.ndarray] = {}
 
@@ -139,9 +139,9 @@ def slab_explorer(
 
 
 def distance_explorer(ct: Volume, label_map_zyx: np.ndarray, *, y: int, max_distance_mm: float = 170.0) -> Explorer:
-    """Show what the distance rule of the clean-up removes: coronal slice `y`, the reference point as a cross.
+    """Show what the distance rule of the clean-up removes: coronal slice `y`, with the reference point as a cross.
 
-    Slider: the threshold in mm (paper 2.4). Raises ValueError for a label map of another shape, and for one without a
+    Slider: the threshold in mm (paper 2.4). Raises ValueError for a label map of another shape, or for one without a
     point to measure from.
     """
     as_label_map(label_map_zyx, shape=ct.shape_zyx)
@@ -149,7 +149,7 @@ def distance_explorer(ct: Volume, label_map_zyx: np.ndarray, *, y: int, max_dist
     if origin is None:
         raise ValueError("there must be aorta and vena cava, or a liver, to measure from, got neither")
     ids, distances_mm = region_distances(label_map_zyx, ct.spacing_zyx_mm)
-    # an organ is lost when the nearest of its regions goes
+    # an organ is lost once the nearest of its regions is removed
     nearest_mm = {o.name: distances_mm[ids[where]].min() for o in ORGANS if (where := label_map_zyx == o.id).any()}
     here_mm = distances_mm[ids[:, y]]  # (z, x) of the slice
     z_mm, _, x_mm = origin.point_zyx_mm
@@ -176,11 +176,11 @@ def tolerance_explorer(
     organs: Sequence[str] = ("liver", "stomach"),
     tolerance_mm: float = 2.0,
 ) -> Explorer:
-    """Show the borders of organs in axial slice `z`, red where the reference's border is farther than a tolerance.
+    """Show organ borders in axial slice `z`, in red where the reference's border is farther away than a tolerance.
 
-    Borders are voxels with a neighbour outside, distances between their centres in 3-D, a picture of NSD rather than
-    NSD itself. Slider: the tolerance in mm. Raises ValueError for label maps of another shape, KeyError for an organ
-    that there is not.
+    Borders are voxels with a neighbour outside, and distances are between their centres in 3-D: an illustration of NSD
+    rather than NSD itself. Slider: the tolerance in mm. Raises ValueError for label maps of another shape, KeyError for
+    an unknown organ.
     """
     for labels in (prediction_zyx, reference_zyx):
         as_label_map(labels, shape=ct.shape_zyx)
@@ -210,7 +210,7 @@ def tolerance_explorer(
 
 
 def _border(mask: np.ndarray) -> np.ndarray:
-    """Return the voxels (n, 3) of a mask that have one of their six neighbours outside it."""
+    """Return the voxels (n, 3) of a mask with at least one of their six neighbours outside it."""
     box = bounding_box(mask)
     if box is None:
         return np.empty((0, 3), int)
@@ -225,7 +225,7 @@ def _border(mask: np.ndarray) -> np.ndarray:
 def surface_explorer(
     label_maps: Mapping[str, np.ndarray], spacing_zyx_mm: Triple, *, pixel_mm: float = 1.5, degrees: int = 20
 ) -> Explorer:
-    """Turn label maps, {title: labels}, as solid surfaces beside each other (in the manner of the paper's Fig. 5 to 7).
+    """Turn label maps, {title: labels}, shown side by side as solid surfaces (in the style of the paper's Fig. 5 to 7).
 
     Slider: the side they are seen from, in degrees; 0 is the front.
     """

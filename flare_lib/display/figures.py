@@ -1,6 +1,6 @@
-"""Figures of CTs and organs: matplotlib `Figure` objects, the same organ colours everywhere.
+"""Figures of CTs and organs: matplotlib `Figure` objects, with the same organ colours everywhere.
 
-Slices are drawn in mm, the way up that `slices` says. Arrays are canonical (RAS+) ZYX.
+Slices are drawn in mm, oriented as in `slices`. Arrays are canonical (RAS+) ZYX.
 """
 
 import os
@@ -31,7 +31,7 @@ from flare_lib.machine.atomic_write import atomic_write
 
 _INK, _PAPER = "#e8e8e8", "#111111"
 _OUTLINES = ("#e69f00", "#56b4e9", "#f0e442")
-_ROOM_MM = 10.0  # around the body
+_ROOM_MM = 10.0  # space around the body
 
 
 def draw_slice(
@@ -46,9 +46,9 @@ def draw_slice(
     window_hu: tuple[float, float] = DISPLAY_WINDOW_HU,
     opacity: float = 0.45,
 ) -> None:
-    """Draw one slice of a CT (HU, ZYX) into `axes`, in mm, with labels (0 to 13, same shape, or None) over it.
+    """Draw one slice of a CT (HU, ZYX) into `axes`, in mm, overlaid with labels (0 to 13, same shape, or None).
 
-    `box`: the part of the volume that is seen, all of it by default.
+    `box`: the part of the volume to show, by default all of it.
     """
     picture = plane_slice(ct_zyx, plane, index)
     rows_mm, columns_mm = in_plane(spacing_zyx_mm, plane)
@@ -80,9 +80,9 @@ def draw_slice(
 
 @dataclass(frozen=True)
 class Panel:
-    """One slice in a row of slices: of which volume, where, under which title.
+    """One slice in a row of slices: its volume, its position and its title.
 
-    `label_map_zyx` (0 to 13, the volume's shape) is drawn over it, `outlines` are boxes drawn around regions: the first
+    `label_map_zyx` (0 to 13, the volume's shape) is drawn over it; `outlines` are boxes drawn around regions, the first
     solid, the second dashed, the third dotted.
     """
 
@@ -96,9 +96,9 @@ class Panel:
 
 
 def panel_figure(panels: Sequence[Panel], *, height: float = 3.2) -> Figure:
-    """Return slices beside each other, each in true proportions, `height` inches of figure; ValueError for none."""
+    """Return a figure of slices side by side, in true proportions, `height` inches high; ValueError for no slices."""
     if not panels:
-        raise ValueError("a figure must have a panel at least, got none")
+        raise ValueError("a figure must have at least one panel, got none")
     sizes_mm = [in_plane(panel.volume.size_mm_zyx, panel.plane) for panel in panels]
     ratios = [columns / rows for rows, columns in sizes_mm]
     room = 0.3  # inches for the titles
@@ -123,7 +123,7 @@ def panel_figure(panels: Sequence[Panel], *, height: float = 3.2) -> Figure:
 
 
 def _draw_box(axes: Axes, box: Box, volume: Volume, plane: str, color: str, style: str) -> None:
-    """Outline a box on a slice drawn in mm; columns are turned, as in `plane_slice`."""
+    """Outline a box on a slice drawn in mm; columns are mirrored, as in `plane_slice`."""
     row_mm, column_mm = in_plane(volume.spacing_zyx_mm, plane)
     _, n_columns = in_plane(volume.shape_zyx, plane)
     (first_row, _), (_, last_column) = in_plane(box.start_zyx, plane), in_plane(box.stop_zyx, plane)
@@ -141,10 +141,10 @@ def overlay_figure(
     opacity: float = 0.45,
     title: str | None = None,
 ) -> Figure:
-    """Return a CT in three planes with its organs over it and a legend of those that are there.
+    """Return a CT in three planes with its organs drawn over it and a legend of those that are present.
 
-    `label_map_zyx` (0 to 13, the CT's shape) or None; `center_zyx`: the slices shown, default those with most organs.
-    The air around the body is cut off.
+    `label_map_zyx` (0 to 13, the CT's shape) or None; `center_zyx`: the slices to show, by default those with the most
+    organs. The air around the body is cut off.
     """
     return comparison_figure(
         ct, {title or "": label_map_zyx}, center_zyx=center_zyx, window_hu=window_hu, opacity=opacity
@@ -159,9 +159,9 @@ def comparison_figure(
     window_hu: tuple[float, float] = DISPLAY_WINDOW_HU,
     opacity: float = 0.45,
 ) -> Figure:
-    """Return the same three slices of a CT once per label map, a row each: {title: label map (0 to 13) or None}.
+    """Return the same three slices of a CT in one row per label map: {title: label map (0 to 13) or None}.
 
-    Raises ValueError when a label map has another shape than the CT.
+    Raises ValueError if a label map differs from the CT in shape.
     """
     given = [labels for labels in label_maps.values() if labels is not None]
     for labels in given:
@@ -203,7 +203,7 @@ def comparison_figure(
 
 
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:
-    """Save a figure, complete or not at all; the suffix gives the format. ValueError when the folder does not exist."""
+    """Save a figure, complete or not at all, in the format of its suffix; ValueError if the folder does not exist."""
     path = Path(path)
     if not path.parent.is_dir():
         raise ValueError(f"the figure's folder must exist, got {path.parent}")

@@ -1,4 +1,4 @@
-"""The losses of a run that is going on, drawn in a notebook's cell and drawn anew there."""
+"""The losses of a run in progress, drawn in a notebook cell and updated there."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ with extra("notebooks"):
 
 
 class LiveLoss:
-    """What `training.loop.train` can be given as `on_step`: `LiveLoss(folder / "log.jsonl", n_steps=300)`.
+    """Something to pass to `training.loop.train` as `on_step`: `LiveLoss(folder / "log.jsonl", n_steps=300)`.
 
-    Every `every` steps, and after the last, the run's log is read and its chart put in place of the one before, so that
-    a stopped run's cell shows how far it came, and an executed notebook the whole curve.
+    Every `every` steps, and after the last one, the run's log is read and its chart replaces the previous one, so that
+    the cell of a stopped run shows how far it got, and an executed notebook shows the whole curve.
     """
 
     def __init__(self, log: str | Path, *, n_steps: int, every: int = 25) -> None:
@@ -22,7 +22,7 @@ class LiveLoss:
         self._shown: DisplayHandle | None = None
 
     def __call__(self, step: int, loss: float) -> None:
-        """Draw the losses up to `step`, counted from 0, where it is time to."""
+        """Draw the losses up to `step`, counted from 0, if it is time to."""
         done = step + 1
         if done % self._every and done != self._n_steps:
             return

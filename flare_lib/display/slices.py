@@ -1,8 +1,8 @@
 """One slice of a CT as a picture: which voxels, which way up, which colours.
 
-Slices are shown as radiologists look at them: the patient's right on the left of the picture, the front up in axial
-slices, the head up in coronal and sagittal ones; in sagittal slices the patient looks to the left. Arrays are canonical
-(RAS+) ZYX.
+Slices are shown as radiologists view them: the patient's right on the left of the picture, the front up in axial
+slices, the head up in coronal and sagittal ones; in sagittal slices the patient faces left. Arrays are canonical (RAS+)
+ZYX.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from flare_lib.ct.volume import Triple, triple
 
 DISPLAY_WINDOW_HU = (-160.0, 240.0)  # soft tissue: width 400, level 40
 PLANES = ("axial", "coronal", "sagittal")
-SIDES = {"axial": ("R", "L"), "coronal": ("R", "L"), "sagittal": ("A", "P")}  # what lies left and right in the picture
+SIDES = {"axial": ("R", "L"), "coronal": ("R", "L"), "sagittal": ("A", "P")}  # what is left and right in the picture
 _Value = TypeVar("_Value")
 
 
@@ -26,7 +26,7 @@ def organ_colormap() -> ListedColormap:
 
 
 def organ_center(label_map_zyx: np.ndarray) -> tuple[int, int, int]:
-    """Return on each axis the slice with the most organs, then the most of them; the middle when there are none."""
+    """Return, for each axis, the slice with the most organs and, among those, the most voxels; the middle if empty."""
     center = []
     for axis in range(3):
         counts = np.stack([np.bincount(s.ravel(), minlength=N_CLASSES) for s in np.moveaxis(label_map_zyx, axis, 0)])
@@ -42,18 +42,18 @@ def plane_slice(array_zyx: np.ndarray, plane: str, index: int) -> np.ndarray:
     Raises ValueError for an unknown plane.
     """
     axis = plane_axis(plane)
-    return np.take(array_zyx, index, axis=axis)[:, ::-1]  # x and y grow to the right and the front: both are turned
+    return np.take(array_zyx, index, axis=axis)[:, ::-1]  # x and y grow to the right and the front: both are reversed
 
 
 def plane_axis(plane: str) -> int:
-    """Return the axis (of ZYX) that a plane stands across; ValueError for an unknown plane."""
+    """Return the axis (of ZYX) perpendicular to a plane; ValueError for an unknown plane."""
     if plane not in PLANES:
         raise ValueError(f"plane must be one of {', '.join(PLANES)}, got {plane!r}")
     return PLANES.index(plane)
 
 
 def in_plane(zyx: Iterable[_Value], plane: str) -> tuple[_Value, _Value]:
-    """Return what a triple (spacing, shape, a corner, ...) says of a plane's rows and columns."""
+    """Return the two of a triple's values (spacing, shape, a corner, ...) that belong to a plane's rows and columns."""
     axis = plane_axis(plane)
     rows, columns = (value for a, value in enumerate(zyx) if a != axis)
     return rows, columns
@@ -72,8 +72,8 @@ def slice_picture(
 ) -> np.ndarray:
     """Return one slice as pixels: RGB uint8 (rows, columns, 3), the first row on top, every pixel `pixel_mm` square.
 
-    `ct_zyx` in HU, `label_map_zyx` 0 to 13 of the same shape or None, drawn over it with `opacity` 0 to 1. Nearest
-    neighbour: what is seen is what is stored, in its true proportions.
+    `ct_zyx` in HU; `label_map_zyx` 0 to 13 of the same shape, or None, is drawn over it with `opacity` 0 to 1. Nearest
+    neighbour: you see what is stored, in its true proportions.
     """
     rows_mm, columns_mm = in_plane(spacing_zyx_mm, plane)
     hu = plane_slice(ct_zyx, plane, index)[::-1]
@@ -90,6 +90,6 @@ def slice_picture(
 
 
 def _nearest(n: int, spacing_mm: float, pixel_mm: float) -> np.ndarray:
-    """Return the voxel below the centre of every pixel along an axis of n voxels."""
+    """Return the voxel under the centre of every pixel along an axis of n voxels."""
     n_pixels = max(1, round(n * spacing_mm / pixel_mm))
     return np.minimum(((np.arange(n_pixels) + 0.5) * n / n_pixels).astype(int), n - 1)

@@ -1,7 +1,7 @@
-"""Organs as solid surfaces, seen from any side: in the manner of the paper's Fig. 5 to 7, without WebGL.
+"""Organs as solid surfaces, seen from any side, in the style of the paper's Fig. 5 to 7, without WebGL.
 
-Parallel rays run through the label map; where one first meets an organ, it shows the organ's colour, brighter the more
-the surface faces the light. A surface's direction is the gradient of its organ, smoothed a little.
+Parallel rays run through the label map; where a ray first meets an organ, it shows the organ's colour, the brighter the
+more the surface faces the light. A surface's direction is the gradient of its organ, slightly smoothed.
 """
 
 from collections.abc import Sequence
@@ -16,15 +16,17 @@ from flare_lib.ct.roi import bounding_box, crop
 from flare_lib.ct.volume import triple
 
 _SMOOTH_VOXELS = 1.5
-_LIGHT_ZDX = np.array((0.45, -0.8, -0.35))  # from above, in front and the viewer's left: z up, depth away, x right
+_LIGHT_ZDX = np.array(
+    (0.45, -0.8, -0.35)
+)  # from above, in front and the viewer's left; z is up, depth away from the viewer, x right
 _AMBIENT = 0.3
 
 
 class OrganSurfaces:
-    """The surfaces of a label map (0 to 13, canonical ZYX), sampled at `pixel_mm`: `picture` draws them from a side.
+    """The surfaces of a label map (0 to 13, canonical ZYX), sampled at `pixel_mm`: `picture` draws them from any side.
 
-    Made once, drawn often: a picture takes a fraction of the time of the preparation. Labels outside 0 to 13 and
-    shapes without three axes raise ValueError.
+    Made once, drawn often: a picture takes a fraction of the time the preparation takes. Raises ValueError for labels
+    outside 0 to 13 and shapes without three axes.
     """
 
     def __init__(self, label_map_zyx: np.ndarray, spacing_zyx_mm: Sequence[float], *, pixel_mm: float = 2.0) -> None:
@@ -40,14 +42,14 @@ class OrganSurfaces:
     def picture(self, azimuth_deg: float = 0.0) -> np.ndarray:
         """Return RGB, uint8 (rows, columns, 3), on white; 0 degrees is the front, 90 the patient's left, 180 the back.
 
-        At 0 the patient's right is on the left of the picture, the head is up. All pictures have one size.
+        At 0 the patient's right is on the left of the picture and the head is up. All pictures have the same size.
         """
         _, n_y, n_x = self._labels.shape
         width = int(np.ceil(np.hypot(n_y, n_x)))
         turn = np.deg2rad(azimuth_deg)
-        # of the picture's grid (depth away from the viewer, column to the right) the place in the label map (y, x)
+        # for the picture's grid (depth away from the viewer, column to the right), the position in the label map (y, x)
         depth, column = np.meshgrid(*[np.arange(width) - (width - 1) / 2] * 2, indexing="ij")
-        # (a little off the middle: exact halves would be rounded now up, now down along one ray)
+        # (slightly off the middle: exact halves would be rounded now up, now down along a ray)
         y = np.rint(-np.cos(turn) * depth - np.sin(turn) * column + (n_y - 1) / 2 + 1e-4).astype(int)
         x = np.rint(np.sin(turn) * depth - np.cos(turn) * column + (n_x - 1) / 2 + 1e-4).astype(int)
         outside = (y < 0) | (y >= n_y) | (x < 0) | (x >= n_x)
@@ -66,7 +68,7 @@ class OrganSurfaces:
 
 
 def _outward(label_map_zyx: np.ndarray) -> np.ndarray:
-    """Return the direction away from each organ at its voxels, unit vectors, float32 (3, Z, Y, X)."""
+    """Return the outward direction of each organ at its voxels: unit vectors, float32 (3, Z, Y, X)."""
     normals = np.zeros((3, *label_map_zyx.shape), np.float32)
     for organ, found in enumerate(ndimage.find_objects(label_map_zyx, max_label=N_CLASSES - 1), start=1):
         if found is None:

@@ -1,4 +1,4 @@
-"""A CT with its organs in 3-D, turned with the mouse: WebGL where ipyniivue is installed, a picture to turn elsewhere.
+"""A CT with its organs in 3-D, to turn with the mouse: WebGL if ipyniivue is installed, else a picture with a slider.
 
 ipyniivue (https://github.com/niivue/ipyniivue) is an extra: `pip install "flare-lib[niivue]"`.
 """
@@ -17,14 +17,14 @@ from flare_lib.display.slices import DISPLAY_WINDOW_HU
 from flare_lib.display.surfaces import OrganSurfaces
 from flare_lib.display.widgets import Viewer
 
-_LEAST_MM = 2.0  # voxels sent to the browser are not smaller: a CT of 512 x 512 x 400 would be 200 MB
+_LEAST_MM = 2.0  # voxels sent to the browser are at least this large: a CT of 512 x 512 x 400 would be 200 MB
 
 
 class VolumeView(Viewer):
-    """A CT (HU) with its organs (0 to 13, the CT's shape) as a body to turn; without ipyniivue, its organs alone.
+    """A CT (HU) with its organs (0 to 13, the CT's shape) as a body to turn; without ipyniivue, only its organs.
 
-    `in_webgl` says which of the two it is. Where nothing can be moved, the organs from the front. Raises ValueError for
-    labels of another shape.
+    `in_webgl` says which of the two it is. Where widgets do not work, the organs are shown from the front. Raises
+    ValueError for labels of another shape.
     """
 
     def __init__(self, ct: Volume, label_map_zyx: np.ndarray, *, height_px: int = 420) -> None:
@@ -66,7 +66,7 @@ def _in_webgl(ct: Volume, label_map_zyx: np.ndarray, height_px: int):
 
 
 def _organ_table() -> dict[str, list]:
-    """Return the organs' colours as NiiVue has them; the background is transparent."""
+    """Return the organs' colours in NiiVue's form; the background is transparent."""
     rgb = [tuple(int(o.color[k : k + 2], 16) for k in (1, 3, 5)) for o in ORGANS]
     red, green, blue = ([0, *channel] for channel in zip(*rgb, strict=True))
     names = ["", *(o.abbreviation for o in ORGANS)]

@@ -1,8 +1,8 @@
-"""What people move: pictures with sliders, for notebooks.
+"""Pictures with sliders, for notebooks.
 
-Every picture is a PNG in an `ipywidgets.Image`, drawn anew when a slider moves: it needs no figure window, works
-wherever widgets work, and where nothing drives them (an executed notebook on the web, a print) the first picture is
-shown in its place. A slider that has the focus moves with the arrow keys.
+Every picture is a PNG in an `ipywidgets.Image`, redrawn when a slider moves: it needs no figure window and works
+wherever widgets work. Where nothing drives them (an executed notebook on the web, a printout), the first picture is
+shown instead. The slider with the focus moves with the arrow keys.
 """
 
 import io
@@ -34,17 +34,17 @@ _AXES = ("z", "y", "x")
 
 
 def png(picture: np.ndarray) -> bytes:
-    """Return an RGB picture, uint8 (rows, columns, 3), as a PNG: packed fast rather than tight."""
+    """Return an RGB picture, uint8 (rows, columns, 3), as a PNG, compressed for speed rather than size."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 
 class Viewer(w.VBox):
-    """A box of widgets that leaves a static picture where no widget can be drawn. Subclasses say what it is."""
+    """A box of widgets that leaves a static picture where widgets cannot be drawn. Subclasses say which picture."""
 
     def static_picture(self) -> np.ndarray:
-        """Return what is seen at the moment as one RGB picture, uint8 (rows, columns, 3)."""
+        """Return the current view as one RGB picture, uint8 (rows, columns, 3)."""
         raise NotImplementedError
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
@@ -57,9 +57,9 @@ class Viewer(w.VBox):
 class Explorer(Viewer):
     """One picture that a function draws from the sliders' values: `Explorer(draw, z=(0, 40, 12), mm=(0, 9, 2, 0.5))`.
 
-    `draw(**values)` returns an RGB picture, uint8 (rows, columns, 3), or a matplotlib `Figure`. `ranges` {name: (first,
-    last, at first)} of whole numbers, or with a step as the fourth, a slider each. A picture drawn once is kept. Raises
-    ValueError for no range, and for a start outside its range.
+    `draw(**values)` returns an RGB picture, uint8 (rows, columns, 3), or a matplotlib `Figure`. `ranges` gives one
+    slider each, {name: (first, last, start)} in whole numbers, or with a step as the fourth. Pictures that were drawn
+    once are kept. Raises ValueError for no ranges, or for a start outside its range.
     """
 
     def __init__(self, draw: Callable[..., np.ndarray | Figure], **ranges: tuple[float, ...]) -> None:
@@ -76,7 +76,7 @@ class Explorer(Viewer):
         super().__init__([self.image, w.HBox(list(self.sliders.values()))])
 
     def static_picture(self) -> np.ndarray:
-        """Return the picture for the sliders' values, RGB uint8 (rows, columns, 3)."""
+        """Return the picture for the sliders' current values, RGB uint8 (rows, columns, 3)."""
         values = tuple(slider.value for slider in self.sliders.values())
         if values not in self._drawn:
             drawn = self._draw(**dict(zip(self.sliders, values, strict=True)))
@@ -88,7 +88,7 @@ class Explorer(Viewer):
 
 
 def _slider(description: str, first: float, last: float, at: float, step: float | None = None) -> w.Widget:
-    """Return a slider of whole numbers, or of steps, with all of its name to be read."""
+    """Return a slider for whole numbers, or for steps, wide enough to read its whole name."""
     look = {
         "min": first,
         "max": last,
@@ -107,11 +107,11 @@ def _pixels(figure: Figure) -> np.ndarray:
 
 
 class SliceViewer(Viewer):
-    """A CT in three planes with its organs over it, and sliders for slice, window, level and opacity.
+    """A CT in three planes with its organs drawn over it, and sliders for slice, window, level and opacity.
 
-    `ct` in HU, `label_map_zyx` 0 to 13 on its grid or None, `center_zyx` the slices at first (default: those with most
-    organs, or the middle), `width_px` of all three planes together. Pixels are square in mm whatever the
-    spacing; a thin cross shows where the other two planes cut. Raises ValueError when the label map has another shape.
+    `ct` in HU; `label_map_zyx` 0 to 13 on its grid, or None; `center_zyx`: the slices to start with (default: those
+    with the most organs, or the middle); `width_px`: of all three planes together. Pixels are square in mm whatever the
+    spacing; a thin cross shows where the other two planes cut. Raises ValueError if the label map has another shape.
     """
 
     def __init__(
@@ -149,13 +149,13 @@ class SliceViewer(Viewer):
         super().__init__([w.HBox(columns), w.HBox(look)])
 
     def pictures(self) -> list[np.ndarray]:
-        """Return the three planes as they are seen, RGB uint8 (rows, columns, 3)."""
+        """Return the three planes as currently shown, RGB uint8 (rows, columns, 3)."""
         half = self.width.value / 2
         window_hu = (self.level.value - half, self.level.value + half)
         return [self._picture(plane, window_hu) for plane in PLANES]
 
     def static_picture(self) -> np.ndarray:
-        """Return the three planes side by side, their upper edges in line."""
+        """Return the three planes side by side, with their upper edges aligned."""
         pictures = self.pictures()
         tallest = max(picture.shape[0] for picture in pictures)
         return np.hstack([np.pad(p, [(0, tallest - p.shape[0]), (0, 4), (0, 0)]) for p in pictures])
@@ -165,7 +165,7 @@ class SliceViewer(Viewer):
             image.value = png(picture)
 
     def _picture(self, plane: str, window_hu: tuple[float, float]) -> np.ndarray:
-        """Return one plane with the cross of the other two."""
+        """Return one plane with a cross that marks the other two."""
         at = [slider.value for slider in self.slices]
         picture = slice_picture(
             self._ct.array_zyx,
@@ -179,7 +179,7 @@ class SliceViewer(Viewer):
         )
         for direction, a in enumerate(in_plane(range(3), plane)):
             n = picture.shape[direction]
-            line = n - 1 - int((at[a] + 0.5) / self._ct.shape_zyx[a] * n)  # both directions of a slice are turned
+            line = n - 1 - int((at[a] + 0.5) / self._ct.shape_zyx[a] * n)  # both directions of a slice are reversed
             across = np.moveaxis(picture, direction, 0)
             across[line] = across[line] // 2 + _CROSS // 2
         return picture

@@ -1,1 +1,1 @@
-"""How good: the FLARE 2022 metrics."""
+"""How good and how fast: the FLARE 2022 metrics, measurements, efficiency and ablations."""

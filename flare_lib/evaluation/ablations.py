@@ -1,9 +1,9 @@
-"""The paper's comparisons, run again on a synthetic cohort: what each of its ideas gives (4.1, 4.5, 4.6, Table 8).
+"""The paper's comparisons, repeated on a synthetic cohort: what each of its ideas is worth (4.1, 4.5, 4.6, Table 8).
 
-    a cohort of several centres -> nets, trained alike but for one idea -> arms, ways to segment with them -> scores
+    a cohort of several centres -> nets that differ in one idea only -> arms, ways to segment with them -> scores
 
-All nets of a study have one architecture, one optimiser and the same labelled cases. A net for one stage is trained
-for as many steps as the coarse and the fine one together. What a study has done already is not done again.
+All nets in a study have the same architecture, optimiser and labelled cases. A net for one-stage segmentation is
+trained for as many steps as the coarse and the fine net together. Work that a study has already done is not repeated.
 """
 
 import json
@@ -45,7 +45,7 @@ class NetPlan:
 
 
 def net_plans(n_coarse_steps: int, n_fine_steps: int, seed: int) -> dict[str, NetPlan]:
-    """Return the nets of a study by name, each after the one that it starts from."""
+    """Return the nets of a study by name, each listed after the one it starts from."""
     common = {"sources": {"cases": 1.0}, "augmentation": 0.2, "seed": seed, "learning_rate": 1e-2}
     n = n_coarse_steps + n_fine_steps
     coarse = preset("course", "coarse", n_steps=n_coarse_steps, ramp_up_steps=max(1, n_coarse_steps // 2), **common)
@@ -74,9 +74,9 @@ def train_net(
     *,
     progress: StageProgress | None = None,
 ) -> NetStage:
-    """Train one net of a study in `folder`/name, or take up or load what is there; first the one that it starts from.
+    """Train one net of a study in `folder`/name, resuming or loading what is there; the net it starts from comes first.
 
-    Prepared cases go to `folder`/../prepared, for all seeds. Raises what training raises.
+    Prepared cases go to `folder`/../prepared, for all seeds. Raises the same errors as training.
     """
     plan, folder = plans[name], Path(folder)
     labelled = [case for case in cohort.training if case.label_path is not None]
@@ -111,7 +111,7 @@ def _squeeze(case: PreparedCase) -> PreparedCase:
     return PreparedCase(case.name, image, labels, {}, Moments.of(image))
 
 
-# {arm: (nets that it needs, how it segments)}; "coarse to fine" is the paper's way, the arms after it change one thing
+# {arm: (nets it needs, how it segments)}; "coarse to fine" is the paper's way, each later arm changes one thing
 ARMS: dict[str, tuple[tuple[str, ...], Callable[..., Segmentation]]] = {
     "one stage": (("one stage",), segment_in_one_stage),
     "one stage, kl": (("one stage, kl",), segment_in_one_stage),
@@ -128,7 +128,7 @@ ARMS: dict[str, tuple[tuple[str, ...], Callable[..., Segmentation]]] = {
 
 @dataclass(frozen=True)
 class CaseResult:
-    """A case's DSC and NSD per organ (13 numbers, NaN as None), seconds, and how much of the organs the ROI holds."""
+    """A case's DSC and NSD per organ (13 numbers, NaN as None), seconds, and the worst share of an organ in the ROI."""
 
     case: str
     centre: str
@@ -139,7 +139,7 @@ class CaseResult:
 
 
 def score_case(case: Case, stages: Sequence[Stage], way: Callable[..., Segmentation]) -> CaseResult:
-    """Segment a test case one way and score it by the official rules."""
+    """Segment a test case in one of the ways and score it by the official rules."""
     ct, reference = load_ct(case.ct_path), load_labels(case)
     result = way(ct, *stages)
     scores = flare_scores(result.label_map_zyx, reference.array_zyx, reference.spacing_zyx_mm, file_grid=reference.grid)
@@ -167,9 +167,9 @@ def run_study(
     arms: Sequence[str] = tuple(ARMS),
     progress: StageProgress | None = None,
 ) -> dict[str, dict[str, list[CaseResult]]]:
-    """Train what the arms need, for every seed, segment all test cases and return {arm: {seed: results}}.
+    """Train the nets that the arms need, for every seed; segment all test cases and return {arm: {seed: results}}.
 
-    Results are kept in `folder`/seed/arm.json. Raises ValueError for an arm that there is not.
+    Results are kept in `folder`/seed/arm.json. Raises ValueError for an unknown arm.
     """
     if unknown := set(arms) - set(ARMS):
         raise ValueError(f"arms must be of {', '.join(ARMS)}, got {', '.join(sorted(unknown))}")
@@ -196,7 +196,7 @@ def run_study(
 
 
 def mean_score(results: Sequence[CaseResult], kind: str = "dice", centres: Sequence[str] | None = None) -> float:
-    """Return the mean over organs of the mean over cases, "dice" or "nsd", of all cases or of some centres' cases."""
+    """Return the mean over organs of the mean over cases of "dice" or "nsd", for all cases or only some centres'."""
     rows = np.array([getattr(r, kind) for r in results if centres is None or r.centre in centres], float)
     if not rows.size:
         raise ValueError(f"there must be a case of {centres}, got none")

@@ -1,6 +1,6 @@
-"""The scores of a cohort: a folder of label maps against a folder of references, as one table.
+"""The scores of a cohort: a folder of label maps compared with a folder of references, as one table.
 
-Columns and names are those of the FLARE 2022 evaluation script, so that its tables and these can be read together.
+Columns and names are those of the FLARE 2022 evaluation script, so that its tables and ours can be read side by side.
 """
 
 import csv
@@ -20,7 +20,7 @@ from flare_lib.machine.failures import Failure
 from flare_lib.machine.processes import map_in_processes
 from flare_lib.machine.progress import Progress
 
-# what the challenge's script calls the organs
+# the challenge's script's names for the organs
 COLUMNS = (
     "Liver",
     "RK",
@@ -40,7 +40,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Pair:
-    """A label map and its reference, two files of one name; None for the one that is missing."""
+    """A label map and its reference, two files with the same name; None for a missing one."""
 
     name: str
     prediction: Path | None
@@ -57,9 +57,9 @@ class CaseScores:
 
 
 def find_pairs(predictions: str | Path, references: str | Path) -> list[Pair]:
-    """Return the label maps of two folders (.nii, .nii.gz) by name, those without a counterpart too.
+    """Pair the label maps (.nii, .nii.gz) of two folders by name, including those without a counterpart.
 
-    Raises FileNotFoundError for a folder without label maps, ValueError for two files of one name.
+    Raises FileNotFoundError for a folder without label maps, ValueError for two files with the same case name.
     """
     found, true = find_images(predictions), find_images(references)
     for folder, label_maps in ((predictions, found), (references, true)):
@@ -71,8 +71,8 @@ def find_pairs(predictions: str | Path, references: str | Path) -> list[Pair]:
 def score_pair(pair: Pair, *, rules: Rules = OFFICIAL) -> Scores:
     """Score one case.
 
-    Raises ValueError for a label map that is missing or not on its reference's grid, and what loading and scoring
-    raise.
+    Raises ValueError for a label map that is missing or not on its reference's grid, and the errors of loading and
+    scoring.
     """
     if pair.prediction is None or pair.reference is None:
         raise ValueError(f"a case must have both label maps, got no {'reference' if pair.prediction else 'prediction'}")
@@ -95,9 +95,9 @@ def score_pairs(
     n_workers: int = 1,
     progress: Progress | None = None,
 ) -> list[CaseScores]:
-    """Score all cases, in `n_workers` processes, and return them in their order; `progress(done, total)`.
+    """Score all cases in `n_workers` processes and return them in order; `progress(done, total)` is called.
 
-    A case that cannot be scored, whatever the reason, has a problem in place of scores.
+    A case that cannot be scored, for whatever reason, has a problem instead of scores.
     """
     cases = []
     outcomes = map_in_processes(functools.partial(score_pair, rules=rules), pairs, n_workers)
@@ -112,7 +112,7 @@ def score_pairs(
 
 
 def write_table(path: str | Path, cases: Sequence[CaseScores]) -> None:
-    """Write the cases that have scores as CSV: Name, a DSC for each organ, an NSD for each; NaN as an empty field."""
+    """Write the scored cases as CSV: Name, then every organ's DSC, then every organ's NSD; NaN as an empty field."""
     header = ["Name", *(f"{organ}_{score}" for score in ("DSC", "NSD") for organ in COLUMNS)]
     rows = [
         [case.name, *("" if np.isnan(v) else f"{v:g}" for v in (*case.scores.dice, *case.scores.nsd))]
@@ -124,10 +124,9 @@ def write_table(path: str | Path, cases: Sequence[CaseScores]) -> None:
 
 
 def summary(cases: Sequence[CaseScores]) -> str:
-    """Return a line per organ, mean and SD of DSC and NSD over the cases and the case with the lowest DSC.
+    """Return one line per organ: mean and SD of DSC and NSD over the cases, and the case with the lowest DSC.
 
-    NaN is left out of the means. The last line has the means over the organs. Raises ValueError when no case has
-    scores.
+    NaN is left out of the means. The last line has the means over the organs. Raises ValueError if no case has scores.
     """
     scored = [case for case in cases if case.scores is not None]
     if not scored:

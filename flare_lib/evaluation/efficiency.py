@@ -1,7 +1,7 @@
 """What a run costs: time, CPU, memory and GPU memory, sampled ten times a second, and the areas under these curves.
 
-The challenge looks at the whole machine while a case is segmented (FLARE 2022, resource evaluation). Here the process
-itself, with all that it starts, is measured as well, so that the figures hold on a machine that does other things too.
+The challenge measures the whole machine while a case is segmented (FLARE 2022, resource evaluation). Here the process
+itself is measured too, with everything it starts, so that the figures hold on a machine that is doing other work.
 """
 
 import json
@@ -21,7 +21,7 @@ import psutil
 import pynvml
 
 INTERVAL_S = 0.1
-_STEPS_FILE = "FLARE_LIB_STEPS"  # names the file in which a profiled command notes its steps
+_STEPS_FILE = "FLARE_LIB_STEPS"  # holds the path of the file where a profiled command notes its steps
 _MIB = 2**20
 
 
@@ -29,11 +29,10 @@ _MIB = 2**20
 class Efficiency:
     """What one run cost.
 
-    `times_s`, float64 (n,), from the start of the run; a sample stands for the time since the one before it. `curves`
-    {name: float64 (n,)}:
-    "process_cpu_percent" (100 is one core) and "process_ram_mib" (resident, shared pages counted once a process) of the
-    process and its children, "machine_cpu_percent" (100 is all cores), "machine_ram_mib" and, with an NVIDIA card,
-    "machine_gpu_mib" of everything that runs. `steps`: (name, start, end) in s.
+    `times_s`: float64 (n,), from the start of the run; a sample stands for the time since the previous one. `curves`
+    {name: float64 (n,)}: for the process and its children, "process_cpu_percent" (100 is one core) and
+    "process_ram_mib" (resident, shared pages counted once per process); for the whole machine, "machine_cpu_percent"
+    (100 is all cores), "machine_ram_mib" and, with an NVIDIA card, "machine_gpu_mib". `steps`: (name, start, end) in s.
     """
 
     times_s: np.ndarray
@@ -42,22 +41,22 @@ class Efficiency:
 
     @property
     def seconds(self) -> float:
-        """Wall time."""
+        """The wall time."""
         return float(self.times_s[-1]) if self.times_s.size else 0.0
 
     def peak(self, curve: str) -> float:
-        """Return the highest value of a curve, 0 for a run without samples; KeyError for a curve that there is not."""
+        """Return the highest value of a curve, 0 for a run without samples; KeyError for an unknown curve."""
         return float(self.curves[curve].max(initial=0.0))
 
     def area(self, curve: str) -> float:
         """Return the area under a curve: each sample times the time it stands for, in the curve's unit times s.
 
-        With samples exactly 0.1 s apart it is the challenge's sum of all samples times 0.1 s.
+        With samples exactly 0.1 s apart this is the challenge's figure: the sum of all samples times 0.1 s.
         """
         return float(self.curves[curve] @ np.diff(self.times_s, prepend=0.0))
 
     def challenge_row(self) -> dict[str, float | None]:
-        """Return the figures under the challenge's column names: s, MiB, percent; None without an NVIDIA card."""
+        """Return the figures under the challenge's column names, in s, MiB, percent; None without an NVIDIA card."""
         row: dict[str, float | None] = {"Time": round(self.seconds, 2)}
         for curve, peak, area in (
             ("machine_gpu_mib", "MaxGPU_Mem", "AUC_GPU_Time"),
@@ -72,7 +71,7 @@ class Efficiency:
         return row
 
     def to_dict(self) -> dict:
-        """Return all of it as JSON has it."""
+        """Return everything in a form that JSON can hold."""
         return {
             "seconds": round(self.seconds, 3),
             "peaks": {name: round(self.peak(name), 2) for name in self.curves},
@@ -84,7 +83,7 @@ class Efficiency:
         }
 
     def summary(self) -> str:
-        """Return the figures as lines that people read."""
+        """Return the figures as lines of text for people to read."""
         lines = [f"{'wall time':26}{self.seconds:10.1f} s"]
         lines.append(f"{'CPU time of the process':26}{self.area('process_cpu_percent') / 100:10.1f} s")
         lines.append(f"{'memory of the process':26}{self.peak('process_ram_mib'):10.0f} MiB at most")
@@ -96,7 +95,7 @@ class Efficiency:
 
 
 def steps_from(seconds: Mapping[str, float], *, start: float = 0.0) -> tuple[tuple[str, float, float], ...]:
-    """Return (name, start, end) of steps {name: s} that follow each other from `start` on."""
+    """Return (name, start, end) for steps {name: s} that follow one another, beginning at `start`."""
     ends = start + np.cumsum([0.0, *seconds.values()])
     return tuple((name, float(a), float(b)) for name, a, b in zip(seconds, ends, ends[1:], strict=False))
 
@@ -108,11 +107,11 @@ class _Sampler:
         self.process, self.gpu_mib = psutil.Process(pid), gpu_mib
         self.began = self.before = time.perf_counter()
         self.cpu_before = self._tree()[0]
-        psutil.cpu_percent()  # the next call tells the share since this one
+        psutil.cpu_percent()  # the next call returns the share since this one
         self.rows: list[tuple[float, ...]] = []
 
     def _tree(self) -> tuple[float, float]:
-        """Return CPU seconds and resident MiB of the process and of all it started and has not outlived."""
+        """Return CPU seconds and resident MiB of the process and of everything it started that is still running."""
         cpu = ram = 0.0
         try:
             processes = [self.process, *self.process.children(recursive=True)]
@@ -122,7 +121,7 @@ class _Sampler:
             try:
                 with process.oneshot():
                     times = process.cpu_times()
-                    # what ended before is in its parent's share of children
+                    # processes that have ended are counted in their parent's total for children
                     cpu += times.user + times.system + times.children_user + times.children_system
                     ram += process.memory_info().rss / _MIB
             except (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
@@ -130,7 +129,7 @@ class _Sampler:
         return cpu, ram
 
     def take(self, *, cpu_s: float | None = None) -> None:
-        """Take a sample; `cpu_s`: the CPU seconds of a tree that has ended, as the system counted them."""
+        """Take a sample; `cpu_s`: CPU seconds of a process tree that has ended, as counted by the system."""
         now = time.perf_counter()
         cpu, ram = self._tree() if cpu_s is None else (cpu_s, 0.0)
         elapsed = max(now - self.before, 1e-6)
@@ -141,7 +140,7 @@ class _Sampler:
         self.before, self.cpu_before = now, max(cpu, self.cpu_before)
 
     def result(self, steps: Sequence[tuple[str, float, float]]) -> Efficiency:
-        """Return what was sampled."""
+        """Return the samples."""
         names = ["process_cpu_percent", "process_ram_mib", "machine_cpu_percent", "machine_ram_mib"]
         names += ["machine_gpu_mib"] if self.gpu_mib else []
         columns = np.array(self.rows, float).reshape(-1, len(names) + 1).T
@@ -149,7 +148,7 @@ class _Sampler:
 
 
 class Profile:
-    """A run that is being measured: `step` tells where it has got to, `result` is there when it has ended."""
+    """A run that is being measured: call `step` to say how far it is; `result` is available once it has ended."""
 
     def __init__(self) -> None:
         self.result: Efficiency | None = None
@@ -157,7 +156,7 @@ class Profile:
         self._steps: list[tuple[str, float]] = []
 
     def step(self, name: str) -> None:
-        """Say that a step begins now; it ends where the next one begins."""
+        """Mark the start of a step; it ends where the next one starts."""
         self._steps.append((name, time.perf_counter() - self._began))
 
     def _spans(self, end: float) -> list[tuple[str, float, float]]:
@@ -167,9 +166,9 @@ class Profile:
 
 @contextmanager
 def profile(*, interval_s: float = INTERVAL_S) -> Iterator[Profile]:
-    """Measure what the block costs in this process and all it starts; the yielded `Profile` has the `result`.
+    """Measure what the block costs, in this process and everything it starts; the yielded `Profile` has the `result`.
 
-    A thread takes the samples. Raises ValueError for an interval that is not positive.
+    Samples are taken by a thread. Raises ValueError for an interval that is not positive.
     """
     _check_interval(interval_s)
     run, over = Profile(), threading.Event()
@@ -191,21 +190,21 @@ def profile(*, interval_s: float = INTERVAL_S) -> Iterator[Profile]:
 
 
 def profile_command(command: Sequence[str], *, interval_s: float = INTERVAL_S) -> tuple[Efficiency, int]:
-    """Run a command, measure it and all it starts; returns what it cost and its exit status.
+    """Run a command, measure it and everything it starts; return what it cost and its exit status.
 
-    Its input and output are this process's. A command of this library notes its steps. Raises ValueError for an empty
-    command, FileNotFoundError and PermissionError for one that cannot be run.
+    It shares this process's input and output. Commands of this library also note their steps. Raises ValueError for an
+    empty command, FileNotFoundError or PermissionError for one that cannot be run.
     """
     _check_interval(interval_s)
     if not command:
-        raise ValueError("a command must have a word at least, got none")
+        raise ValueError("a command must have at least one word, got none")
     before = os.times()
     with tempfile.TemporaryDirectory() as folder:
         steps_file = Path(folder) / "steps.jsonl"
         began = time.time()
         child = subprocess.Popen(command, env=os.environ | {_STEPS_FILE: str(steps_file)})
         sampler = _Sampler(child.pid, gpu_memory())
-        sampler.cpu_before = 0.0  # what it did before the first look counts as well
+        sampler.cpu_before = 0.0  # what it did before the first sample counts as well
         try:
             while True:
                 try:
@@ -224,14 +223,14 @@ def profile_command(command: Sequence[str], *, interval_s: float = INTERVAL_S) -
 
 
 def note_steps(seconds: Mapping[str, float]) -> None:
-    """Tell a profiler around this process, if there is one, which steps {name: s} have just ended one after another."""
+    """Tell a profiler around this process, if any, which steps {name: s} have just been done, one after another."""
     if path := os.environ.get(_STEPS_FILE):
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps({"end": time.time(), "seconds": dict(seconds)}) + "\n")
 
 
 def _read_steps(path: Path, began: float) -> list[tuple[str, float, float]]:
-    """Return the steps that a command has noted, in s from its beginning."""
+    """Return the steps that a command has noted, in s from its start."""
     steps: list[tuple[str, float, float]] = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         noted = json.loads(line)
@@ -240,9 +239,9 @@ def _read_steps(path: Path, began: float) -> list[tuple[str, float, float]]:
 
 
 def gpu_memory() -> Callable[[], float] | None:
-    """Return a function that tells the memory in use on all NVIDIA cards in MiB; None without a card.
+    """Return a function that gives the memory in use on all NVIDIA cards in MiB; None if there is no card.
 
-    NVIDIA's own package asks the driver, without taking memory on the card itself.
+    NVIDIA's own package asks the driver and takes no memory on the card itself.
     """
     try:
         pynvml.nvmlInit()

@@ -1,15 +1,15 @@
 """A case's scores by the rules of FLARE 2022: Dice (DSC) and normalised surface Dice (NSD) of every organ.
 
-Each rule of the challenge's script that is not in the textbook has a switch in `Rules`. `OFFICIAL` has them all as the
-challenge had them, so that numbers can be compared with published ones; `CLEAN` has none.
+Every rule in the challenge's script that textbooks do not have is a switch in `Rules`. `OFFICIAL` sets them all as the
+challenge did, so that numbers can be compared with published ones; `CLEAN` turns them all off.
 
-1. Aorta, vena cava and esophagus leave the field of view, so they are scored only between the reference's first and
-   last slice. The script's upper bound is exclusive: the last slice is dropped, and of an organ in a single slice
-   nothing is left. Its scores are then NaN. Its slices are those along the file's third axis, whatever that is in the
+1. Aorta, vena cava and esophagus extend beyond the field of view, so they are scored only between the reference's first
+   and last slice. The script's upper bound is exclusive: the last slice is dropped, and of an organ in a single slice
+   nothing is left; its scores are then NaN. Slices are counted along the file's third axis, whatever that is in the
    patient: in a file stored head to feet the lowest slice is dropped, in a sagittal one the bounds are left and right.
-2. An organ whose DSC is below 0.2 gets an NSD of 0.
-3. An organ that both lack scores 1 and 1, one that only one has 0 and 0.
-4. Scores are rounded to 4 places.
+2. An organ with a DSC below 0.2 gets an NSD of 0.
+3. An organ missing from both label maps scores 1 and 1, one missing from only one of them 0 and 0.
+4. Scores are rounded to 4 decimal places.
 
 Reference: the evaluation script of FLARE 2022; tolerances in `ct.labels`.
 """
@@ -30,11 +30,12 @@ _Slices = tuple[slice, slice, slice]
 
 @dataclass(frozen=True)
 class Rules:
-    """Which of the challenge's rules hold.
+    """Which of the challenge's rules apply.
 
     `long_organs_within`: "reference" scores organs 5, 6 and 10 between the reference's lowest and highest axial slice;
-    "reference, last slice dropped" as the script does, along the file's third axis; "everywhere" like all others.
-    `lowest_dice_for_nsd`: below this DSC the NSD is 0. `decimals`: rounded to so many places; None for no rounding.
+    "reference, last slice dropped" does what the script does, along the file's third axis; "everywhere" treats them
+    like all other organs. `lowest_dice_for_nsd`: below this DSC the NSD is 0. `decimals`: round to this many places;
+    None for no rounding.
     """
 
     long_organs_within: str = "everywhere"
@@ -53,7 +54,7 @@ CLEAN = Rules()
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of a case: DSC and NSD of each organ, float64 (13,), organ 1 first; NaN where nothing is scored."""
+    """The scores of a case: DSC and NSD of each organ, float64 (13,), organ 1 first; NaN if nothing was scored."""
 
     dice: np.ndarray
     nsd: np.ndarray
@@ -67,11 +68,11 @@ def flare_scores(
     rules: Rules = OFFICIAL,
     file_grid: FileGrid | None = None,
 ) -> Scores:
-    """Score a label map against its reference: integers 0..13, (Z, Y, X), one shape; spacing that of the reference.
+    """Score a label map against its reference: integers 0..13, (Z, Y, X), of the same shape; the reference's spacing.
 
-    `file_grid`: that of the reference's file (`Volume.grid`), by whose third axis the official rules go; without one it
-    is taken to run from feet to head. Raises TypeError for labels that are not integers, ValueError for other labels,
-    shapes that differ or are not three-dimensional, and a spacing that is not 3 positive numbers.
+    `file_grid`: that of the reference's file (`Volume.grid`), whose third axis the official rules follow; without one,
+    that axis is assumed to run from feet to head. Raises TypeError for labels that are not integers, ValueError for
+    other labels, shapes that differ or are not three-dimensional, or a spacing that is not 3 positive numbers.
     """
     prediction, reference = as_label_map(prediction, "prediction"), as_label_map(reference, "reference")
     if prediction.shape != reference.shape or reference.ndim != 3:
@@ -98,7 +99,7 @@ def _score(
     rules: Rules,
     third_axis: tuple[int, int],
 ) -> tuple[float, float]:
-    """Return DSC and NSD of one organ, whose voxels lie in these boxes, None where there are none."""
+    """Return DSC and NSD of one organ, given the boxes that hold its voxels; a box is None if there are no voxels."""
     if of_reference is None:
         return (1.0, 1.0) if of_prediction is None else (0.0, 0.0)
     box = of_reference if of_prediction is None else _union(of_prediction, of_reference)

@@ -1,7 +1,7 @@
-"""What a label map says of a patient: the volume, the extent and the density of each organ, and what to doubt.
+"""What a label map says about a patient: volume, extent and density of each organ, and what to doubt.
 
-A number from a segmentation is as good as the segmentation: an organ that the scan cuts off, or that lies in several
-pieces, is named as such.
+A number from a segmentation is only as good as the segmentation, so an organ that the scan cuts off or that is in
+several pieces is marked as such.
 """
 
 import csv
@@ -26,8 +26,8 @@ _HEADER = ("organ", "volume_ml", "extent_z_mm", "extent_y_mm", "extent_x_mm", "m
 class Measurement:
     """One organ of one patient: mL, mm along z, y and x (from edge to edge), HU, and two reasons to doubt them.
 
-    `pieces`: connected ones (26 neighbours); more than one is anatomy in no organ of the 13. `cut_off`: it touches the
-    border of the scan, so that part of it was probably not scanned and its volume is more than this.
+    `pieces`: number of connected pieces (26 neighbours); none of the 13 organs has more than one. `cut_off`: the organ
+    touches the border of the scan, so part of it was probably not scanned and its true volume is larger.
     """
 
     organ: Organ
@@ -40,9 +40,9 @@ class Measurement:
 
 
 def measure_organs(ct: Volume, label_map_zyx: np.ndarray) -> list[Measurement]:
-    """Measure the organs that a label map (0 to 13, the CT's shape) has, in their order; an empty one gives none.
+    """Measure the organs in a label map (0 to 13, the CT's shape), in order; an empty label map gives an empty list.
 
-    Raises TypeError for labels that are not integers, ValueError for others than 0 to 13 and for another shape.
+    Raises TypeError for labels that are not integers, ValueError for labels outside 0 to 13 or another shape.
     """
     label_map_zyx = as_label_map(label_map_zyx, shape=ct.shape_zyx)
     cut = cut_labels(label_map_zyx, ct.array_zyx)
@@ -62,15 +62,15 @@ def measure_organs(ct: Volume, label_map_zyx: np.ndarray) -> list[Measurement]:
 
 
 def organ_volumes_ml(ct: Volume, label_map_zyx: np.ndarray) -> np.ndarray:
-    """Return each organ's volume in mL, float64 (13,), organ 1 first, 0 for those that a label map (0 to 13) lacks.
+    """Return each organ's volume in mL, float64 (13,), organ 1 first; 0 for those that the label map (0 to 13) lacks.
 
-    Quicker than `measure_organs`, and raises what it raises.
+    Quicker than `measure_organs`; raises the same errors.
     """
     return label_counts(as_label_map(label_map_zyx, shape=ct.shape_zyx))[1:] * ct.voxel_ml
 
 
 def measurement_table(measured: Sequence[Measurement]) -> str:
-    """Return the measurements as lines that people read; the organs that none was made of are named below."""
+    """Return the measurements as lines of text for people to read, with the organs not measured named at the end."""
     lines = [f"{'organ':22}{'mL':>10}{'z, y, x mm':>18}{'HU':>14}"]
     for m in measured:
         extent = " x ".join(f"{mm:.0f}" for mm in m.extent_zyx_mm)
@@ -83,9 +83,9 @@ def measurement_table(measured: Sequence[Measurement]) -> str:
 
 
 def volume_table(ct: Volume, label_map_zyx: np.ndarray, reference_zyx: np.ndarray | None = None) -> str:
-    """Return one line per organ: its volume, what to doubt about it and, with a reference, the Dice score with it.
+    """Return one line per organ: its volume, any doubts about it and, given a reference, its Dice score.
 
-    Raises what `measure_organs` raises.
+    Raises the errors of `measure_organs`.
     """
     volumes_ml, cut = organ_volumes_ml(ct, label_map_zyx), cut_labels(label_map_zyx, ct.array_zyx)
     rows = [f"{'organ':20}{'mL':>10}  {'':{_WIDTH}}"]

@@ -1,4 +1,4 @@
-"""How good a segmentation is: the overlap of every organ with a reference (Dice), and what a box holds of it.
+"""How good a segmentation is: each organ's overlap with a reference (Dice), and how much of it lies in a box.
 
 Reference: FLARE 2022 evaluation script, for the empty cases.
 """
@@ -12,10 +12,10 @@ from flare_lib.ct.roi import Box, crop
 def dice_scores(prediction: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Return the Dice score of each organ, 2 |P and R| / (|P| + |R|), over all voxels of two label maps.
 
-    `prediction`, `reference`: integers 0..13 of one shape with at least one axis. Returns float64 (13,), organ 1 first:
-    1 where both label maps lack the organ, 0 where only one does. Raises TypeError for labels that are not integers,
-    ValueError for other labels and for shapes that differ. Source: paper 3.1, FLARE 2022 evaluation script; its other
-    rules are in `flare_rules`.
+    `prediction`, `reference`: integers 0..13, same shape, at least one axis. Returns float64 (13,), organ 1 first: 1 if
+    both label maps lack the organ, 0 if only one does. Raises TypeError for labels that are not integers, ValueError
+    for other labels or shapes that differ. Source: paper 3.1, FLARE 2022 evaluation script; its other rules are in
+    `flare_rules`.
     """
     counts = joint_histogram(prediction, reference)
     both = np.diagonal(counts)[1:]
@@ -24,10 +24,10 @@ def dice_scores(prediction: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def shares_inside(label_map_zyx: np.ndarray, box: Box, *, totals: np.ndarray | None = None) -> np.ndarray:
-    """Return which share of each organ's voxels lies in the box: float64 (13,), organ 1 first, NaN for one not there.
+    """Return the share of each organ's voxels that lies in the box: float64 (13,), organ 1 first, NaN for missing ones.
 
-    `label_map_zyx`: integers 0..13 (Z, Y, X); `totals` its `label_counts`, where they are known already.
-    Raises what `label_counts` raises, ValueError for a box that reaches outside.
+    `label_map_zyx`: integers 0..13 (Z, Y, X); `totals`: its `label_counts`, if already known. Raises the errors of
+    `label_counts`, and ValueError for a box that reaches outside.
     """
     everywhere = (label_counts(label_map_zyx) if totals is None else totals)[1:]
     inside = label_counts(crop(label_map_zyx, box))[1:]

@@ -1,11 +1,11 @@
-"""How far two surfaces are apart, and the share of them that is near enough: the normalised surface Dice (NSD).
+"""How far apart two surfaces are, and what share of them is close enough: the normalised surface Dice (NSD).
 
-As google-deepmind/surface-distance defines it, by which FLARE scores: a mask's surface runs between voxels, through
-every cell of 2 x 2 x 2 voxels that is neither all inside nor all outside; a cell weighs as much as the surface in it
-has mm² (`surfels`), and its distance is the one to the nearest cell of the other surface, centre to centre.
+The definition is that of google-deepmind/surface-distance, which FLARE scores by: a mask's surface runs between voxels,
+through every cell of 2 x 2 x 2 voxels that is neither all inside nor all outside. A cell's weight is the area of the
+surface in it, in mm² (`surfels`), and its distance is that to the nearest cell of the other surface, centre to centre.
 
-Fast, because a cell looks no farther than it must: round itself, nearest places first, when it is asked only about a
-few millimetres, as scores do; else in a k-d tree. A distance transform would visit the whole box.
+It is fast because no cell searches farther than it must: if only a few millimetres matter, as for scores, it checks its
+surroundings, nearest places first; otherwise it uses a k-d tree. A distance transform would visit the whole box.
 """
 
 import functools
@@ -20,14 +20,14 @@ from flare_lib.ct.volume import check_spacing, triple
 from flare_lib.evaluation.surfels import surfel_areas
 from flare_lib.machine.compiled import njit
 
-MOST_PLACES = 20_000  # to look at around a cell; with more, a tree is faster
+MOST_PLACES = 20_000  # to check around a cell; beyond this, a tree is faster
 
 
 @dataclass(frozen=True)
 class SurfaceDistances:
     """Both surfaces, cell by cell: distances to the other one in mm and areas in mm², float64 (n,) and (m,).
 
-    A distance is inf where the other mask is empty, or farther away than was looked.
+    A distance is inf if the other mask is empty, or farther away than was searched.
     """
 
     prediction_mm: np.ndarray
@@ -36,7 +36,7 @@ class SurfaceDistances:
     reference_mm2: np.ndarray
 
     def surface_dice(self, tolerance_mm: float) -> float:
-        """Return the share of both surfaces' area that lies within the tolerance; NaN when both masks are empty."""
+        """Return the share of both surfaces' area that lies within the tolerance; NaN if both masks are empty."""
         near = self.prediction_mm2[self.prediction_mm <= tolerance_mm].sum()
         near += self.reference_mm2[self.reference_mm <= tolerance_mm].sum()
         area = self.prediction_mm2.sum() + self.reference_mm2.sum()
@@ -45,7 +45,7 @@ class SurfaceDistances:
     def hausdorff_mm(self, percent: float = 95.0) -> float:
         """Return the distance within which `percent` of each surface's area lies, the larger of the two.
 
-        inf when one mask is empty, NaN when both are. Raises ValueError for a percentage outside 0 to 100.
+        inf if one mask is empty, NaN if both are. Raises ValueError for a percentage outside 0 to 100.
         """
         if not 0 <= percent <= 100:
             raise ValueError(f"percent must be 0 to 100, got {percent}")
@@ -56,7 +56,7 @@ class SurfaceDistances:
 
 
 def _percentile(mm: np.ndarray, mm2: np.ndarray, percent: float) -> float:
-    """Return the smallest distance within which that share of the area lies."""
+    """Return the smallest distance within which the given share of the area lies."""
     order = np.argsort(mm, kind="stable")
     share = np.cumsum(mm2[order]) / mm2.sum()
     return float(mm[order][min(int(np.searchsorted(share, percent / 100)), len(mm) - 1)])
@@ -65,11 +65,11 @@ def _percentile(mm: np.ndarray, mm2: np.ndarray, percent: float) -> float:
 def surface_distances(
     prediction: np.ndarray, reference: np.ndarray, spacing_zyx_mm: Sequence[float], *, within_mm: float = np.inf
 ) -> SurfaceDistances:
-    """Return the distances between the surfaces of two masks, bool (Z, Y, X) of one shape.
+    """Return the distances between the surfaces of two masks, bool (Z, Y, X) of the same shape.
 
-    `within_mm`: how far to look; what is farther away gets inf, and the less far, the faster. What lies outside the
-    array counts as outside the mask. Raises ValueError for arrays that are not masks of one shape, a spacing that is
-    not 3 positive numbers, and a negative `within_mm`.
+    `within_mm`: how far to search; whatever is farther away gets inf, and a shorter search is faster. Anything outside
+    the array counts as outside the mask. Raises ValueError for arrays that are not masks of the same shape, a spacing
+    that is not 3 positive numbers, or a negative `within_mm`.
     """
     prediction, reference = np.asarray(prediction), np.asarray(reference)
     for name, mask in (("prediction", prediction), ("reference", reference)):
@@ -94,7 +94,7 @@ def surface_distances(
 
 
 def _codes(mask: np.ndarray) -> np.ndarray:
-    """Return the code of each cell of 2 x 2 x 2 voxels, those half outside the array too: uint8, one larger an axis."""
+    """Return the code of each cell of 2 x 2 x 2 voxels, including those partly outside: uint8, one more per axis."""
     padded = np.pad(mask, 1).astype(np.uint8)
     codes = np.zeros([n + 1 for n in mask.shape], np.uint8)
     nz, ny, nx = codes.shape
@@ -110,7 +110,7 @@ def _distances(
     spacing_zyx_mm: tuple[float, ...],
     within_mm: float,
 ) -> np.ndarray:
-    """Return how far each cell (n, 3) is from the nearest of the others (m, 3), which are also given as a mask."""
+    """Return the distance from each cell (n, 3) to the nearest of the others (m, 3), which are also given as a mask."""
     if len(to_cells) == 0 or len(from_cells) == 0:
         return np.full(len(from_cells), np.inf)
     if np.prod([2 * within_mm / s + 1 for s in spacing_zyx_mm]) > MOST_PLACES:
@@ -121,13 +121,13 @@ def _distances(
 def _nearest_in_tree(
     from_cells: np.ndarray, to_cells: np.ndarray, spacing_zyx_mm: tuple[float, ...], within_mm: float
 ) -> np.ndarray:
-    """Return the distances by a k-d tree, inf beyond `within_mm`."""
+    """Return the distances found with a k-d tree, inf beyond `within_mm`."""
     distances = np.full(len(from_cells), np.inf)
     scale = np.asarray(spacing_zyx_mm)
-    bound = within_mm * (1 + 1e-9) + 1e-9  # the tree looks for less than its bound
+    bound = within_mm * (1 + 1e-9) + 1e-9  # the tree only finds distances below its bound
     _, nearest = cKDTree(to_cells * scale).query(from_cells * scale, distance_upper_bound=bound)
     found = nearest < len(to_cells)
-    # from whole steps, so that 2 steps of 2.5 mm are within 5 mm, whatever the tree's coordinates were rounded to
+    # computed from whole steps, so that 2 steps of 2.5 mm are within 5 mm however the tree's coordinates were rounded
     distances[found] = _lengths(from_cells[found] - to_cells[nearest[found]], spacing_zyx_mm)
     distances[distances > within_mm] = np.inf
     return distances
@@ -139,7 +139,7 @@ def _lengths(steps: np.ndarray, spacing_zyx_mm: tuple[float, ...]) -> np.ndarray
 
 @functools.lru_cache(maxsize=32)
 def _places_around(spacing_zyx_mm: tuple[float, ...], within_mm: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the steps to all cells within a distance, int64 (k, 3), nearest first, and their lengths in mm, (k,)."""
+    """Return the steps to all cells within a distance, int64 (k, 3), nearest first, with their lengths in mm, (k,)."""
     reach = [int(within_mm / s + 1e-9) for s in spacing_zyx_mm]
     steps = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), axis=-1).reshape(-1, 3)
     far = _lengths(steps, spacing_zyx_mm)
@@ -149,7 +149,7 @@ def _places_around(spacing_zyx_mm: tuple[float, ...], within_mm: float) -> tuple
 
 @njit(nogil=True)
 def _nearest_around(from_cells, to_mask, steps, far):
-    """Return for each cell how far the first of the steps leads that ends on the mask; inf when none does."""
+    """Return, for each cell, the length of the first step that ends on the mask; inf if none does."""
     depth, height, width = to_mask.shape
     distances = np.full(len(from_cells), np.inf)
     for i in range(len(from_cells)):

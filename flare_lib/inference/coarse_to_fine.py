@@ -1,4 +1,4 @@
-"""The whole way for one CT: find the organs coarsely, look at them finely, return labels on the CT's own grid.
+"""The whole way for one CT: find the organs at low resolution, look closely, return labels on the CT's own grid.
 
     CT -> foreground -> coarse net -> clean-up -> region of interest -> fine net -> resize + argmax -> clean-up -> paste
 
@@ -29,11 +29,10 @@ from flare_lib.machine.progress import StageProgress, of_stage
 class Segmentation:
     """What `segment` returns.
 
-    `label_map_zyx`: uint8, the CT's shape. `coarse`: what the coarse stage saw, cleaned up, on its own grid. `roi`: the
-    box of the CT that the fine stage looked at.
-    `seconds`: {step: wall time}. `notes`: what a reader of the result must know: a fallback that was taken, grey values
-    that may not be HU, anatomy to doubt. `clean_up`: {stage: what its clean-up removed}. `precision`: {stage: the
-    number format in which its net computed}.
+    `label_map_zyx`: uint8, the CT's shape. `coarse`: the coarse stage's labels, cleaned up, on its own grid. `roi`: the
+    box of the CT that the fine stage looked at. `seconds`: {step: wall time}. `notes`: what a reader of the result must
+    know: a fallback that was taken, grey values that may not be HU, doubtful anatomy. `clean_up`: {stage: what its
+    clean-up removed}. `precision`: {stage: the number format its net computed in}.
     """
 
     label_map_zyx: np.ndarray
@@ -58,11 +57,11 @@ def segment(
 ) -> Segmentation:
     """Segment the 13 organs of one CT, coarse to fine.
 
-    `margin_mm` widens the box of the organs that the coarse stage found; `max_distance_mm` is how far from the great
-    vessels a region may lie; `tile_steps` of the coarse and the fine sliding window, in patches;
-    `clean_up` False leaves out the post-processing after either stage.
-    `progress(stage, tiles done, tiles in all)`. When the coarse stage finds nothing, the fine stage looks at the whole
-    foreground, and the notes say so.
+    `margin_mm` widens the box around the organs that the coarse stage found; `max_distance_mm` is how far from the
+    great vessels a region may lie; `tile_steps` are those of the coarse and the fine sliding window, in patches;
+    `clean_up=False` skips the post-processing after both stages. `progress(stage, tiles done, tiles in total)` is
+    called along the way. If the coarse stage finds nothing, the fine stage looks at the whole foreground, and the notes
+    say so.
     """
     run = _Run(max_distance_mm if clean_up else None, progress)
     foreground = find_foreground(ct.array_zyx)
@@ -98,7 +97,7 @@ def segment_in_one_stage(
 ) -> Segmentation:
     """Segment a CT with one net that looks at the whole foreground, as plain nnU-Net does (paper 4, the baseline).
 
-    Arguments as `segment`; the region of interest is the foreground.
+    Arguments as in `segment`; the region of interest is the foreground.
     """
     run = _Run(max_distance_mm if clean_up else None, progress)
     foreground = find_foreground(ct.array_zyx)
@@ -109,10 +108,10 @@ def segment_in_one_stage(
 
 
 class _Run:
-    """One case on its way: what its steps share, and what is noted as they are taken."""
+    """One case in progress: what its steps share, and what they note along the way."""
 
     def __init__(self, max_distance_mm: float | None, progress: StageProgress | None) -> None:
-        self.max_distance_mm, self.progress = max_distance_mm, progress  # no distance: no clean-up
+        self.max_distance_mm, self.progress = max_distance_mm, progress  # None means no clean-up
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
         self.removed: dict[str, Report] = {}
@@ -120,13 +119,13 @@ class _Run:
         self._last = time.perf_counter()
 
     def lap(self, step: str) -> None:
-        """Note how long the step took that ends now."""
+        """Note how long the step that ends now has taken."""
         now = time.perf_counter()
         self.seconds[step] = now - self._last
         self._last = now
 
     def slide(self, image: torch.Tensor, stage: Stage, tile_step: float, name: str) -> Iterator[Slab]:
-        """Slide the stage's net over the image: averaged probabilities in finished slabs."""
+        """Slide the stage's net over the image and return averaged probabilities in finished slabs."""
         if precision := getattr(stage, "precision", None):
             self.precision[name] = precision.name
         return sliding_window(
@@ -150,14 +149,14 @@ class _Run:
         return labels
 
     def clean_up(self, label_map_zyx: np.ndarray, spacing_zyx_mm: Triple, name: str) -> np.ndarray:
-        """Return the label map cleaned up, and note what was removed; as it is where no distance is given."""
+        """Return the label map cleaned up, noting what was removed; unchanged if no distance is given."""
         if self.max_distance_mm is None:
             return label_map_zyx
         cleaned, self.removed[name] = postprocess(label_map_zyx, spacing_zyx_mm, max_distance_mm=self.max_distance_mm)
         return cleaned
 
     def result(self, ct: Volume, labels_zyx: np.ndarray, roi: Box, coarse: Volume | None) -> Segmentation:
-        """Paste the region's labels into the CT's grid and return them with all that was noted."""
+        """Paste the region's labels into the CT's grid and return them with everything that was noted."""
         label_map = paste(labels_zyx, roi, ct.shape_zyx)
         self.lap("paste")
         self.notes += [*hu_doubts(ct.array_zyx), *anatomy_doubts(ct, label_map)]

@@ -1,4 +1,4 @@
-"""The connected components of a label map: found in one pass over all labels, measured in another, erased in a third.
+"""Connected components of a label map: one pass finds them for all labels, a second measures, a third erases.
 
 Voxels are connected by a face, an edge or a corner (26 neighbours). The components come from cc3d (Silversmith,
 https://github.com/seung-lab/connected-components-3d).
@@ -14,7 +14,7 @@ from flare_lib.machine.compiled import njit
 
 
 class Components(NamedTuple):
-    """Components: `ids` uint32 (Z, Y, X), 0 for the background; the rest one an id, with an unused place for 0."""
+    """Components: `ids` uint32 (Z, Y, X), 0 for the background; the others hold one entry per id, entry 0 unused."""
 
     ids: np.ndarray
     labels: np.ndarray  # uint8
@@ -23,13 +23,13 @@ class Components(NamedTuple):
     ranks: np.ndarray  # int64, the order of their first voxels
 
     def largest(self) -> np.ndarray:
-        """Return the id of the largest component of each label, of equals the first."""
+        """Return the id of the largest component of each label, the first one if several are equally large."""
         order = np.lexsort((self.ranks[1:], -self.sizes[1:])) + 1
         return order[np.unique(self.labels[order], return_index=True)[1]]
 
 
 def find_components(label_map_zyx: np.ndarray) -> Components:
-    """Find the components of every label of a C-contiguous uint8 label map, all in one pass, and measure them."""
+    """Find and measure the components of every label of a C-contiguous uint8 label map, in one pass for all labels."""
     ids, n = cc3d.connected_components(label_map_zyx, connectivity=26, out_dtype=np.uint32, return_N=True)
     ids = np.ascontiguousarray(ids)
     labels, sizes, sums_zyx, ranks = _measure(ids, label_map_zyx, n)
@@ -38,9 +38,9 @@ def find_components(label_map_zyx: np.ndarray) -> Components:
 
 @njit()
 def erase(label_map_zyx, ids, kept):
-    """Set the components that are not kept to background, in place; return how many voxels of each label that were.
+    """Set components that are not kept to background, in place; return how many voxels of each label were erased.
 
-    `label_map_zyx` uint8 and `ids` uint32 of one shape, `kept` bool, one an id. Returns int64 (14,).
+    `label_map_zyx` uint8 and `ids` uint32 of the same shape; `kept` bool, one per id. Returns int64 (14,).
     """
     removed = np.zeros(N_CLASSES, np.int64)
     for z in range(ids.shape[0]):
@@ -53,10 +53,10 @@ def erase(label_map_zyx, ids, kept):
     return removed
 
 
-# cc3d.statistics gives sizes and centroids too, in eight times the time and without the labels.
+# cc3d.statistics gives sizes and centroids too, but takes eight times as long and leaves out the labels.
 @njit()
 def _measure(ids, label_map_zyx, n):
-    """Label, size, sum of the voxel indices (z, y, x) and rank of the first voxel of components 1..n, in one pass."""
+    """Find label, size, sum of voxel indices (z, y, x) and rank of the first voxel of components 1..n, in one pass."""
     labels = np.zeros(n + 1, np.uint8)
     sizes = np.zeros(n + 1, np.int64)
     sums_zyx = np.zeros((n + 1, 3), np.int64)

@@ -1,7 +1,7 @@
-"""What to doubt about a label map: organs on wrong sides, sizes that no person has, one missing among its neighbours.
+"""Doubts about a label map: organs on the wrong side, sizes that nobody has, an organ missing among its neighbours.
 
-Nothing is changed and nothing refused: people without a spleen, with their heart on the right or a kidney in the pelvis
-exist. But an input that is mirrored, upside down or no abdomen is more frequent, and should not be found out later.
+Nothing is changed or refused: there are people without a spleen, with their heart on the right or with a kidney in the
+pelvis. But a CT that is mirrored, upside down or not of an abdomen is more common, and is better noticed at once.
 """
 
 import math
@@ -12,10 +12,10 @@ from flare_lib.ct.border import cut_labels
 from flare_lib.ct.labels import N_CLASSES, ORGANS, organ, wrong_sides
 from flare_lib.ct.volume import Triple, Volume
 
-_LOOKED_AT_MM = 2.5  # finer than any of the organs, and hundreds of times quicker than all voxels of a large CT
-_TOO_SMALL_ML = 0.5  # to say where an organ lies
+_LOOKED_AT_MM = 2.5  # finer than any organ, and hundreds of times quicker than looking at every voxel of a large CT
+_TOO_SMALL_ML = 0.5  # to tell where an organ lies
 
-# The least and the most mL, generous: a small child or an organ that has shrunk, and one that disease has swollen.
+# Least and most mL, generously: a small child or a shrunken organ, and one swollen by disease.
 # ICRP Publication 89 (2002) gives an adult, in g: liver 1400-1800, a kidney 138-155, spleen 130-150, pancreas 120-140,
 # an adrenal gland 6.5-7, gallbladder with bile 56-68, esophagus 35-40, stomach with its contents 370-400. For vessels
 # and duodenum: what the label maps of two persons of the TotalSegmentator data set hold (aorta 227, vena cava 79-103,
@@ -36,7 +36,7 @@ _VOLUMES_ML: dict[str, tuple[float, float]] = {
     "left kidney": (15, 2500),
 }
 
-# An organ, and one above and one below it (their middles, whatever the posture) between which it is to be expected.
+# An organ, and one above and one below (by their middles, whatever the posture) between which it should be found.
 _BETWEEN = (
     ("liver", "esophagus", "right kidney"),
     ("spleen", "esophagus", "left kidney"),
@@ -54,10 +54,10 @@ _BETWEEN = (
 
 
 def anatomy_doubts(ct: Volume, label_map_zyx: np.ndarray) -> tuple[str, ...]:
-    """Return what to doubt about a CT's label map (0 to 13, its shape, canonical), a sentence each; often nothing.
+    """Return doubts about a CT's label map (0 to 13, the CT's shape, canonical), one sentence each; often none.
 
-    Volumes are taken from every few voxels (2.5 mm), good to some percent. Of an organ that the scan cuts only too
-    large a volume is doubted.
+    Volumes are estimated from a sparse grid of voxels (2.5 mm), to within a few percent. An organ that the scan cuts is
+    doubted only if its volume is too large.
     """
     steps = tuple(max(1, int(_LOOKED_AT_MM / mm)) for mm in ct.spacing_zyx_mm)
     looked_at = label_map_zyx[tuple(slice(n // 2, None, n) for n in steps)]
@@ -76,7 +76,7 @@ def anatomy_doubts(ct: Volume, label_map_zyx: np.ndarray) -> tuple[str, ...]:
 
 
 def _heights(per_slice: np.ndarray) -> dict[str, Triple]:
-    """Return {organ that is there: its lowest, middle and highest slice}."""
+    """Return {organ: its lowest, middle and highest slice} for the organs that are present."""
     heights = {}
     for o in ORGANS:
         slices = np.flatnonzero(per_slice[:, o.id])
@@ -99,7 +99,7 @@ def _upside_down(heights: dict[str, Triple], seen: set[str]) -> list[str]:
     if "liver" not in seen or not kidneys:
         return []
     _, middle, top = heights["liver"]
-    # the scan may cut the liver above, but then it reaches as high as anything
+    # the scan may cut the liver off at the top, but then nothing reaches higher
     if all(kidney[1] > middle and kidney[2] > top for kidney in kidneys):
         return ["the kidneys lie above the liver: is the CT upside down?"]
     return []

@@ -1,7 +1,8 @@
-"""Clean-up of a label map: no piece lies far from the great vessels, and every organ is one piece.
+"""Cleaning up a label map, so that nothing lies far from the great vessels and every organ is a single piece.
 
-A net sometimes calls a large thing far away an organ that it is not, the bladder or the uterus, taken for a kidney or
-the liver, and often small ones. The first kind goes by its distance, the second because it is not the largest piece.
+A net sometimes mistakes something large and far away for an organ (the bladder or the uterus for a kidney or the
+liver), and often something small. The first kind is removed because it is far away, the second because it is not the
+largest piece.
 
 Paper 2.4; the threshold of 170 mm is that of the authors' engine.
 """
@@ -22,7 +23,7 @@ _AORTA, _VENA_CAVA, _LIVER = (organ(name) for name in ("aorta", "inferior vena c
 
 
 class ReferencePoint(NamedTuple):
-    """Where distances start: voxel index (z, y, x) times spacing, float64 in mm, and the organs it is taken from."""
+    """Where distances start: voxel index (z, y, x) times spacing, float64 in mm, and the organs it comes from."""
 
     point_zyx_mm: np.ndarray
     source: str
@@ -30,9 +31,9 @@ class ReferencePoint(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """What `postprocess` removed: {organ name: mL} by either rule, without the organs that lost nothing.
+    """What `postprocess` removed: {organ name: mL} for each rule, without organs that lost nothing.
 
-    `reference` names the organs that distances were measured from; None when there was none, or the step was left out.
+    `reference` names the organs that distances were measured from; None if there were none or the step was skipped.
     """
 
     far_components_ml: dict[str, float]
@@ -40,7 +41,7 @@ class Report:
     reference: str | None
 
     def summary(self) -> str:
-        """Return it as one line."""
+        """Return the report as one line."""
         far = f"far from {self.reference}" if self.reference else "far away (nothing to measure from)"
         parts = ((far, self.far_components_ml), ("smaller pieces", self.smaller_components_ml))
         return "; ".join(f"{name}: {_listed(removed)}" for name, removed in parts)
@@ -57,9 +58,9 @@ def postprocess(
     """Remove what lies far from the great vessels, then keep the largest component of every organ (paper 2.4).
 
     `remove_far` and `keep_largest` switch the two rules, `remove_far_components` and `keep_largest_components`, on and
-    off. Returns the cleaned label map (a new uint8 array of the same shape) and a report; raises what the rules raise.
-    In this order a bladder taken for a kidney is gone before pieces are compared; in the other one, a bladder larger
-    than the kidney would win, and then go too.
+    off. Returns the cleaned label map (a new uint8 array of the same shape) and a report; raises the same errors as the
+    rules. The order matters: this way, a bladder taken for a kidney is gone before pieces are compared; the other way
+    round, a bladder larger than the kidney would win, and then be removed as well.
     """
     label_map_zyx = _checked(label_map_zyx)
     check_spacing(spacing_zyx_mm)
@@ -80,11 +81,11 @@ def postprocess(
 
 
 def keep_largest_components(label_map_zyx: np.ndarray) -> np.ndarray:
-    """Keep the largest connected component of every organ and call the rest of it background (paper 2.4).
+    """Keep the largest connected component of every organ and turn the rest into background (paper 2.4).
 
-    `label_map_zyx`: integers 0..13 (Z, Y, X). Voxels are connected by a face, an edge or a corner (26 neighbours). Of
-    components of equal size the one stays whose first voxel comes first in z, then y, then x. Returns a new uint8
-    array. Raises TypeError for labels that are not integers, ValueError for other labels or axes.
+    `label_map_zyx`: integers 0..13 (Z, Y, X). Voxels are connected by a face, an edge or a corner (26 neighbours).
+    Among components of equal size, the one whose first voxel comes first in z, then y, then x is kept. Returns a new
+    uint8 array. Raises TypeError for labels that are not integers, ValueError for other labels or axes.
     """
     return _keep_largest(_checked(label_map_zyx))[0]
 
@@ -94,10 +95,10 @@ def remove_far_components(
 ) -> np.ndarray:
     """Remove connected regions whose centroid is farther than `max_distance_mm` from the `reference_point` (paper 2.4).
 
-    A region is a 26-connected component of the union of all organs: a far part of an organ goes only when no organ
-    connects it with what is near. Without a reference point nothing is removed. `label_map_zyx`: integers 0..13
+    A region is a 26-connected component of the union of all organs, so a distant part of an organ is removed only if no
+    organ connects it to the rest. Without a reference point nothing is removed. `label_map_zyx`: integers 0..13
     (Z, Y, X). Returns a new uint8 array. Raises TypeError for labels that are not integers, ValueError for other
-    labels or axes, a spacing or a distance that is not positive.
+    labels or axes, or for a spacing or distance that is not positive.
     """
     label_map_zyx = _checked(label_map_zyx)
     _check_distance(max_distance_mm)
@@ -108,8 +109,8 @@ def remove_far_components(
 def reference_point(label_map_zyx: np.ndarray, spacing_zyx_mm: Sequence[float]) -> ReferencePoint | None:
     """Return the point midway between the centroids of the aorta and the inferior vena cava (paper 2.4).
 
-    Of each the largest component counts. When one of them is missing it is the centroid of the largest component of
-    the liver (the authors' engine), without a liver None. Raises like `remove_far_components`.
+    Only the largest component of each counts. If either vessel is missing, the point is the centroid of the liver's
+    largest component (as in the authors' engine); without a liver, None. Raises the errors of `remove_far_components`.
     """
     label_map_zyx = _checked(label_map_zyx)
     check_spacing(spacing_zyx_mm)
@@ -123,10 +124,10 @@ def reference_point(label_map_zyx: np.ndarray, spacing_zyx_mm: Sequence[float]) 
 
 
 def region_distances(label_map_zyx: np.ndarray, spacing_zyx_mm: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the distance rule decides by: connected regions, and how far the centroid of each lies (paper 2.4).
+    """Return what the distance rule is based on: connected regions and the distance of their centroids (paper 2.4).
 
-    Regions as `remove_far_components` has them: `ids` uint32 (Z, Y, X), 0 for background; `distances_mm` float64, one
-    an id, from the `reference_point`; that of the background is 0, and all are without a reference point. Raises like
+    Regions as in `remove_far_components`: `ids` uint32 (Z, Y, X), 0 for background; `distances_mm` float64, one per id,
+    from the `reference_point`; the background's is 0, and without a reference point all are 0. Raises the errors of
     `remove_far_components`.
     """
     label_map_zyx = _checked(label_map_zyx)
@@ -139,7 +140,7 @@ def region_distances(label_map_zyx: np.ndarray, spacing_zyx_mm: Sequence[float])
 
 
 def _keep_largest(label_map_zyx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the label map with one component an organ, and how many voxels of each label were removed."""
+    """Return the label map with one component per organ, and how many voxels of each label were removed."""
     box = bounding_box(label_map_zyx)
     if box is None:
         return _nothing_removed(label_map_zyx)
@@ -157,7 +158,7 @@ def _remove_far(
     max_distance_mm: float,
     reference: ReferencePoint | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the label map without far regions, and how many voxels of each label were removed."""
+    """Return the label map without distant regions, and how many voxels of each label were removed."""
     if reference is None:
         return _nothing_removed(label_map_zyx)
     box, ids, distances_mm = _regions(label_map_zyx, spacing_zyx_mm, reference)
@@ -170,7 +171,9 @@ def _regions(
     label_map_zyx: np.ndarray, spacing_zyx_mm: Sequence[float], reference: ReferencePoint
 ) -> tuple[Box, np.ndarray, np.ndarray]:
     """Return the box of all organs, the ids of the regions in it, and the distance of each, 0 for the background."""
-    box = bounding_box(label_map_zyx) or Box((0, 0, 0), label_map_zyx.shape)  # an organ gave the reference point
+    box = bounding_box(label_map_zyx) or Box(
+        (0, 0, 0), label_map_zyx.shape
+    )  # not empty: the reference point came from an organ
     regions = find_components((crop(label_map_zyx, box) > 0).view(np.uint8))
     centroids_zyx_mm = (regions.centroids_zyx + box.start_zyx) * spacing_zyx_mm
     distances_mm = np.linalg.norm(centroids_zyx_mm - reference.point_zyx_mm, axis=1)
@@ -179,12 +182,12 @@ def _regions(
 
 
 def _nothing_removed(label_map_zyx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return a copy of the label map and no removed voxels of any label."""
+    """Return a copy of the label map, and 0 voxels removed for every label."""
     return label_map_zyx.copy(), np.zeros(N_CLASSES, np.int64)
 
 
 def _centroid_of_largest(mask_zyx: np.ndarray) -> np.ndarray | None:
-    """Return the centroid, in voxels, of the largest component of a mask; None for an empty one."""
+    """Return the centroid, in voxels, of the largest component of a mask; None for an empty mask."""
     box = bounding_box(mask_zyx)
     if box is None:
         return None
@@ -193,7 +196,7 @@ def _centroid_of_largest(mask_zyx: np.ndarray) -> np.ndarray | None:
 
 
 def _checked(label_map_zyx: np.ndarray) -> np.ndarray:
-    """Return a label map as C-contiguous uint8, the same array when it is one; raise when it is no label map."""
+    """Return a label map as C-contiguous uint8, the same array if it already is; raise if it is not a label map."""
     label_map_zyx = as_label_map(label_map_zyx, "label_map_zyx")
     if label_map_zyx.ndim != 3:
         raise ValueError(f"label_map_zyx must have 3 axes, got shape {label_map_zyx.shape}")
@@ -201,7 +204,7 @@ def _checked(label_map_zyx: np.ndarray) -> np.ndarray:
 
 
 def _check_distance(max_distance_mm: float) -> None:
-    """Raise ValueError unless a distance is above 0 (infinity is)."""
+    """Raise ValueError unless a distance is above 0 (infinity is allowed)."""
     if not max_distance_mm > 0:
         raise ValueError(f"max_distance_mm must be positive, got {max_distance_mm}")
 
@@ -213,6 +216,6 @@ def _listed(removed_ml: dict[str, float]) -> str:
 
 
 def _in_ml(voxels: np.ndarray, spacing_zyx_mm: Sequence[float]) -> dict[str, float]:
-    """Return {organ name: mL} of the voxels of each label, without the organs that have none."""
+    """Convert voxel counts per label to {organ name: mL}, without organs that have none."""
     voxel_ml = float(np.prod(spacing_zyx_mm)) / 1000
     return {o.name: int(voxels[o.id]) * voxel_ml for o in ORGANS if voxels[o.id]}

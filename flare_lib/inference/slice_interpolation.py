@@ -1,10 +1,11 @@
 """Resize + argmax in slabs: from class scores on a small grid to a label map on a large one, with little memory.
 
-The 14 scores of every voxel of a whole-body CT are 14 x 900 x 512 x 512 floats, 13 GB, and are needed for one thing: to
-know which is the largest. So they never exist here: a few slices are interpolated (trilinear), reduced to labels and
-forgotten. Unlike slabs that are resized each alone, every output slice reads the two input slices that it needs, so
-the result is that of the whole volume. Where all eight corners of a cell agree on the winner nothing is interpolated:
-a trilinear value is a convex combination of the corners, so who wins at all of them wins everywhere between.
+The 14 scores of every voxel of a whole-body CT are 14 x 900 x 512 x 512 floats, 13 GB, and all we want to know is which
+is the largest. So they never exist together here: a few slices are interpolated (trilinear), reduced to labels and
+forgotten. Unlike slabs that are resized one by one, every output slice reads the two input slices that it needs, so
+the result is the same as for the whole volume. Where all eight corners of a cell agree on the winner, nothing is
+interpolated: a trilinear value is a convex combination of the corners, so a class that wins at all of them wins
+everywhere in between.
 
 Paper 2.5 and Fig. 4. The sampling points are those of `torch.nn.functional.interpolate`, to the last bit.
 """
@@ -19,9 +20,9 @@ from flare_lib.inference.slice_kernels import paint_with_numba
 from flare_lib.inference.slice_tensors import paint_with_torch
 from flare_lib.inference.sliding_window import Slab
 
-# the share of voxels between disagreeing corners above which it is faster to interpolate everywhere
+# if more than this share of voxels lies between disagreeing corners, it is faster to interpolate everywhere
 DENSE_ABOVE = {"auto": 0.15, "torch": -1.0, "torch_pruned": 1.0, "numba_dense": -1.0, "numba_pruned": 1.0}
-CPU_MEMORY_BYTES = 32 * 2**20  # more was no faster
+CPU_MEMORY_BYTES = 32 * 2**20  # more memory was no faster
 GPU_MEMORY_BYTES = 512 * 2**20
 
 
@@ -34,19 +35,20 @@ def resize_argmax(
     memory_bytes: int | None = None,
     method: str = "auto",
 ) -> np.ndarray:
-    """Interpolate class scores to another grid and return which class wins in every voxel.
+    """Interpolate class scores to another grid and return the winning class of every voxel.
 
     `scores`: probabilities or logits (C, z, y, x), 1 to 255 classes, float32, float16 or bfloat16; a numpy array or a
-    torch tensor on any device, contiguous or not; or a stream of slabs, together covering z in order without gaps, as
+    torch tensor on any device, contiguous or not; or a stream of slabs that cover z in order without gaps, as
     `sliding_window` yields them, with `in_shape_zyx` (z, y, x) of the whole. `shape_zyx`: the new grid, finer or
-    coarser. `align_corners`: False when both grids have the same extent (voxel borders meet), True when the centres of
-    their outermost voxels meet. `memory_bytes`: how much may be used beside input and output (default 32 MiB on a CPU,
-    512 MiB on a GPU; one slice at least). `method`: "torch" (interpolate everywhere), "torch_pruned" (only where
-    corners disagree), "numba_dense" and "numba_pruned" (the same two, compiled for the CPU) or "auto" (the fastest).
+    coarser. `align_corners`: False if both grids have the same extent (their outer voxel borders meet), True if the
+    centres of their outermost voxels meet. `memory_bytes`: how much may be used besides input and output (default
+    32 MiB on a CPU, 512 MiB on a GPU; never less than one slice). `method`: "torch" (interpolate everywhere),
+    "torch_pruned" (only where corners disagree), "numba_dense" and "numba_pruned" (the same two, compiled for the CPU)
+    or "auto" (the fastest).
 
-    Returns uint8 (Z, Y, X): the argmax of the float32 trilinear interpolation of the whole volume, ties to the lower
-    class; other than that only where two classes tie within rounding. Raises ValueError when a shape is empty or does
-    not fit and when a score is NaN or infinite; TypeError for other dtypes.
+    Returns uint8 (Z, Y, X): the argmax of the float32 trilinear interpolation of the whole volume, with ties going to
+    the lower class; it can differ only where two classes tie within rounding. Raises ValueError if a shape is empty or
+    does not fit, or if a score is NaN or infinite; TypeError for other dtypes.
     """
     shape_zyx = _checked_shape("shape_zyx", shape_zyx)
     if method not in DENSE_ABOVE:
@@ -75,7 +77,7 @@ def resize_argmax(
         paint = paint_with_numba if with_numba else paint_with_torch
         if not paint(window, taps_zyx, labels[first:stop], budget, DENSE_ABOVE[method]):
             raise ValueError(f"scores must be finite, got NaN or infinity in slices {start_z} to {stop_z - 1}")
-        del window  # before the stream is asked for the next one
+        del window  # before the stream makes the next one
     return labels
 
 
@@ -87,7 +89,7 @@ def _checked_shape(name: str, shape_zyx: Sequence[int]) -> tuple[int, ...]:
 
 
 def _as_tensor(scores: np.ndarray | torch.Tensor) -> torch.Tensor:
-    """Check scores (C, z, y, x) and look at them as a tensor, without a copy wherever torch can."""
+    """Check scores (C, z, y, x) and view them as a tensor, without a copy wherever torch allows it."""
     if isinstance(scores, np.ndarray):
         if scores.dtype not in (np.float32, np.float16):
             raise TypeError(f"scores must be float32, float16 or bfloat16, got {scores.dtype}")
@@ -104,7 +106,7 @@ def _as_tensor(scores: np.ndarray | torch.Tensor) -> torch.Tensor:
 
 
 class _Writable:
-    """A read-only array under a writable face: torch warns of the former, though nothing here writes."""
+    """A read-only array posing as a writable one: torch would warn, though nothing here writes to it."""
 
     def __init__(self, array: np.ndarray) -> None:
         self.array = array  # keeps the memory alive
@@ -112,7 +114,7 @@ class _Writable:
 
 
 def _windows(slabs: Iterable[Slab], in_shape_zyx: tuple[int, ...]) -> Iterator[tuple[int, torch.Tensor]]:
-    """Yield (first slice, scores) of every slab, and of the two slices that meet where two slabs do."""
+    """Yield (first slice, scores) for every slab, and for the pair of slices where two slabs meet."""
     next_z, last_slice = 0, None
     for slab in slabs:
         scores = _as_tensor(slab.scores)
@@ -128,6 +130,6 @@ def _windows(slabs: Iterable[Slab], in_shape_zyx: tuple[int, ...]) -> Iterator[t
         yield next_z, scores
         next_z += scores.shape[1]
         last_slice = scores[:, -1:].clone()
-        del slab, scores  # one slab at a time: this one must not outlive the making of the next
+        del slab, scores  # one slab at a time: this one must be gone before the next is made
     if next_z != in_shape_zyx[0]:
         raise ValueError(f"the slabs must cover {in_shape_zyx[0]} slices, got {next_z}")

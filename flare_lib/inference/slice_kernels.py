@@ -1,13 +1,13 @@
 """Resize + argmax of a few slices, compiled for the CPU by numba: the fast engine of `slice_interpolation`.
 
-A cell is what lies between eight neighbouring input voxels. First the winner of every input voxel is found, reading the
-scores once. A cell whose corners agree is filled with their winner. In a mixed cell class j can win only if its largest
-corner reaches the largest of the smallest corners, max_j >= max_k min_k: mostly two or three classes do, and only these
-are interpolated. A row of cells that is mixed for the greater part (noise, an untrained net) is interpolated as a
-whole, all classes, in loops that the compiler turns into vector code.
+A cell is the space between eight neighbouring input voxels. First the winner of every input voxel is found, reading the
+scores once. A cell whose corners agree is filled with their winner. In a mixed cell, class j can win only if its
+largest corner reaches the largest of all smallest corners, max_j >= max_k min_k: usually two or three classes do, and
+only these are interpolated. A row of cells that is mostly mixed (noise, an untrained net) is interpolated as a whole,
+all classes, in loops that the compiler turns into vector code.
 
-Compiled on first use (some seconds) and cached. Along x, then y, then z, and rounded as in torch's own CPU kernel:
-`contract` lets the compiler round once in a * b + c, as torch's does.
+Compiled on first use (a few seconds) and cached. Interpolates along x, then y, then z, and rounds as torch's own CPU
+kernel does: `contract` lets the compiler round once in a * b + c, as torch's compiler does.
 """
 
 from typing import NamedTuple
@@ -19,17 +19,17 @@ from flare_lib.ct.linear_taps import Taps
 from flare_lib.machine.compiled import njit
 from flare_lib.machine.threads import map_shares
 
-MIXED = np.uint8(255)  # in a row of cells: the corners of this one disagree
-BOX_BYTES = 2**20  # scores that one thread works on at a time: they stay in its cache between the two readings
-BLOCK = 512  # voxels whose winners are found together: running maximum and holder stay in the first-level cache
-INFINITY_BITS = 0x7F800000  # of a float32 without its sign: from here on it is infinite or NaN
+MIXED = np.uint8(255)  # marks a cell in a row whose corners disagree
+BOX_BYTES = 2**20  # scores that one thread handles at a time: they stay in its cache between the two reads
+BLOCK = 512  # voxels whose winners are found together: running maximum and its class stay in the first-level cache
+INFINITY_BITS = 0x7F800000  # bits of a float32 without its sign: from here on it is infinite or NaN
 
 
 class _Work(NamedTuple):
-    """What the kernels read and write. Score (c, z, y, x) is flat[c * class_step + z * slice_step + y * width + x]."""
+    """The kernels' input and output. Score (c, z, y, x) is flat[c * class_step + z * slice_step + y * width + x]."""
 
     flat: np.ndarray  # float32
-    bits: np.ndarray  # the same as int32
+    bits: np.ndarray  # the same memory as int32
     n_classes: int
     depth: int
     height: int
@@ -41,10 +41,10 @@ class _Work(NamedTuple):
     z_starts: np.ndarray  # the outputs in cell i are starts[i] to starts[i + 1] - 1
     y_starts: np.ndarray
     x_starts: np.ndarray
-    z_weights: np.ndarray  # (2, n) float32, of the lower and the upper neighbour
+    z_weights: np.ndarray  # (2, n) float32, for the lower and the upper neighbour
     y_weights: np.ndarray
     x_weights: np.ndarray
-    x_lower: np.ndarray  # uint32: an unsigned index needs no test for being negative
+    x_lower: np.ndarray  # uint32: an unsigned index needs no check for being negative
     x_upper: np.ndarray
     out: np.ndarray  # uint8 (Z, Y, X)
     dense_above: float
@@ -57,11 +57,11 @@ def paint_with_numba(
     memory_bytes: int,
     dense_above: float,
 ) -> bool:
-    """Write the winning class of every output voxel into `out_zyx`; return False when a score is not finite.
+    """Write the winning class of every output voxel into `out_zyx`; return False if a score is not finite.
 
-    `scores` (C, z, y, x); `taps_zyx`: what each axis reads of them; `out_zyx` uint8 (Z, Y, X). A row of cells of which
-    more than the share `dense_above` is mixed is interpolated as a whole. float32 scores on the CPU whose slices are
-    contiguous are read where they are; others are converted some slices at a time, in about `memory_bytes`.
+    `scores` (C, z, y, x); `taps_zyx`: what is read along each axis; `out_zyx` uint8 (Z, Y, X). A row of cells is
+    interpolated as a whole if more than the share `dense_above` of it is mixed. float32 scores on the CPU with
+    contiguous slices are read in place; others are converted a few slices at a time, in about `memory_bytes`.
     """
     n_classes, depth, height, width = scores.shape
     if scores.device.type == "cpu" and scores.dtype == torch.float32 and scores[0, 0].is_contiguous():
@@ -108,7 +108,7 @@ def _plan(scores: torch.Tensor, taps_zyx: tuple[Taps, Taps, Taps], out_zyx: np.n
 
 @njit(nogil=True)
 def _paint_boxes(work, first, every):
-    """Paint every `every`-th box of cells; return whether all scores there were finite."""
+    """Paint every `every`-th box of cells; return whether all its scores were finite."""
     boxes_y = (work.height + work.box_y - 1) // work.box_y
     boxes_z = (work.depth + work.box_z - 1) // work.box_z
     winners = np.empty((work.box_z + 1, work.box_y + 1, work.width), np.uint8)
@@ -154,7 +154,7 @@ def _paint_boxes(work, first, every):
 def _find_winners(work, start, winners, best, holder):
     """Find the first class with the largest score for each of the voxels from `start` on.
 
-    Returns the largest magnitude among the scores, as the bits of a float32: these grow with it, NaN being above all.
+    Returns the largest magnitude among the scores as the bits of a float32, which sort like magnitudes, NaN on top.
     """
     top = np.int32(0)
     no_sign = np.int32(0x7FFFFFFF)
@@ -181,7 +181,7 @@ def _find_winners(work, start, winners, best, holder):
 def _compare(a, b, c, d, columns, cells):
     """Set cells[x] to the winner that the four rows share at x and x + 1, or to MIXED; return how many are mixed.
 
-    `columns` is room for what the four rows share at x: one plain loop for each step is what compilers do best.
+    `columns` is scratch space for what the four rows share at x: compilers do best with one plain loop per step.
     """
     last = a.size - 1
     for x in range(a.size):
@@ -197,7 +197,7 @@ def _compare(a, b, c, d, columns, cells):
 
 @njit()
 def _fill_uniform(work, z, y, cells, line):
-    """Fill the outputs of a row of cells with the cells' winners (and those of mixed cells with MIXED)."""
+    """Fill the outputs of a row of cells with each cell's winner (or MIXED, in mixed cells)."""
     x_starts = work.x_starts
     x = 0
     while x < work.width:
@@ -209,13 +209,13 @@ def _fill_uniform(work, z, y, cells, line):
     for z_out in range(work.z_starts[z], work.z_starts[z + 1]):
         for y_out in range(work.y_starts[y], work.y_starts[y + 1]):
             row = work.out[z_out, y_out]
-            for i in range(line.size):  # three times faster than numba's assignment of arrays
+            for i in range(line.size):  # three times faster than assigning arrays in numba
                 row[i] = line[i]
 
 
 @njit(fastmath={"contract"})
 def _paint_cell(work, z, y, x, candidates, corners):
-    """Interpolate the outputs of one mixed cell, between the classes that can win there."""
+    """Interpolate the outputs of one mixed cell, for the classes that can win there."""
     z_weights, y_weights, x_weights = work.z_weights, work.y_weights, work.x_weights
     at = z * work.slice_step + y * work.width + x
     dz = work.slice_step if z + 1 < work.depth else 0
@@ -258,7 +258,7 @@ def _paint_cell(work, z, y, x, candidates, corners):
 def _paint_row(work, z, y, rows, held, sides, value, label):
     """Interpolate all outputs of a row of cells: rows (2 y, 2 z, C, X) -> sides (2 z, C, X) -> labels.
 
-    Rows are kept for the next y: `held` says which y each of the two places holds.
+    Rows are kept for the next y: `held` says which y each of the two slots holds.
     """
     z_weights, y_weights, x_weights = work.z_weights, work.y_weights, work.x_weights
     y_upper = min(y + 1, work.height - 1)

@@ -1,7 +1,7 @@
-"""Sliding window: show a large image to a net patch by patch, and average what it says where patches overlap.
+"""Sliding window: show a large image to a net patch by patch, and average its answers where patches overlap.
 
-The answer comes out in slabs of finished slices, from the first slice to the last: a slice is finished when no later
-tile touches it. So only about one patch height of scores is ever held, however long the patient is.
+The answer comes out in slabs of finished slices, from the first slice to the last: a slice is finished once no later
+tile touches it. So only about one patch height of scores is ever held in memory, however long the patient is.
 
 References: nnU-Net (Isensee et al., Nature Methods 2021) for the tile positions and the Gaussian weights;
 paper 2 and 4.6 for the tile steps (coarse 1: tiles just touch; fine 0.5: they overlap by half).
@@ -22,12 +22,12 @@ Weights = Literal["uniform", "gaussian"]
 Starts = tuple[tuple[int, ...], ...]  # along z, y, x
 AxisWeights = tuple[torch.Tensor, ...]  # along z, y, x
 
-SLAB_SLICES = 16  # the most that a slab has: finished slices are averages in memory of their own, so few at a time
+SLAB_SLICES = 16  # the most in one slab: the averages of finished slices take extra memory, so only a few at a time
 
 
 @dataclass(frozen=True)
 class Slab:
-    """Finished slices of the answer: `scores` float32 (K, z, Y, X), the first of them slice `start_z` of the image."""
+    """Finished slices of the answer: `scores` float32 (K, z, Y, X), starting at slice `start_z` of the image."""
 
     start_z: int
     scores: torch.Tensor
@@ -36,8 +36,8 @@ class Slab:
 def tile_starts(size: int, patch: int, tile_step: float) -> tuple[int, ...]:
     """Return where tiles of `patch` voxels start on an axis of `size` voxels, ascending (nnU-Net's rule).
 
-    The tiles are as few as a step of at most `tile_step` patches (and at least one voxel) allows, the first begins at
-    0, the last ends at `size`, and the rest are spread evenly between. A size up to the patch takes one tile, at 0.
+    There are as few tiles as a step of at most `tile_step` patches (and at least one voxel) allows: the first starts at
+    0, the last ends at `size`, the rest are spread evenly between. A size up to the patch takes one tile, at 0.
     Raises ValueError unless size and patch are positive and 0 < tile_step <= 1 (a larger step would leave gaps).
     """
     if size < 1 or patch < 1:
@@ -51,16 +51,16 @@ def tile_starts(size: int, patch: int, tile_step: float) -> tuple[int, ...]:
 
 
 def n_tiles(shape_zyx: Sequence[int], patch_size: Sequence[int], tile_step: float) -> int:
-    """Return how many patches `sliding_window` predicts for an image of this shape; raises like `tile_starts`."""
+    """Return how many patches `sliding_window` predicts for an image of this shape; errors as in `tile_starts`."""
     return math.prod(len(starts) for starts in _tile_grid(shape_zyx, patch_size, tile_step))
 
 
 def tile_weights(patch_size: Sequence[int], kind: Weights) -> torch.Tensor:
-    """Return how much each voxel of a patch counts in the average: float32 (Z, Y, X), positive, at most 1.
+    """Return the weight of each voxel of a patch in the average: float32 (Z, Y, X), positive, at most 1.
 
     "uniform" is 1 everywhere. "gaussian" is nnU-Net's: SD = patch / 8 around voxel patch // 2, where it is 1; the
-    farthest corner lies four SDs away on every axis and still counts exp(-24), so no weight is ever 0.
-    Raises ValueError for another kind or a patch that is not 3 positive sizes.
+    farthest corner is four SDs away along every axis and still counts exp(-24), so no weight is ever 0.
+    Raises ValueError for any other kind, or a patch that is not 3 positive sizes.
     """
     return _outer(tuple(_axis_weights(size, kind) for size in _checked_patch(patch_size)))
 
@@ -76,18 +76,18 @@ def sliding_window(
     device: str | torch.device | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Slab]:
-    """Predict an image patch by patch and yield the averaged scores in slabs, which cover every slice once, in order.
+    """Predict an image patch by patch and yield the averaged scores in slabs that cover every slice once, in order.
 
     `image`: (C, Z, Y, X) or (Z, Y, X); it is never changed. An axis shorter than the patch is padded on both sides with
-    `pad_value`, and the padding is cut off again. `predict_patch` is given a copy of one patch, (1, C, z, y, x) with
-    (z, y, x) = `patch_size`, on `device` (None: where the image is), and returns scores (1, K, z, y, x), any K but
-    always the same. They are averaged with `tile_weights(patch_size, weights)` on the device that they come on; that is
-    also where the slabs are. `tile_step` is a fraction of the patch. `progress(tiles done, tiles in all)` is called
+    `pad_value`, and the padding is cut off again. `predict_patch` gets a copy of one patch, (1, C, z, y, x) with
+    (z, y, x) = `patch_size`, on `device` (None: where the image is), and returns scores (1, K, z, y, x), for any K that
+    stays the same. They are averaged with `tile_weights(patch_size, weights)` on the device they arrive on, which is
+    also where the slabs are. `tile_step` is a fraction of the patch. `progress(tiles done, tiles in total)` is called
     after every tile.
 
-    Held at a time: the scores of patch_size[0] slices, and a slab of at most `SLAB_SLICES` that is handed out.
-    Raises ValueError at once for an image, patch, step or weights that do not fit, and during the iteration for scores
-    of a wrong shape. Source: paper 2 (Fig. 1) and 4.6.
+    Held in memory: the scores of patch_size[0] slices, and the slab being handed out, of at most `SLAB_SLICES`.
+    Raises ValueError at once for an image, patch, step or weights that do not fit, and while iterating for scores of
+    the wrong shape. Source: paper 2 (Fig. 1) and 4.6.
     """
     if image.ndim not in (3, 4):
         raise ValueError(f"image must be (C, Z, Y, X) or (Z, Y, X), got shape {tuple(image.shape)}")
@@ -109,13 +109,13 @@ def _slabs(
     device: str | torch.device,
     progress: Progress,
 ) -> Iterator[Slab]:
-    """Do the work of `sliding_window`: one row of tiles (all that share a z) after the other, slabs after each row."""
+    """Do the work of `sliding_window` one row of tiles (all with the same z) at a time, yielding slabs after each."""
     patch_size = tuple(len(w) for w in axis_weights)
     shape_zyx = tuple(image.shape[1:])
     image, first_zyx = _pad_to(image, patch_size, pad_value)
     inside_y, inside_x = (slice(f, f + size) for f, size in zip(first_zyx[1:], shape_zyx[1:], strict=True))
     # The tiles form a grid and their weights are a product over the axes, so the sum of all weights at a voxel is the
-    # product of three sums along the axes: it need not be accumulated in a volume of its own.
+    # product of three sums along the axes and need not be accumulated in a volume of its own.
     sum_z, sum_y, sum_x = (_summed(w, s) for w, s in zip(axis_weights, starts, strict=True))
     sum_yx = sum_y[:, None] * sum_x
     weight_zyx = _outer(axis_weights)
@@ -137,21 +137,21 @@ def _slabs(
             progress(done, total)
 
         next_z = rows[row + 1] if row + 1 < len(rows) else start_z + patch_size[0]
-        # padding along z means one row of tiles, whose padded slices are left out here
+        # if z is padded there is only one row of tiles; its padded slices are left out here
         first, last = (first_zyx[0], first_zyx[0] + shape_zyx[0]) if len(rows) == 1 else (0, next_z - start_z)
         for z in range(first, last, SLAB_SLICES):
             stop = min(z + SLAB_SLICES, last)
             sum_zyx = (sum_z[start_z + z : start_z + stop, None, None] * sum_yx).to(sums)
             averages = sums[:, z:stop, inside_y, inside_x] / sum_zyx[:, inside_y, inside_x]
             yield Slab(start_z + z - first_zyx[0], averages)
-            del averages  # the reader alone holds it, if at all, while the next slices are made
+            del averages  # while the next slices are made, only the caller may still hold it
         _advance(sums, next_z - start_z)
 
 
 def _advance(sums: torch.Tensor, n: int) -> None:
-    """Move the slices of (K, z, Y, X) `n` towards the front, in place, and clear the last `n`."""
+    """Move the slices of (K, z, Y, X) forward by `n`, in place, and clear the last `n`."""
     kept = sums.shape[1] - n
-    for first in range(0, kept, n):  # in pieces of n slices, which never overlap the place they come from
+    for first in range(0, kept, n):  # in pieces of n slices, whose source and target never overlap
         last = min(first + n, kept)
         sums[:, first:last] = sums[:, first + n : last + n]
     sums[:, kept:] = 0
@@ -187,7 +187,7 @@ def _pad_to(image: torch.Tensor, patch_size: Sequence[int], value: float) -> tup
     before = tuple(m // 2 for m in missing)
     if any(missing):
         pads = [p for m, b in zip(reversed(missing), reversed(before), strict=True) for p in (b, m - b)]
-        image = torch.nn.functional.pad(image, pads, value=value)  # torch counts axes from the last one
+        image = torch.nn.functional.pad(image, pads, value=value)  # torch lists axes from the last to the first
     return image, before
 
 
@@ -205,7 +205,7 @@ def _checked_patch(patch_size: Sequence[int]) -> tuple[int, ...]:
 
 
 def _check_scores(scores: torch.Tensor, patch_size: tuple[int, ...], n_scores: int | None) -> None:
-    """Raise ValueError unless one patch was answered with (1, K, z, y, x), K as before."""
+    """Raise ValueError unless the answer to a patch is (1, K, z, y, x), with the same K as before."""
     fits = scores.ndim == 5 and scores.shape[0] == 1 and tuple(scores.shape[2:]) == patch_size
     if not fits or (n_scores is not None and scores.shape[1] != n_scores):
         wanted = ", ".join(str(n) for n in (1, "K" if n_scores is None else n_scores, *patch_size))

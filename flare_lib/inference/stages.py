@@ -1,6 +1,6 @@
-"""A net as a stage of the way: how a CT becomes its image, and what it says of one patch.
+"""A net as one stage of the pipeline: how a CT becomes its input image, and what it predicts for one patch.
 
-`coarse_to_fine` knows stages, not networks: whatever prepares an image and predicts patches can take a net's place.
+`coarse_to_fine` knows stages, not networks: anything that prepares an image and predicts patches can replace a net.
 """
 
 import copy
@@ -19,24 +19,24 @@ from flare_lib.network.weights import TrainedNet, load_trained, packaged_weights
 
 
 class Stage(Protocol):
-    """What coarse to fine needs of a net: how a CT becomes its image, and what it says of one patch.
+    """What coarse to fine needs from a net: how a CT becomes its input image, and what it predicts for one patch.
 
-    One that also has a `precision`, as `NetStage` has, finds it in the result.
+    If a stage also has a `precision`, as `NetStage` does, the result reports it.
     """
 
     patch_size: Shape
 
     def prepare(self, ct: Volume) -> torch.Tensor:
-        """Return the image (C, Z, Y, X) that the net sees of a CT, on any grid of the CT's extent."""
+        """Return the image (C, Z, Y, X) of a CT that the net sees, on any grid that has the CT's extent."""
 
     def predict_patch(self, patch: torch.Tensor) -> torch.Tensor:
         """Return probabilities (1, 14, Z, Y, X) for a patch (1, C, Z, Y, X)."""
 
 
 class NetStage:
-    """A trained UNet as a stage: loaded once, used for many cases. It has a copy of the net, which stays as it is.
+    """A trained UNet as a stage: loaded once, used for many cases. It works on a copy, so the net stays unchanged.
 
-    `precision`: see `choose_precision`, whose ValueError is raised.
+    `precision`: see `choose_precision`, which raises ValueError for one that does not exist here.
     """
 
     def __init__(
@@ -48,21 +48,21 @@ class NetStage:
         self.precision = choose_precision(precision, device=self.device)
 
     def prepare(self, ct: Volume) -> torch.Tensor:
-        """Clip, resample and normalise as in training."""
+        """Clip, resample and normalise the CT as in training."""
         return torch.from_numpy(self.preprocessing.apply(ct).array_zyx)[None]
 
     def predict_patch(self, patch: torch.Tensor) -> torch.Tensor:
-        """Softmax of the finest head, float32; the stage's precision until then; MemoryError for a full device."""
+        """Return the finest head's softmax as float32, from the stage's precision; MemoryError for a full device."""
         with memory_errors_of(self.device), torch.inference_mode(), self.precision.autocast(self.device):
             logits = self.net.finest(patch.to(self.device))
         return logits.float().softmax(dim=1)
 
 
 class SqueezedStage(NetStage):
-    """A net that sees all of a CT at once, squeezed into one patch whatever its extent (paper 4.6)."""
+    """A net that sees all of a CT at once, squeezed into one patch, whatever its extent (paper 4.6)."""
 
     def prepare(self, ct: Volume) -> torch.Tensor:
-        """Clip, squeeze to the patch size, normalise by the CT's own mean and SD."""
+        """Clip the CT, squeeze it to the patch size and normalise it by its own mean and SD."""
         image = resample_trilinear(ct.array_zyx, self.patch_size, window_hu=self.preprocessing.window_hu)
         own = Moments.of(image)
         return torch.from_numpy(normalize(image, own.mean, own.sd or 1.0))[None]
@@ -71,9 +71,9 @@ class SqueezedStage(NetStage):
 def load_stages(
     folder: str | Path | None = None, *, device: str | torch.device = "auto", precision: str | Precision = "auto"
 ) -> tuple[NetStage, NetStage]:
-    """Load the coarse and the fine net: `coarse.safetensors` and `fine.safetensors` of a folder, or the packaged ones.
+    """Load the coarse and the fine net: `coarse.safetensors` and `fine.safetensors` in a folder, or the packaged ones.
 
-    Raises what `load_trained`, `choose_device` and `choose_precision` raise.
+    Raises the errors of `load_trained`, `choose_device` and `choose_precision`.
     """
     device = choose_device(device)
     precision = choose_precision(precision, device=device)

@@ -1,1 +1,1 @@
-"""The computer: whole files, processes, devices, several machines that train as one."""
+"""The computer: files that are never half-written, processes, devices, several machines that train as one."""

@@ -1,7 +1,7 @@
-"""Loops that numba compiles to machine code: kept on disk where that can be, and a word before the first time.
+"""Loops that numba compiles to machine code: kept on disk where possible, with a notice before the first time.
 
-numba keeps what it compiled beside the module, else in the user's own cache folder, else where NUMBA_CACHE_DIR says.
-Someone who may write none of these, as in a container or a shared installation, has it compiled in every run instead.
+numba stores compiled code beside the module, else in the user's cache folder, else where NUMBA_CACHE_DIR says. A user
+who cannot write to any of these, as in a container or a shared installation, has it compiled in every run instead.
 Reference: https://numba.readthedocs.io/en/stable/developer/caching.html and event_api.html
 """
 
@@ -14,12 +14,12 @@ from numba.core import event
 
 
 def njit(**options: Any) -> Callable[[Callable], Callable]:
-    """Return numba's decorator with these options (parallel, nogil, fastmath), its results kept on disk if possible."""
+    """Return numba's decorator with these options (parallel, nogil, fastmath), keeping code on disk if possible."""
 
     def compiled(function: Callable) -> Callable:
         try:
             return numba.njit(cache=True, **options)(function)
-        except RuntimeError:  # no folder to keep it in
+        except RuntimeError:  # no folder that it can be kept in
             return numba.njit(**options)(function)
 
     return compiled
@@ -27,7 +27,7 @@ def njit(**options: Any) -> Callable[[Callable], Callable]:
 
 @contextmanager
 def told_of_compiling(tell: Callable[[], None]) -> Iterator[None]:
-    """Within the block, call `tell` when something must be compiled that is not on disk: once, before it begins."""
+    """Within the block, call `tell` once, before the first compilation of something that is not on disk."""
     listener = _Once(tell)
     event.register("numba:compile", listener)
     try:
@@ -46,4 +46,4 @@ class _Once(event.Listener):
             self._tell = None
 
     def on_end(self, _event: event.Event) -> None:
-        """Nothing: numba wants the method."""
+        """Do nothing: numba requires the method."""

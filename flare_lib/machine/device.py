@@ -1,4 +1,4 @@
-"""Where a net runs: the device asked for, or the best there is; and what is said when it is full."""
+"""Where a net runs: the requested device, or the best available; and the error when it is full."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,9 +7,9 @@ import torch
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """Return a device that torch can use here; "auto" is the GPU (CUDA) where there is one, else the CPU.
+    """Return a device that torch can use here; "auto" is the GPU (CUDA) if there is one, else the CPU.
 
-    Raises ValueError for a device that is unknown or not there.
+    Raises ValueError for a device that is unknown or not available.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -22,7 +22,7 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
 
 @contextmanager
 def memory_errors_of(device: torch.device) -> Iterator[None]:
-    """Raise MemoryError, in one line, when what is computed in the block needs more memory than `device` has free."""
+    """Raise MemoryError, in one line, if the block needs more memory than `device` has free."""
     try:
         yield
     except RuntimeError as error:

@@ -1,8 +1,8 @@
 """Training in several processes that act as one: each sees its part of the batch, all take the same step.
 
-`torchrun --nproc-per-node 2 -m flare_lib.cli train ...` starts the processes and tells each who it is. A loss that is a
-ratio of sums over the batch (Dice) is not the mean of its parts' losses, so these sums are taken over all processes
-before the ratio. Then two processes give what one gives with twice the batch.
+`torchrun --nproc-per-node 2 -m flare_lib.cli train ...` starts the processes and gives each its rank. A loss that is a
+ratio of sums over the batch (Dice) is not the mean of the losses of its parts, so the sums are taken over all processes
+before the ratio. Two processes then give the same result as one with twice the batch.
 
 Reference: https://docs.pytorch.org/docs/stable/elastic/run.html
 """
@@ -17,9 +17,9 @@ from torch import nn
 
 
 def init_distributed(device: torch.device) -> torch.device:
-    """Join the other processes when torchrun started this one; return the device of this one.
+    """Join the other processes if torchrun started this one; return the device of this one.
 
-    Communication is nccl on GPUs, each process on its own, gloo otherwise. Outside torchrun nothing happens.
+    Communication is by nccl on GPUs, one GPU per process, and by gloo otherwise. Without torchrun, nothing happens.
     """
     if "WORLD_SIZE" not in os.environ or dist.is_initialized():
         return device
@@ -31,18 +31,18 @@ def init_distributed(device: torch.device) -> torch.device:
 
 
 def end_distributed() -> None:
-    """Part from the other processes; nothing happens when there are none."""
+    """Leave the other processes; nothing happens if there are none."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def rank_and_count() -> tuple[int, int]:
-    """Return which process this is and how many there are: (0, 1) when there is one."""
+    """Return the number of this process and how many there are: (0, 1) if it is the only one."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the sum of a tensor over all processes, gradients included; the tensor itself when there is one."""
+    """Return the sum of a tensor over all processes, gradients included; the tensor itself if there is only one."""
     if rank_and_count()[1] == 1:
         return tensor
     import torch.distributed.nn  # not imported with torch itself
@@ -56,7 +56,7 @@ def average_gradients(net: nn.Module) -> None:
     if count == 1:
         return
     gradients = [p.grad for p in net.parameters() if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in gradients])  # one message instead of one a parameter
+    flat = torch.cat([g.flatten() for g in gradients])  # one message instead of one per parameter
     dist.all_reduce(flat)
     flat /= count
     for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
@@ -65,7 +65,7 @@ def average_gradients(net: nn.Module) -> None:
 
 @contextmanager
 def main_process_first() -> Iterator[None]:
-    """Let the first process go through the block alone, then all the others, who find done what it did."""
+    """Let the first process run the block alone, then all the others, which find its work already done."""
     rank, count = rank_and_count()
     if count > 1 and rank > 0:
         dist.barrier()

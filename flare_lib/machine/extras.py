@@ -1,4 +1,4 @@
-"""Packages that not everybody needs: where one is missing, one line says which extra brings it."""
+"""Packages that not everybody needs: if one is missing, a single line says which extra installs it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,14 +6,14 @@ from importlib.util import find_spec
 
 
 class MissingExtra(ImportError):
-    """A package that is not installed, and comes with an extra; the message is one line."""
+    """A package that comes with an extra and is not installed; the message is one line."""
 
 
 @contextmanager
 def extra(name: str) -> Iterator[None]:
-    """Import, in this block, what comes with an extra of flare-lib; MissingExtra names it where that is not installed.
+    """Wrap imports of packages from one of flare-lib's extras; MissingExtra names the extra if one is not installed.
 
-    A package that is there but cannot be loaded keeps its own error.
+    A package that is installed but cannot be loaded keeps its own error.
     """
     try:
         yield
@@ -22,7 +22,7 @@ def extra(name: str) -> Iterator[None]:
 
 
 def check_extra(package: str, name: str) -> None:
-    """Raise MissingExtra unless a package of an extra is installed: before long work that will need it."""
+    """Raise MissingExtra unless a package from an extra is installed; call it before long work that needs one."""
     if find_spec(package) is None:
         raise _missing(package, name)
 

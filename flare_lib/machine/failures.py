@@ -1,4 +1,4 @@
-"""What ended the work on one case, in one line; the other cases go on."""
+"""Why the work on one case failed, in one line; the other cases go on."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,23 +10,23 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Failure:
-    """What stands in the place of a result that there is not: the reason, one line."""
+    """Takes the place of a result when there is none: the reason, in one line."""
 
     reason: str
 
 
 def attempt(work: Callable[[Item], Result], item: Item) -> Result | Failure:
-    """Return `work(item)`, or the Failure that any exception but an interruption (Ctrl-C) makes of it."""
+    """Return `work(item)`, or a Failure if it raises any exception other than an interruption (Ctrl-C)."""
     try:
         return work(item)
-    except Exception as error:  # a header that lies, a memory too small, a fault of ours: none may cost other cases
+    except Exception as error:  # a lying header, too little memory, a bug of ours: none may cost the other cases
         return Failure(reason_of(error))
 
 
 def reason_of(error: BaseException) -> str:
-    """Return an error's message in one line, fit for people: what was said for them, or else with the error's name.
+    """Return an error's message in one readable line, with the error's name unless the message was written for people.
 
-    A file that the system has something against comes first ("a/b.nii.gz: No space left on device").
+    If the system complains about a file, the file comes first ("a/b.nii.gz: No space left on device").
     """
     if isinstance(error, OSError) and error.strerror:
         said = f"{error.filename}: {error.strerror}" if error.filename else error.strerror

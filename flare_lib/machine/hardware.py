@@ -1,4 +1,4 @@
-"""What this computer is, in words: what a report of a slow or strange run should begin with."""
+"""This computer, described in words: the first thing to put in a report of a slow or strange run."""
 
 import platform
 import subprocess
@@ -12,7 +12,7 @@ from flare_lib.machine.precision import choose_precision
 
 
 def describe_machine() -> dict[str, str]:
-    """Return {what: value} of the device that `auto` takes, the number format there and why, and the versions."""
+    """Return {what: value}: the hardware, the device that `auto` picks, its number format and why, and the versions."""
     device = choose_device("auto")
     precision = choose_precision("auto", device=device)
     memory = psutil.virtual_memory()
@@ -31,7 +31,7 @@ def describe_machine() -> dict[str, str]:
 
 
 def _processor() -> str:
-    """Return the processor's name; the architecture's where the system does not tell it."""
+    """Return the processor's name, or its architecture if the system does not give a name."""
     name = ""
     if (listed := Path("/proc/cpuinfo")).exists():  # Linux
         models = [line for line in listed.read_text().splitlines() if line.startswith("model name")]

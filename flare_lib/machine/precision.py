@@ -1,9 +1,9 @@
-"""In which number format a net computes: the fastest that the hardware has of its own.
+"""The number format a net computes in: the fastest that the hardware supports natively.
 
-bfloat16 has the range of float32 and three digits, float16 four digits and a small range: its gradients are scaled
-while training. What a device lacks, torch emulates, and slowly: bfloat16 on a processor without it takes tens of times
-as long as float32 (benchmarks/README.md, `precision`). Numbers are kept in float32 in any case, and computed in float32
-where the short formats would not do (torch's autocast).
+bfloat16 has the range of float32 and three digits; float16 has four digits and a small range, so its gradients are
+scaled during training. Torch emulates a format the device lacks, but slowly: bfloat16 on a processor without it takes
+tens of times as long as float32 (benchmarks/README.md, `precision`). Numbers are always stored in float32, and computed
+in float32 where the short formats would not do (torch's autocast).
 
 References: https://docs.pytorch.org/docs/stable/amp.html; Micikevicius et al., Mixed Precision Training, ICLR 2018
 """
@@ -25,7 +25,7 @@ class Precision(NamedTuple):
         return torch.autocast(device.type, dtype=getattr(torch, self.name), enabled=self.name != "float32")
 
     def grad_scaler(self, device: torch.device) -> torch.amp.GradScaler:
-        """Return what keeps gradients within the range of float16; in the other formats it does nothing."""
+        """Return the scaler that keeps gradients within the range of float16; for other formats it does nothing."""
         return torch.amp.GradScaler(device.type, enabled=self.name == "float16")
 
 
@@ -33,10 +33,10 @@ FLOAT32 = Precision("float32", "the default")
 
 
 def choose_precision(precision: str | Precision = "auto", *, device: torch.device) -> Precision:
-    """Return the format asked for, "auto" being the fastest that `device` has of its own.
+    """Return the requested format; "auto" is the fastest that `device` supports natively.
 
-    A `Precision` is taken as it is, also one that torch emulates. Raises ValueError for a name that is unknown or not
-    among the formats that `device` has.
+    A `Precision` is returned as it is, even one that torch emulates. Raises ValueError for a name that is unknown or a
+    format that `device` does not support natively.
     """
     if isinstance(precision, Precision):
         return precision
@@ -52,7 +52,7 @@ def choose_precision(precision: str | Precision = "auto", *, device: torch.devic
 
 
 def _native(device: torch.device) -> tuple[tuple[str, ...], str]:
-    """Return the names of the formats that `device` has of its own, fastest first, and what says so."""
+    """Return the names of the formats that `device` supports natively, fastest first, and the reason."""
     if device.type == "cpu":
         return _native_to_cpu()
     if device.type == "cuda":
@@ -69,7 +69,7 @@ def _native(device: torch.device) -> tuple[tuple[str, ...], str]:
 
 
 def _native_to_cpu() -> tuple[tuple[str, ...], str]:
-    # without oneDNN's kernels torch has none for convolutions that are worth the name; those for ARM were not measured
+    # without oneDNN, torch has no convolution kernels worth the name; those for ARM were not measured
     if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():
         return ("float32",), "short formats are used on x86 processors with oneDNN alone"
     has_bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()

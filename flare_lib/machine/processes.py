@@ -1,4 +1,4 @@
-"""The same work for many cases, in one process or in several side by side; what befalls one case befalls it alone."""
+"""The same work for many cases, in one process or several side by side; a failing case does not affect the others."""
 
 import multiprocessing
 import os
@@ -17,10 +17,11 @@ _KILLED = Failure("its process must live until it is done, got killed (is there 
 def map_in_processes(
     work: Callable[[Item], Result], items: Sequence[Item], n_workers: int
 ) -> Iterator[Result | Failure]:
-    """Yield `work(item)` for every item, in order, or the Failure in which it ended; below 2 workers or items, here.
+    """Yield `work(item)` for every item, in order, or the Failure it ended in.
 
-    A process that is killed, as a system short of memory does, costs its own item alone: the items that were under way
-    with it are begun anew, the first of them alone. A caller who stops early ends the processes, as Ctrl-C does.
+    With fewer than 2 workers or items, the work is done in this process. A process that is killed, for example by a
+    system short of memory, costs only its own item: the items in progress are started again, the first of them by
+    itself. If the caller stops early, or on Ctrl-C, the processes are ended.
     """
     if n_workers < 2 or len(items) < 2:
         for item in items:
@@ -41,7 +42,7 @@ def _until_one_is_killed(
 ) -> Iterator[Result | Failure]:
     """Yield the outcomes in order, up to that of the first item whose process was killed."""
     others = set(multiprocessing.active_children())
-    # a forked process would inherit locks of the threads that numba and torch may have started
+    # a forked process would inherit locks held by threads that numba and torch may have started
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(n_workers, len(items)), mp_context=spawn, initializer=_leave_when_told)
     try:
@@ -61,7 +62,7 @@ def _until_one_is_killed(
 
 @contextmanager
 def _ctrl_c_held_back() -> Iterator[None]:
-    """Start processes that do not hear Ctrl-C, which a terminal sends to all: it is for this one to end them."""
+    """Make processes started in the block ignore Ctrl-C, which a terminal sends to all: this one will end them."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -73,7 +74,7 @@ def _ctrl_c_held_back() -> Iterator[None]:
 
 
 def _leave_when_told() -> None:
-    """Leave by way of an exception when told to terminate, so that nothing half-written is left behind."""
+    """On a request to terminate, exit by an exception, so that nothing half-written is left behind."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
 
 

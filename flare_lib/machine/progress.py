@@ -1,4 +1,4 @@
-"""How far a long piece of work is: what is called as it goes on."""
+"""Progress of a long piece of work: the functions to call along the way."""
 
 from collections.abc import Callable
 
@@ -7,5 +7,5 @@ StageProgress = Callable[[str, int, int], None]  # (stage, done, total), for wor
 
 
 def of_stage(progress: StageProgress | None, stage: str) -> Progress | None:
-    """Return what tells the progress of one stage; None when nobody wants to know."""
+    """Return a function that reports the progress of one stage; None if nobody is listening."""
     return None if progress is None else lambda done, total: progress(stage, done, total)

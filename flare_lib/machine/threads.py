@@ -1,6 +1,6 @@
-"""The same work in several threads, for compiled functions that let others run meanwhile (numba's `nogil`).
+"""The same work in several threads, for compiled functions that release the GIL (numba's `nogil`).
 
-numba's own threads (`prange`) are those of OpenMP, which torch uses too: they reset how many torch has.
+numba's own threads (`prange`) are OpenMP's, which torch uses too: they change how many threads torch has.
 """
 
 from collections.abc import Callable
@@ -9,16 +9,16 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
-SHARES_PER_THREAD = 4  # some shares are less work than others: a thread that is done takes the next
+SHARES_PER_THREAD = 4  # some shares are less work than others: a thread that finishes takes the next
 
 
 def map_shares(work: Callable[[int, int], Result]) -> list[Result]:
-    """Return `work(share, n_shares)` for the shares 0 to n_shares - 1, in order, by as many threads as torch uses.
+    """Return `work(share, n_shares)` for shares 0 to n_shares - 1, in order, run in as many threads as torch uses.
 
-    With one thread there is one share, in the caller's own thread. The threads end with the call, so a process that is
-    forked later has none of them to wait for. The first exception of `work` is raised when the other shares are done.
+    With one thread there is one share, done in the caller's own thread. The threads end with the call, so a process
+    forked later does not wait for any of them. The first exception in `work` is raised once the other shares are done.
     """
-    import torch  # here: reading and resampling a CT needs no torch otherwise
+    import torch  # imported here: reading and resampling a CT otherwise needs no torch
 
     n_threads = torch.get_num_threads()
     if n_threads == 1:

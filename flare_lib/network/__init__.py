@@ -1,1 +1,1 @@
-"""What learns: the UNet with its supervised heads, its losses, its weights on disk."""
+"""What learns: the UNet with its supervised heads, its losses, and its weights on disk."""

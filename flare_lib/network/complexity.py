@@ -1,4 +1,4 @@
-"""What a net costs and what it sees: parameters, operations, receptive field, each told apart by its parts.
+"""What a net costs and what it sees: parameters and operations, part by part, and the receptive field.
 
 References: torch's flop counter (a multiply-add is 2 operations); Luo et al., Understanding the Effective Receptive
 Field in Deep Convolutional Neural Networks, NeurIPS 2016.
@@ -16,15 +16,15 @@ PARTS = ("encoder", "ups", "decoder", "heads")
 
 
 def count_parameters(net: UNet) -> dict[str, list[int]]:
-    """Return how many numbers are learnt, {part: one count a stage, finest first}; together `net.n_parameters`."""
+    """Count the numbers that are learnt, {part: one count per stage, finest first}; in total `net.n_parameters`."""
     return {part: [sum(p.numel() for p in stage.parameters()) for stage in getattr(net, part)] for part in PARTS}
 
 
 def count_operations(net: UNet, size_zyx: Sequence[int]) -> dict[str, list[int]]:
-    """Return the floating-point operations for one patch of `size_zyx` voxels, {part: one count a stage, finest first}.
+    """Count the floating-point operations for a patch of `size_zyx` voxels, {part: one count per stage, finest first}.
 
-    Those of the convolutions: normalisation and activation, linear in the voxels, are not counted. Nothing is computed
-    (torch's meta device), so it costs neither time nor memory. Raises ValueError for a size that the net refuses.
+    Only convolutions are counted; normalisation and activation are merely linear in the voxels. Nothing is actually
+    computed (torch's meta device), so it costs neither time nor memory. Raises ValueError for a size the net refuses.
     """
     shapes_only = copy.deepcopy(net).to("meta")
     image = torch.empty(1, net.architecture["in_channels"], *size_zyx, device="meta")
@@ -40,8 +40,8 @@ def receptive_field(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return (start, stop) ZYX of the input voxels that the finest head's answer at `voxel_zyx` is computed from.
 
-    `strides` (z, y, x) from one stage to the next. The region may reach beyond the image: there are zeros. It is that
-    of the convolutions; instance normalisation adds two numbers, mean and SD, that come from all voxels.
+    `strides` (z, y, x) from one stage to the next. The region may reach beyond the image, where there are zeros. It
+    covers the convolutions; instance normalisation adds two numbers, mean and SD, that come from all voxels.
     """
     edges = [_field_along([stride[axis] for stride in strides], voxel_zyx[axis]) for axis in range(3)]
     starts, stops = zip(*edges, strict=True)
@@ -49,7 +49,7 @@ def receptive_field(
 
 
 def _field_along(strides: Sequence[int], at: int) -> tuple[int, int]:
-    """Walk one axis back from the finest head, down the decoder and up the encoder: the first and last + 1 voxel."""
+    """Trace one axis back from the finest head, down the decoder and up the encoder: first and last + 1 voxel."""
     low = high = at
     for stride in strides:
         low, high = low - 2, high + 2  # two convolutions of 3

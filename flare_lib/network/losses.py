@@ -1,12 +1,12 @@
 """The supervised loss: cross entropy + soft Dice on every head (paper 2.3).
 
-Cross entropy asks every voxel alike, so a small organ hardly counts; Dice asks every organ alike. With p the softmax,
+Cross entropy treats all voxels alike, so a small organ hardly counts; Dice treats all organs alike. With p the softmax,
 y the target as 0 and 1, and sums over the voxels of the whole batch (batch Dice),
 
     dice[c] = (2 sum(p[c] y[c]) + s) / (sum(p[c]) + sum(y[c]) + s),        dice_loss = 1 - mean of dice[c] over c > 0
 
-Background is left out: it is large and easy. The smoothing s decides about an organ that the batch does not hold:
-predicted nowhere its dice is 1, predicted anywhere it falls towards 0.
+Background is left out: it is large and easy. The smoothing s matters for an organ that is not in the batch: if it is
+predicted nowhere its dice is 1; if it is predicted anywhere, its dice falls towards 0.
 
 References: Milletari et al., V-Net, 3DV 2016 (soft Dice); Isensee et al., nnU-Net, 2021 (the sum, the smoothing s, the
 heads' weights).
@@ -25,7 +25,7 @@ def dice_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Return the soft batch Dice loss over all classes but background, in [0, 1].
 
     `logits` (B, C, Z, Y, X) of any floating type, computed in float32; `target` (B, Z, Y, X) class numbers 0 to C - 1
-    of any integer type. Raises ValueError or TypeError when these do not fit.
+    of any integer type. Raises ValueError or TypeError if these do not fit.
     """
     return _losses(logits, target)[1]
 
@@ -33,11 +33,11 @@ def dice_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def dice_cross_entropy_loss(
     head_logits: Sequence[torch.Tensor], target: torch.Tensor, head_weights: Sequence[float] | None = None
 ) -> torch.Tensor:
-    """Return cross entropy + Dice loss, averaged over the heads with `head_weights` (made to sum to 1).
+    """Return cross entropy + Dice loss, averaged over the heads with `head_weights` (scaled to sum to 1).
 
     `head_logits` (B, C, Z, Y, X) of each head, finest first; `target` (B, Z, Y, X) class numbers of any integer type on
-    the finest grid, brought to the others by nearest neighbour. `head_weights` are 1, 1/2, 1/4, ... unless given.
-    Raises ValueError or TypeError when these do not fit.
+    the finest grid, resized to the others by nearest neighbour. `head_weights` are 1, 1/2, 1/4, ... unless given.
+    Raises ValueError or TypeError if these do not fit.
     """
     if not head_logits:
         raise ValueError("head_logits must hold one head or more, got none")
@@ -56,15 +56,15 @@ def dice_cross_entropy_loss(
 
 
 def shrink_target(target: torch.Tensor, shape_zyx: Sequence[int]) -> torch.Tensor:
-    """Return the labels (B, Z, Y, X) on a coarser grid of the same extent: the one nearest to each voxel's centre.
+    """Return the labels (B, Z, Y, X) on a coarser grid of the same extent: those nearest to each voxel's centre.
 
-    Where two are equally near, the later one is taken. Same type; the target itself when it has that shape already.
+    If two are equally near, the later one is taken. Same dtype; the target itself if it already has that shape.
     """
     if target.ndim != 4:
         raise ValueError(f"target must have the shape (B, Z, Y, X), got {tuple(target.shape)}")
     if target.shape[1:] == torch.Size(shape_zyx):
         return target
-    # voxel i of n has its centre at (i + 1/2) / n of the extent; in whole numbers, so that nothing is rounded
+    # the centre of voxel i of n is at (i + 1/2) / n of the extent; in whole numbers, so that nothing is rounded
     z, y, x = (
         (2 * torch.arange(n, device=target.device) + 1) * size // (2 * n)
         for n, size in zip(shape_zyx, target.shape[1:], strict=True)
@@ -78,11 +78,11 @@ def _losses(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, t
     n_classes = logits.shape[1]
     labels = target.long()  # (B, Z, Y, X)
     log_p = logits.float().log_softmax(dim=1)  # (B, C, Z, Y, X)
-    log_p_target = log_p.gather(1, labels[:, None]).flatten()  # (B Z Y X), of the true class
+    log_p_target = log_p.gather(1, labels[:, None]).flatten()  # (B Z Y X), for the true class
     cross_entropy = -log_p_target.mean()
 
     labels = labels.flatten()
-    # one by one into few bins, so in float64: float32 would lose what is small against the sum so far
+    # added one by one into a few bins, so in float64: float32 would lose values that are small against the sum so far
     overlap = torch.zeros(n_classes, dtype=torch.float64, device=logits.device)
     overlap = overlap.index_add(0, labels, log_p_target.double().exp())  # (C), sum(p y)
     predicted = log_p.exp().sum(dim=(0, 2, 3, 4))  # (C), sum(p)

@@ -1,4 +1,4 @@
-"""Weights that nnU-Net trained, as our UNet: both are the same network under other names.
+"""Weights trained by nnU-Net, loaded into our UNet: both are the same network under different names.
 
                     nnU-Net v1 (Generic_UNet)              nnU-Net v2 (PlainConvUNet)           here
     encoder         conv_blocks_context.s.blocks.i         encoder.stages.s.0.convs.i           encoder.s.i
@@ -7,10 +7,10 @@
     up              tu.u                                   decoder.transpconvs.u                ups.s
     heads           seg_outputs.u                          decoder.seg_layers.u                 heads.s
 
-u counts in the order of computation, the coarsest first; s counts grids, the finest first: s = n_strides - 1 - u. Both
-versions store a head for every decoder stage, whether it was supervised or not. The strides can be read from the
-transposed convolutions, whose kernels they are. That the encoder shrinks the grid by strided convolutions, as nnU-Net's
-trainers have it, is taken for granted: pooling would leave no trace in the names.
+u counts in order of computation, coarsest first; s counts grids, finest first: s = n_strides - 1 - u. Both versions
+store a head for every decoder stage, whether it was supervised or not. The strides can be read from the transposed
+convolutions: they are the sizes of their kernels. The encoder is assumed to shrink the grid by strided convolutions, as
+in nnU-Net's trainers: pooling would leave no trace in the names.
 
 Reference: Isensee et al., nnU-Net, 2021; the packages nnunet 1.7 and dynamic-network-architectures 0.3.
 """
@@ -31,7 +31,7 @@ from flare_lib.network.weights import load_strict
 Tensors = dict[str, torch.Tensor]
 
 _PARAMETER = r"(?P<parameter>weight|bias)"
-# (pattern of their name, part of our net)
+# (pattern of their name, name in our net)
 _V1: tuple[tuple[str, str], ...] = (
     (rf"conv_blocks_context\.(?P<s>\d+)\.blocks\.(?P<i>[01])\.(?P<layer>conv|instnorm)\.{_PARAMETER}", "encoder"),
     (rf"conv_blocks_context\.(?P<s>\d+)\.(?P<i>[01])\.blocks\.0\.(?P<layer>conv|instnorm)\.{_PARAMETER}", "encoder"),
@@ -55,9 +55,10 @@ _V2_ALIASES = re.compile(r"decoder\.encoder\.|.*\.all_modules\.")
 def load_nnunet(path_or_state_dict: str | Path | Mapping[str, Any], *, n_heads: int | None = None) -> UNet:
     """Return a 3D nnU-Net (v1 Generic_UNet or v2 PlainConvUNet, two convolutions a stage) as a UNet in eval mode.
 
-    Takes a checkpoint's path (.model, .pth), the checkpoint, or its state dict. `n_heads` keeps that many heads, the
-    finest ones; None keeps all. Kernels of 1 along an axis become kernels of 3 with zeros around: the same function.
-    Raises FileNotFoundError, or ValueError for a file that holds Python objects, another network, or not all of it.
+    Takes the path of a checkpoint (.model, .pth), the checkpoint itself, or its state dict. `n_heads` keeps that many
+    of the finest heads; None keeps all. Kernels of size 1 along an axis become kernels of 3 padded with zeros, which is
+    the same function. Raises FileNotFoundError, or ValueError for a file that holds Python objects, another network, or
+    only part of one.
     """
     if isinstance(path_or_state_dict, str | Path):
         source = str(path_or_state_dict)
@@ -81,11 +82,11 @@ def load_nnunet(path_or_state_dict: str | Path | Mapping[str, Any], *, n_heads: 
 
 
 def _read(path: Path) -> Any:
-    """Unpickle tensors, plain values and NumPy's numbers (nnU-Net logs its losses as such), and nothing else."""
+    """Unpickle tensors, plain values and NumPy's numbers (nnU-Net stores its losses as these), and nothing else."""
     with path.open("rb") as file, torch.serialization.safe_globals(_numpy_numbers()):
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises a different type for every way in which a file can be damaged
+        except Exception as error:  # torch raises a different type for every kind of damage
             if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
                 raise ValueError(
                     f"{path} must hold tensors and plain values alone, got Python objects, which could run code. Where "
@@ -99,7 +100,7 @@ def _read(path: Path) -> Any:
 
 
 def _numpy_numbers() -> list:
-    """What NumPy's numbers and arrays are unpickled by, under the module names of NumPy 1 and 2."""
+    """Return what unpickles NumPy's numbers and arrays, under the module names of NumPy 1 and 2."""
     rebuild_number, rebuild_array = np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0]
     names = [
         (rebuild, f"numpy.{core}.multiarray.{name}")
@@ -121,7 +122,7 @@ def _state_dict(checkpoint: Any, source: str) -> Tensors:
 
 
 def _rename(theirs: Tensors, source: str) -> Tensors:
-    """Return the tensors under our names; ValueError when there is one that has none."""
+    """Return the tensors under our names; ValueError if one of them has none."""
     if any(name.startswith("conv_blocks_context.") for name in theirs):
         patterns, up = _V1, "tu"
     elif any(name.startswith("encoder.stages.") for name in theirs):
@@ -158,7 +159,7 @@ def _our_name(match: re.Match, part: str, n_strides: int) -> str:
 
 
 def _widen(name: str, tensor: torch.Tensor, source: str) -> torch.Tensor:
-    """Put zeros around a 3x3x3 block's kernel where it is 1 wide; other tensors pass."""
+    """Pad a block's kernel with zeros to 3x3x3 along axes where its size is 1; other tensors are left as they are."""
     if not name.endswith("weight") or "norm" in name:
         return tensor
     if tensor.ndim != 5:
@@ -172,7 +173,7 @@ def _widen(name: str, tensor: torch.Tensor, source: str) -> torch.Tensor:
 
 
 def _architecture(tensors: Tensors, source: str) -> dict[str, Any]:
-    """Read the UNet's arguments from the tensors' shapes."""
+    """Infer the UNet's arguments from the shapes of the tensors."""
     n_stages = _count(r"encoder\.(\d+)\.0\.conv\.weight", tensors)
     n_strides, n_heads = _count(r"ups\.(\d+)\.weight", tensors), _count(r"heads\.(\d+)\.weight", tensors)
     if n_strides < 1 or n_stages != n_strides + 1 or n_heads < 1:
@@ -192,13 +193,13 @@ def _architecture(tensors: Tensors, source: str) -> dict[str, Any]:
 
 
 def _count(pattern: str, tensors: Tensors) -> int:
-    """Count how many tensors 0, 1, 2... of a kind there are before the first gap."""
+    """Count the tensors 0, 1, 2... of a kind, up to the first gap."""
     numbers = {int(match[1]) for name in tensors if (match := re.fullmatch(pattern, name))}
     return next(n for n in range(len(numbers) + 1) if n not in numbers)
 
 
 def _with_biases(tensors: Tensors, net: UNet) -> Tensors:
-    """Add biases of 0 where the checkpoint has none of a kind at all: the same function."""
+    """Add biases of 0 for kinds of which the checkpoint has none at all, which is the same function."""
     full, own = dict(tensors), net.state_dict()
     for kind in (r".*\.conv\.bias", r"ups\..*\.bias", r"heads\..*\.bias"):
         if not any(re.fullmatch(kind, name) for name in tensors):

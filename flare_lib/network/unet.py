@@ -1,8 +1,8 @@
 """nnU-Net's plain 3D UNet with supervised heads, as the paper uses it (2.2, Fig. 2).
 
 An encoder halves the grid stage by stage and a decoder doubles it again; at every size the decoder also sees what the
-encoder saw there. Index s means one grid everywhere: stage 0 is the full resolution, and `encoder[s]`, `decoder[s]` and
-`heads[s]` work on the same number of voxels.
+encoder saw there. Index s stands for the same grid everywhere: stage 0 is the full resolution, and `encoder[s]`,
+`decoder[s]` and `heads[s]` work on the same number of voxels.
 
     encoder[0] ------------------------> decoder[0] -> heads[0]   the finest: the prediction
         encoder[1] ----------------> decoder[1] ----> heads[1]
@@ -42,13 +42,13 @@ class ConvBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """The network of both stages: an image (B, C, Z, Y, X) to logits at `n_heads` resolutions, finest first.
+    """The network for both stages: from an image (B, C, Z, Y, X) to logits at `n_heads` resolutions, finest first.
 
-    `features_per_stage` channels of each stage, full resolution first; `strides` (z, y, x) from one stage to the next,
-    so one fewer; `n_heads` supervised decoder stages, at most as many as there are strides. The defaults are the
-    paper's net: 30.79 M parameters. `up_and_head_bias`: nnU-Net v2 gives transposed convolutions and heads a bias, v1
-    and the paper do not. `architecture` holds these arguments as JSON has them. Raises ValueError for values that make
-    no net.
+    `features_per_stage`: channels of each stage, full resolution first; `strides`: (z, y, x) from one stage to the
+    next, so one fewer; `n_heads`: supervised decoder stages, at most as many as there are strides. The defaults give
+    the paper's net: 30.79 M parameters. `up_and_head_bias`: nnU-Net v2 gives transposed convolutions and heads a bias,
+    v1 and the paper do not. `architecture` holds these arguments in a form for JSON. Raises ValueError for values that
+    do not make a net.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class UNet(nn.Module):
 
     @property
     def n_parameters(self) -> int:
-        """How many numbers are learnt."""
+        """The number of learnt parameters."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
@@ -115,7 +115,7 @@ class UNet(nn.Module):
         for stage in self.encoder:
             x = stage(x)  # (B, features[s], Z, Y, X of stage s)
             skips.append(x)
-        skips.pop()  # the coarsest goes on up
+        skips.pop()  # the coarsest is where the decoder starts
         decoded = []
         for up, stage in zip(reversed(self.ups), reversed(self.decoder), strict=True):
             x = torch.cat([up(x), skips.pop()], dim=1)  # (B, 2 * features[s], Z, Y, X of stage s)
@@ -131,7 +131,7 @@ class UNet(nn.Module):
         if any(n % m or not n for n, m in zip(size, multiple, strict=True)):
             raise ValueError(f"the image's size ZYX must be a multiple of {multiple}, got {size}")
         if size == multiple:
-            # one voxel has no spread to normalise by
+            # a single voxel has no spread to normalise by
             raise ValueError(f"the image's size ZYX must leave 2 voxels to the coarsest stage, got {size}")
 
 
@@ -159,7 +159,7 @@ def _check_architecture(
 
 
 def _initialize(module: nn.Module) -> None:
-    """He's normal initial weights for the leaky ReLU that follows, and biases 0."""
+    """Set He's normal initial weights, for the leaky ReLU that follows, and biases of 0."""
     if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
         nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE)
         if module.bias is not None:

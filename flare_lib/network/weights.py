@@ -1,8 +1,8 @@
-"""A trained net on disk: NAME.safetensors, the numbers, and NAME.json, the card that says what they are.
+"""A trained net on disk: NAME.safetensors holds the numbers, and NAME.json, the card, says what they are.
 
-The card holds what is needed to use the net (architecture, preprocessing, patch size) and whatever is worth knowing
-about it (recipe, figures). It also holds the SHA-256 of the numbers, so that a damaged file or a mixed-up pair is
-noticed. Nothing is unpickled: weights from strangers cannot run code.
+The card holds what is needed to use the net (architecture, preprocessing, patch size) and anything worth knowing about
+it (recipe, figures). It also holds the SHA-256 of the numbers, so that a damaged file or a mixed-up pair is noticed.
+Nothing is unpickled, so weights from strangers cannot run code.
 
 Reference: https://huggingface.co/docs/safetensors
 """
@@ -28,7 +28,7 @@ PACKAGED = ("coarse", "fine")
 
 @dataclass(frozen=True)
 class TrainedNet:
-    """A net with what must be done to a CT before the net sees it, and the patch size (z, y, x) it was trained on."""
+    """A net, the preprocessing a CT needs before the net sees it, and the patch size (z, y, x) it was trained on."""
 
     net: UNet
     preprocessing: Preprocessing
@@ -37,18 +37,18 @@ class TrainedNet:
 
 
 def packaged_weights(name: str) -> Path:
-    """Return the path, without a suffix, of the weights that come with the library: "coarse" or "fine"."""
+    """Return the path, without suffix, of the weights that come with the library: "coarse" or "fine"."""
     if name not in PACKAGED:
         raise ValueError(f"name must be one of {', '.join(PACKAGED)}, got {name!r}")
     return Path(str(resources.files("flare_lib"))) / "weights" / name
 
 
 def save_trained(path_stem: str | Path, net: UNet, card: Mapping[str, Any], *, half: bool = True) -> None:
-    """Write `path_stem`.safetensors and `path_stem`.json; an earlier pair survives a failure.
+    """Write `path_stem`.safetensors and `path_stem`.json; if that fails, an earlier pair stays.
 
     `card` must hold "preprocessing" (`Preprocessing.to_dict()`) and "patch_size" (z, y, x) and may hold anything else
     that JSON can; "architecture" and "weights_sha256" are added to it. `half` stores float16: half the size, three
-    significant digits. Raises ValueError for a card or weights that cannot be used again.
+    significant digits. Raises ValueError for a card or weights that could not be used again.
     """
     _requirements(card, net)
     tensors = {name: _storable(name, tensor, half) for name, tensor in net.state_dict().items()}
@@ -69,10 +69,10 @@ def save_trained(path_stem: str | Path, net: UNet, card: Mapping[str, Any], *, h
 def load_trained(
     path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> TrainedNet:
-    """Read a pair that `save_trained` wrote: the net in eval mode on `device`, its numbers as `dtype`.
+    """Load a pair that `save_trained` wrote: the net in eval mode on `device`, its numbers as `dtype`.
 
-    `path` of either file or without a suffix. Raises FileNotFoundError when one of the two is missing, ValueError when
-    one is damaged, when they do not belong together, or when a tensor is missing, unknown or of another shape.
+    `path`: that of either file, or without suffix. Raises FileNotFoundError if one of the two is missing, ValueError if
+    one is damaged, if they do not belong together, or if a tensor is missing, unknown or of another shape.
     """
     weights_path, card_path = _pair(path)
     for file in (card_path, weights_path):
@@ -99,7 +99,7 @@ def load_trained(
     except SafetensorError as error:
         raise ValueError(f"{weights_path} must be a safetensors file, got {error}") from error
     try:
-        with torch.device("meta"):  # no initial weights: they would be drawn for nothing
+        with torch.device("meta"):  # no initial weights: they would be overwritten anyway
             net = UNet(**card["architecture"])
     except TypeError as error:
         raise ValueError(f"{card_path} must hold the architecture of a UNet, got {error}") from error
@@ -110,9 +110,9 @@ def load_trained(
 
 
 def load_strict(net: UNet, tensors: Mapping[str, torch.Tensor], *, source: str) -> None:
-    """Copy `tensors` into the net's parameters, strictly: every one of them, no other, of the same shape.
+    """Copy `tensors` into the net's parameters, strictly: all of them, no others, and of the same shapes.
 
-    Raises ValueError that names what is missing, unknown or of another shape; the net is then unchanged.
+    Raises ValueError, naming what is missing, unknown or of another shape; the net is then unchanged.
     """
     own = net.state_dict()
     differ = [
@@ -132,7 +132,7 @@ def load_strict(net: UNet, tensors: Mapping[str, torch.Tensor], *, source: str) 
 
 
 def _pair(path: str | Path) -> tuple[Path, Path]:
-    """Return the two files that a path stands for; a dot inside the name is no suffix."""
+    """Return the two files that a path stands for; a dot inside the name is not taken for a suffix."""
     path = Path(path)
     name = path.name.removesuffix(".safetensors").removesuffix(".json")
     return path.with_name(name + ".safetensors"), path.with_name(name + ".json")

@@ -1,1 +1,1 @@
-"""Persons that never were: structures, their deformation, bodies, phantoms, and the grey values painted over them."""
+"""People who never existed: structures, their deformation, bodies, phantoms, and the grey values painted over them."""

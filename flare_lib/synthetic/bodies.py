@@ -1,4 +1,4 @@
-"""A body around labelled organs: abdominal wall, fat and skin for a label map that knows none of them."""
+"""A body around labelled organs: abdominal wall, fat and skin for a label map that has none of them."""
 
 from collections.abc import Sequence
 
@@ -20,11 +20,11 @@ def complete_body(
 ) -> Structures:
     """Give a label map whose id 0 means "nothing known" a body around its structures.
 
-    The body is the morphological closing of all that is labelled; around it come a layer of muscle (abdominal wall), of
-    fat whose thickness varies smoothly round the trunk, and the skin; inside it, what has no label becomes
-    "unlabelled", or "muscle" close to a rib. Beyond is "air". Thicknesses are drawn from the ranges given, in mm.
-    The grid grows in the plane to hold the new layers. The distances are computed on a grid of `work_spacing_mm`
-    (trilinear back). Raises ValueError when nothing is labelled.
+    The body is the morphological closing of everything that is labelled. Around it come a layer of muscle (abdominal
+    wall), a layer of fat whose thickness varies smoothly round the trunk, and the skin; inside it, whatever has no
+    label becomes "unlabelled", or "muscle" if close to a rib. Beyond is "air". Thicknesses are drawn from the given
+    ranges, in mm. The grid grows in the plane to hold the new layers. Distances are computed on a grid of
+    `work_spacing_mm` and interpolated back (trilinear). Raises ValueError if nothing is labelled.
     """
     if not structures.array_zyx.any():
         raise ValueError("a label map must hold at least one structure to have a body completed around it, got none")
@@ -40,7 +40,7 @@ def complete_body(
     work_mm = np.asarray(step) * structures.spacing_zyx_mm
     coarse = tuple(slice(n // 2, None, n) for n in step)
     pad = [(int(closing_mm / mm) + 2,) * 2 for mm in work_mm]
-    # the first axis is continued, not closed: the scan ends there, the body does not
+    # along the first axis the shape is continued, not closed: the scan ends there, but the body does not
     mask = np.pad(np.pad(labelled[coarse], [pad[0], (0, 0), (0, 0)], mode="edge"), [(0, 0), pad[1], pad[2]])
     dilated = ndimage.distance_transform_edt(~mask, sampling=work_mm) <= closing_mm
     closed = ndimage.distance_transform_edt(dilated, sampling=work_mm) > closing_mm
@@ -64,6 +64,6 @@ def complete_body(
 
 
 def _enlarge(field: np.ndarray, shape_zyx: Sequence[int]) -> np.ndarray:
-    """Bring a smooth field to a finer grid, trilinearly (float32)."""
+    """Interpolate a smooth field to a finer grid (trilinear, float32)."""
     factors = [n / m for n, m in zip(shape_zyx, field.shape, strict=True)]
     return ndimage.zoom(field.astype(np.float32), factors, order=1, mode="nearest", grid_mode=True)

@@ -1,4 +1,4 @@
-"""The two brushes that synthetic persons are drawn with, ellipsoid and tube, and the grid they draw on.
+"""The two brushes that synthetic people are drawn with, ellipsoid and tube, and the grid they draw on.
 
 Coordinates are in millimetres: x to the patient's right, y to the front, z to the head.
 """
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Drawing:
-    """A grid of structure ids over a stretch of a person, and the two brushes that shapes are made with."""
+    """A grid of structure ids over a stretch of a person, and the two brushes that make shapes on it."""
 
     def __init__(
         self,
@@ -24,7 +24,7 @@ class Drawing:
         self.ids = np.zeros(np.ceil((np.asarray(high_zyx_mm) - self.low) / spacing_mm).astype(int), np.uint8)
 
     def grid(self, box: tuple[slice, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return x, y, z of the voxel centres in a box, in mm, ready to broadcast."""
+        """Return x, y, z of the voxel centres in a box, in mm, in shapes that broadcast."""
         z, y, x = (
             (np.arange(s.start, s.stop, dtype=np.float32) + 0.5) * self.spacing_mm + low
             for s, low in zip(box, self.low, strict=True)
@@ -32,13 +32,13 @@ class Drawing:
         return x, y[:, None], z[:, None, None]
 
     def box(self, low_xyz: np.ndarray, high_xyz: np.ndarray) -> tuple[slice, ...]:
-        """Return the voxels between two corners in mm, cut at the drawing's edges."""
+        """Return the voxels between two corners given in mm, clipped to the drawing."""
         start = np.floor((low_xyz[::-1] - self.low) / self.spacing_mm).astype(int)
         stop = np.ceil((high_xyz[::-1] - self.low) / self.spacing_mm).astype(int)
         return tuple(slice(max(0, a), max(0, min(b, n))) for a, b, n in zip(start, stop, self.ids.shape, strict=True))
 
     def put(self, name: str, box: tuple[slice, ...], mask: np.ndarray, only: tuple[str, ...] = ()) -> None:
-        """Draw a mask, over everything or over the structures named `only`."""
+        """Draw a mask over everything, or only over the structures named in `only`."""
         part = self.ids[box]
         if only:
             mask = mask & np.isin(part, [self.ids_by_name[o] for o in only])
@@ -57,7 +57,7 @@ class Drawing:
         self.put(name, box, inside, only)
 
     def tube(self, name, points, radii, *, jitter=2.5, only=()):
-        """Draw a tube through points, its radius going from one value to the next."""
+        """Draw a tube through points, its radius changing from one value to the next."""
         points = np.array(points, float)
         points += self.rng.uniform(-jitter, jitter, points.shape)
         radii = np.broadcast_to(np.asarray(radii, float), len(points)) * self.rng.uniform(0.92, 1.08)

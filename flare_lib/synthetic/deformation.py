@@ -1,8 +1,8 @@
 """How one person becomes many: smooth random fields, and a random deformation of a structure map.
 
-The deformation is a similarity with a little anisotropy, then two free-form deformations whose control points sit on a
-coarse grid under cubic B-splines (Rueckert et al. 1999): smooth and cheap, three small matrix products. Keeping every
-displacement below 0.4 of the distance between control points prevents folding (Choi and Lee 2000).
+The deformation is a similarity with a little anisotropy, followed by two free-form deformations with cubic B-splines
+over a coarse grid of control points (Rueckert et al. 1999): smooth and cheap, three small matrix products. Keeping
+every displacement below 0.4 of the distance between control points prevents folding (Choi and Lee 2000).
 """
 
 import math
@@ -18,7 +18,7 @@ from flare_lib.synthetic.structures import Structures
 def bspline_weights(n_points: int, n_intervals: int) -> np.ndarray:
     """Return the (n_points, n_intervals + 3) weights of uniform cubic B-splines at evenly spread points.
 
-    Every row sums to 1, so constant control points give a constant. One point sits in the middle of the axis.
+    Every row sums to 1, so constant control points give a constant. A single point sits in the middle of the axis.
     """
     position = (np.arange(n_points) + 0.5) / n_points * n_intervals
     cell = np.minimum(position.astype(int), n_intervals - 1)
@@ -33,19 +33,19 @@ def bspline_weights(n_points: int, n_intervals: int) -> np.ndarray:
 def smooth_field(
     rng: np.random.Generator, shape_zyx: Sequence[int], spacing_zyx_mm: Sequence[float], scale_mm: float
 ) -> np.ndarray:
-    """Return a random field (float32, ZYX) that varies over about `scale_mm`, mean 0 and SD about 1.
+    """Return a random field (float32, ZYX) that varies over about `scale_mm`, with mean 0 and SD about 1.
 
-    The values at the control points, `scale_mm` apart, are drawn from a normal distribution; B-splines join them.
+    The values at the control points, `scale_mm` apart, are normally distributed; B-splines interpolate between them.
     """
     intervals = [max(1, round(n * s / scale_mm)) for n, s in zip(shape_zyx, spacing_zyx_mm, strict=True)]
     control = rng.standard_normal([n + 3 for n in intervals], dtype=np.float32)
-    # the mean over a cell of the sum of squared cubic B-spline weights is 151/315: undone once an axis
+    # the mean over a cell of the sum of squared cubic B-spline weights is 151/315: undone once per axis
     control *= (315 / 151) ** 1.5
     return _spread(control, shape_zyx, intervals)
 
 
 def _spread(control: np.ndarray, shape_zyx: Sequence[int], intervals: Sequence[int]) -> np.ndarray:
-    """Evaluate B-splines over a grid: control (cz, cy, cx) -> field (Z, Y, X), one axis after the other."""
+    """Evaluate B-splines over a grid: control (cz, cy, cx) -> field (Z, Y, X), one axis at a time."""
     wz, wy, wx = (bspline_weights(n, k) for n, k in zip(shape_zyx, intervals, strict=True))
     field = np.tensordot(wz, control, axes=1)  # Z cy cx
     field = np.matmul(wy, field)  # Z Y cx
@@ -80,13 +80,13 @@ def deform(
     growths: np.ndarray | None = None,
     outside: str = "air",
 ) -> Structures:
-    """Look at a randomly deformed person through a new grid.
+    """Deform a person at random and sample the result on a new grid.
 
     `shape_zyx`, `spacing_zyx_mm`: the new grid; its centre shows the point `center_zyx_mm` of the old one (default: its
     centre). `displacements_mm`: pairs of control-point distance and SD of the displacement there, in mm; displacements
-    are cut at 0.4 of the distance, so that nothing folds. `growths`: places of the old grid that grow or shrink, rows
-    of z, y, x, reach in mm and factor (`variation.draw_growths`). What lies outside the old grid becomes `outside`.
-    Nearest neighbour: ids stay ids. Returns Structures on the new grid; all randomness comes from `rng`.
+    are clipped to 0.4 of the distance, so that nothing folds. `growths`: places in the old grid that grow or shrink,
+    rows of z, y, x, reach in mm and factor (`variation.draw_growths`). Anything outside the old grid becomes `outside`.
+    Sampling is nearest neighbour, so ids stay ids. Returns Structures on the new grid; all randomness comes from `rng`.
     """
     if outside not in structures.names.values():
         raise ValueError(f"outside must be one of the structures' names, got {outside!r}")
@@ -120,7 +120,7 @@ def deform(
 
 @njit()
 def _look_up(ids, shift_mm, matrix, center_mm, spacing_mm, old_spacing_mm, growths, fill):
-    """Nearest id at matrix @ (point - centre of the new grid + shift) + center, for every voxel of the new grid."""
+    """Find the nearest id at matrix @ (point - centre of the new grid + shift) + center, for every new voxel."""
     _, nz, ny, nx = shift_mm.shape
     out = np.empty((nz, ny, nx), np.uint8)
     for z in range(nz):
@@ -133,7 +133,7 @@ def _look_up(ids, shift_mm, matrix, center_mm, spacing_mm, old_spacing_mm, growt
                 py = matrix[1, 0] * dz + matrix[1, 1] * dy + matrix[1, 2] * dx + center_mm[1]
                 px = matrix[2, 0] * dz + matrix[2, 1] * dy + matrix[2, 2] * dx + center_mm[2]
                 for growth in growths:
-                    # what is looked up lies nearer to the middle of what grows; r (1 - a exp(-r^2 / 2)) rises with r
+                    # where something grows, look up a point closer to its middle; r (1 - a exp(-r^2 / 2)) rises with r
                     # for every a between -2.2 and 1, so nothing folds
                     rz, ry, rx = pz - growth[0], py - growth[1], px - growth[2]
                     reaches = (rz * rz + ry * ry + rx * rx) / (growth[3] * growth[3])

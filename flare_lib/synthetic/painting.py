@@ -1,10 +1,10 @@
-"""A CT painted over a map of structures: one person's grey values, drawn at random within what is physiological.
+"""A CT painted over a map of structures: one person's grey values, drawn at random within physiological limits.
 
     structures -> tissues -> textures -> contents of hollow organs -> lesions -> scanner -> HU
 
-Every step is a function of the structure map and a generator; what tissues look like, `tissues` says. Networks trained
-on such pictures alone work on real CT when the ranges are wide enough (domain randomisation, Tobin et al. 2017;
-SynthSeg, Billot et al. 2023).
+Every step is a function of the structure map and a generator; `tissues` says what tissues look like. Networks trained
+only on such images work on real CTs if the ranges are wide enough (domain randomisation, Tobin et al. 2017; SynthSeg,
+Billot et al. 2023).
 """
 
 from collections.abc import Sequence
@@ -34,9 +34,9 @@ def paint(
 
     Returns int16 HU on the same grid (ZYX). All randomness comes from `rng`: the same state gives the same CT.
     `noise_hu`: range of the noise SD; `blur_mm`: range of the in-plane SD of the scanner's point spread (the slice
-    thickness adds to it along z); `padding_probability`: how often the round field of view is filled with -1024
-    or -3024 beyond its rim; `phases`: the probabilities of the contrast phases (`tissues.PHASES`);
-    `lesion_probability`: how often each of liver, spleen, kidneys and pancreas has cysts or tumours.
+    thickness adds to it along z); `padding_probability`: how often the area outside the round field of view is filled
+    with -1024 or -3024; `phases`: the probabilities of the contrast phases (`tissues.PHASES`); `lesion_probability`:
+    how often each of liver, spleen, kidneys and pancreas has cysts or tumours.
     """
     ids = structures.array_zyx
     mean, texture = draw_tissues(structures.names, rng, phases=phases)
@@ -62,9 +62,9 @@ def paint(
 
 
 def _tubes(rng: np.random.Generator, shape: Sequence[int], spacing_zyx_mm: Sequence[float]) -> np.ndarray:
-    """Return roughly how far (mm) every voxel lies from the next of many random curves, which stand for vessels.
+    """Return the approximate distance (mm) of every voxel from the nearest of many random curves, used as vessels.
 
-    Where two smooth random fields are both 0 there is a curve; near it, both grow in proportion to the distance.
+    There is a curve wherever two smooth random fields are both 0; near it, both grow in proportion to the distance.
     """
     scale_mm = max(rng.uniform(22, 40), 3.0 * max(spacing_zyx_mm))
     first, second = (smooth_field(rng, shape, spacing_zyx_mm, scale_mm) for _ in range(2))
@@ -72,7 +72,7 @@ def _tubes(rng: np.random.Generator, shape: Sequence[int], spacing_zyx_mm: Seque
 
 
 def _edge(ids: np.ndarray) -> np.ndarray:
-    """Mark the voxels that have another structure among their four in-plane neighbours (walls, cortical bone)."""
+    """Mark voxels with a different structure among their four in-plane neighbours (walls, cortical bone)."""
     edge = np.zeros(ids.shape, dtype=bool)
     for axis in (1, 2):
         differs = np.diff(ids, axis=axis) != 0
@@ -84,7 +84,7 @@ def _edge(ids: np.ndarray) -> np.ndarray:
 
 
 def _paint_bone(hu: np.ndarray, structures: Structures, edge: np.ndarray, rng: np.random.Generator) -> None:
-    """Give bones a cortex brighter than their marrow."""
+    """Give bones a cortex that is brighter than their marrow."""
     table = np.zeros(256, dtype=bool)
     for i, name in structures.names.items():
         table[i] = is_bone(name)
@@ -101,9 +101,9 @@ def _paint_between_organs(
     blood_hu: float,
     rng: np.random.Generator,
 ) -> None:
-    """Strew vessels, lymph nodes and stray muscle through the fat between the organs: nobody has labelled them.
+    """Scatter vessels, lymph nodes and stray muscle through the fat between the organs, where nothing is labelled.
 
-    Vessels are as bright as blood is in this person, less where they are thinner than a voxel.
+    Vessels are as bright as this person's blood, and less so where they are thinner than a voxel.
     """
     between = structures.mask(UNLABELLED)
     tissue = between & (0.75 * fine + 0.65 * broad > rng.uniform(-0.4, 1.6))
@@ -117,7 +117,7 @@ def _paint_between_organs(
 
 
 def _paint_kidneys(hu: np.ndarray, structures: Structures, fine: np.ndarray, rng: np.random.Generator) -> None:
-    """Tell medulla from cortex, which takes up contrast first, and sometimes show the collecting system."""
+    """Distinguish medulla from cortex, which takes up contrast first, and sometimes show the collecting system."""
     kidneys = structures.mask("kidney")
     medulla = kidneys & (fine > rng.uniform(0.0, 1.0))
     enhancement = max(0.0, float(hu[kidneys].mean()) - 30) if kidneys.any() else 0.0
@@ -130,15 +130,15 @@ def _paint_kidneys(hu: np.ndarray, structures: Structures, fine: np.ndarray, rng
 def _paint_liver(
     hu: np.ndarray, structures: Structures, tubes: np.ndarray, blood_hu: float, rng: np.random.Generator
 ) -> None:
-    """Run veins through the liver: darker than it without contrast agent, brighter with it or in a fatty one."""
+    """Run veins through the liver: darker than it without contrast agent, brighter with it or in a fatty liver."""
     liver = structures.mask("liver")
     veins = liver & (tubes < rng.uniform(0, 4.5))
-    share = rng.uniform(-0.1, 0.8)  # of the way to blood: a thin vein fills no voxel
+    share = rng.uniform(-0.1, 0.8)  # of the way to blood: a thin vein does not fill a voxel
     hu[veins] += share * (blood_hu - float(hu[liver].mean()) if liver.any() else 0.0)
 
 
 def _paint_heart(hu: np.ndarray, structures: Structures, broad: np.ndarray, rng: np.random.Generator) -> None:
-    """Tell heart muscle from the blood in its chambers."""
+    """Distinguish heart muscle from the blood in its chambers."""
     heart = structures.mask("heart") & (broad > rng.uniform(-0.3, 0.6))
     blood = float(hu[heart].mean()) if heart.any() else 0.0
     hu[heart] -= max(0.0, blood - rng.uniform(60, 110)) * rng.uniform(0.5, 1.0)
@@ -147,7 +147,7 @@ def _paint_heart(hu: np.ndarray, structures: Structures, broad: np.ndarray, rng:
 def _paint_lungs(
     hu: np.ndarray, structures: Structures, fine: np.ndarray, tubes: np.ndarray, rng: np.random.Generator
 ) -> None:
-    """Put vessels into the lungs, and sometimes fluid or collapsed lung behind."""
+    """Put vessels into the lungs, and sometimes fluid or collapsed lung at the back."""
     lungs = structures.mask("lung")
     vessels = lungs & ((tubes < rng.uniform(0.5, 3)) | (fine > rng.uniform(1.6, 3.0)))
     hu[vessels] = rng.uniform(-500, 60)
@@ -173,7 +173,7 @@ def _paint_contents(
         return
     inside = organ_mask & ~edge
     if organ in ("duodenum", "esophagus", "small_bowel") or rng.random() < 0.1:
-        inside &= broad > rng.uniform(-1.5, 1.2)  # collapsed in places: wall lies on wall
+        inside &= broad > rng.uniform(-1.5, 1.2)  # collapsed in places: wall against wall
     rows = np.arange(hu.shape[1], dtype=np.float32)[None, :, None] * structures.spacing_zyx_mm[1]
     kind = rng.random()
     if kind < 0.55:
@@ -198,7 +198,7 @@ def _paint_contents(
 def _paint_lesions(
     hu: np.ndarray, structures: Structures, organ: str, rng: np.random.Generator, probability: float
 ) -> None:
-    """Put cysts and tumours (blurred-edged ellipsoids, 3-25 mm in radius) into an organ of some persons."""
+    """Put cysts and tumours (ellipsoids with soft edges, 3-25 mm in radius) into an organ of some people."""
     where = np.argwhere(structures.mask(organ)) if rng.random() < probability else np.empty((0, 3), int)
     if not len(where):
         return
@@ -222,7 +222,7 @@ def _paint_lesions(
 
 
 def _paint_outside(hu: np.ndarray, structures: Structures, rng: np.random.Generator) -> None:
-    """Lay most persons on a table: a thin, slightly curved sheet below the back."""
+    """Lay most people on a table: a thin, slightly curved sheet below the back."""
     air = structures.mask("air")
     body_rows = np.flatnonzero(~air.all(axis=(0, 2)))
     if rng.random() < 0.35 or not body_rows.size:
@@ -244,7 +244,7 @@ def _scan(
     blur_mm: tuple[float, float],
     padding_probability: float,
 ) -> np.ndarray:
-    """Look at the painted body as a scanner does: blur, slice thickness, grain, a little shading, a round field."""
+    """Image the painted body as a scanner would: blur, slice thickness, grain, a little shading, a round field."""
     in_plane_mm = rng.uniform(*blur_mm)
     along_mm = np.hypot(in_plane_mm, rng.uniform(0, 2.2))
     sigma = np.array([along_mm, in_plane_mm, in_plane_mm]) / spacing_zyx_mm

@@ -1,9 +1,9 @@
-"""A synthetic person, from head to thigh: the shapes. Grey values come from `painting`.
+"""The shapes of a synthetic person, from head to thigh; grey values come from `painting`.
 
 The person is assembled from ellipsoids and tubes in millimetres (x to the patient's right, y to the front, z to the
-head, origin in front of the first lumbar vertebra), each organ with a size and a place of its own. What is drawn later
-lies over what was drawn before. A smooth random deformation then takes the geometry out of the shapes. The
-measures are round figures of adult anatomy; the volumes are within the ranges of healthy adults.
+head, origin in front of the first lumbar vertebra), each organ with its own size and place. Later shapes are drawn over
+earlier ones. A smooth random deformation then makes the shapes look less geometric. Measurements are round figures from
+adult anatomy; volumes are within the ranges of healthy adults.
 """
 
 from itertools import pairwise
@@ -46,15 +46,15 @@ def make_phantom(
 ) -> Structures:
     """Return the structures of one person, canonical (RAS+) ZYX.
 
-    `seed` 0 or more: another seed, another person; `field_of_view` "abdomen" (lung base to iliac crest), "half_body"
-    (thorax and pelvis) or "whole_body" (head to thigh). The grid shows the field at `spacing_zyx_mm`, or, centred in
-    it, `shape_zyx` voxels of that spacing. Raises ValueError for an unknown field.
+    `seed`: 0 or more, a different person for each; `field_of_view`: "abdomen" (lung base to iliac crest), "half_body"
+    (thorax and pelvis) or "whole_body" (head to thigh). The grid covers the field at `spacing_zyx_mm`, or, centred in
+    it, `shape_zyx` voxels of that spacing. Raises ValueError for an unknown field of view.
     """
     if field_of_view not in FIELDS_OF_VIEW:
         raise ValueError(f"field_of_view must be one of {', '.join(FIELDS_OF_VIEW)}, got {field_of_view!r}")
     field = FIELDS_OF_VIEW[field_of_view]
     rng = np.random.default_rng([seed, 0xAB])
-    # drawn a little further than shown, so that deforming and turning bring in no edge
+    # drawn a little further than shown, so that deforming and rotating do not bring in an edge
     half_mm = np.array([0, _DEPTH_MM / 2, _WIDTH_MM / 2])
     low, high = np.array([field[0] - 30, 0, 0]) - half_mm, np.array([field[1] + 30, 0, 0]) + half_mm
     drawing = Drawing(_IDS, low, high, _DRAWING_MM, rng)
@@ -88,9 +88,9 @@ def phantom_case(
     field_of_view: str = "abdomen",
     **appearance: Any,
 ) -> tuple[Volume, Volume]:
-    """Return a painted CT (int16 HU) and its labels (uint8, 0 to 13) of one person.
+    """Return a painted CT (int16 HU) of one person and its labels (uint8, 0 to 13).
 
-    Arguments as `make_phantom`; `appearance` as `painting.paint` (noise, contrast phases, lesions).
+    Arguments as in `make_phantom`; `appearance` as in `painting.paint` (noise, contrast phases, lesions).
     """
     structures = make_phantom(seed, shape_zyx=shape_zyx, spacing_zyx_mm=spacing_zyx_mm, field_of_view=field_of_view)
     hu = paint(structures, np.random.default_rng([seed, 0xCD]), **appearance)
@@ -99,13 +99,13 @@ def phantom_case(
 
 
 def _draw_trunk(d: Drawing) -> None:
-    """Skin, fat and wall of the trunk, what fills it, the lungs above the diaphragm, the heart."""
+    """Draw skin, fat and wall of the trunk, what fills it, the lungs above the diaphragm, and the heart."""
     rng = d.rng
     everywhere = tuple(slice(0, n) for n in d.ids.shape)
     x, y, z = d.grid(everywhere)
     half_x, half_y = (half.astype(np.float32) for half in _half_width_and_depth(z))
     fat = rng.uniform(8, 32) * np.interp(z, [300, 380], [1, 0.25])
-    angle = np.arctan2(y / half_y, x / half_x)  # fat lies unevenly: each person's own pattern round the trunk
+    angle = np.arctan2(y / half_y, x / half_x)  # fat is uneven: each person has their own pattern round the trunk
     thickness = fat * (1 + sum(rng.uniform(-0.22, 0.22) * np.cos(k * angle + rng.uniform(0, 6.3)) for k in (1, 2, 3)))
     radius = ((np.abs(x) / half_x) ** 2.4 + (np.abs(y) / half_y) ** 2.4) ** (1 / 2.4)
     outward_mm = (radius - 1) * np.minimum(half_x, half_y)
@@ -122,14 +122,14 @@ def _draw_trunk(d: Drawing) -> None:
 
 
 def _half_width_and_depth(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return half width and half depth in mm of the muscular trunk along z: thigh, hip, waist, chest, neck, head."""
+    """Return half the width and depth in mm of the muscular trunk along z: thigh, hip, waist, chest, neck, head."""
     heights = [-450, -200, -60, 90, 230, 330, 375, 420, 600]
     half_x = np.interp(z, heights, [150, 160, 136, 146, 156, 150, 60, 75, 75])
     return half_x, np.interp(z, heights, [90, 114, 108, 118, 116, 88, 60, 95, 95])
 
 
 def _draw_skeleton(d: Drawing) -> None:
-    """Spine with discs and canal, ribs, breastbone, pelvis, thighs, skull; back muscles and psoas."""
+    """Draw the spine with discs and canal, ribs, breastbone, pelvis, thighs, skull; back muscles and psoas."""
     for sign in (1, -1):
         d.tube("autochthon", [(sign * 30, -83, z) for z in (-140, 0, 150, 320)], [24, 24, 22, 17])
         d.tube(
@@ -165,7 +165,7 @@ def _draw_skeleton(d: Drawing) -> None:
 
 
 def _draw_bowel(d: Drawing) -> None:
-    """Colon as a frame, loops of small bowel within it, the bladder below."""
+    """Draw the colon as a frame, loops of small bowel within it, and the bladder below."""
     d.ellipsoid("urinary_bladder", (0, 20, -225), (38, 32, 28))
     frame = [(92, 15, -115), (96, 5, -50), (88, 20, 0), (60, 62, -12), (0, 74, -40), (-55, 66, -5), (-98, 10, 28)]
     frame += [(-106, -15, -40), (-98, 0, -110), (-55, 15, -160), (-15, -10, -180), (0, -40, -210), (0, -48, -250)]
@@ -181,10 +181,10 @@ def _draw_bowel(d: Drawing) -> None:
 
 
 def _draw_organs(d: Drawing) -> None:
-    """The great vessels and the 13 organs, those that press on others last."""
+    """Draw the great vessels and the 13 organs, those that press on others last."""
     cavity = (UNLABELLED, "colon", "small_bowel", "lung_lower_lobe_right", "lung_lower_lobe_left", "heart")
     size = d.rng.uniform(0.92, 1.06)
-    # a wedge: the right lobe lies against ribs and diaphragm and thins downwards, the left crosses the middle in front
+    # a wedge: the right lobe lies against ribs and diaphragm and thins downwards, the left crosses the midline in front
     right, tip, left = ((84, -8, 48), (72, 92, 58)), ((96, 2, -6), (38, 62, 60)), ((8, 52, 62), (74, 40, 28))
     for (center, radii), tilt in ((right, 0.0), (tip, 0.15), (left, -0.2)):
         d.ellipsoid("liver", center, np.array(radii) * size, tilt=tilt, only=(UNLABELLED, "colon", "small_bowel"))
@@ -214,7 +214,7 @@ def _draw_organs(d: Drawing) -> None:
     )
     d.tube("esophagus", [(0, -22, 330), (-2, -14, 180), (-8, -10, 120), (-20, -4, 88)], [8, 8, 8, 9])
     for sign, side in ((1, "right"), (-1, "left")):
-        for z in (50, 58):  # one below the other: two limbs, sheets rather than rods
+        for z in (50, 58):  # one below the other: two limbs that are sheets rather than rods
             for inner, back in ((46, -50), (36, -52)):
                 limb = [(sign * 40, -34, z), (sign * inner, back, z - 18)]
                 d.tube(f"adrenal_gland_{side}", limb, [4.5, 3.6], jitter=1)
@@ -224,17 +224,17 @@ def _draw_organs(d: Drawing) -> None:
 
 
 def _pack_in_fat(d: Drawing, names: tuple[str, ...], n_voxels: int, only: tuple[str, ...]) -> None:
-    """Make fat of what lies within `n_voxels` of structures and is one of `only`.
+    """Turn voxels of `only` that lie within `n_voxels` of the structures into fat.
 
-    Without it a kidney and an adrenal gland would lie bare in the liver, and vessels and bowel that nobody has labelled
-    against every organ, which no body shows: kidneys and adrenals lie in a capsule of fat, the others in a thin layer.
+    Without it, a kidney or an adrenal gland would lie bare in the liver, and unlabelled vessels and bowel would touch
+    every organ. No body looks like that: kidneys and adrenals lie in a capsule of fat, the others in a thin layer.
     """
     near = ndimage.binary_dilation(np.isin(d.ids, [_IDS[name] for name in names]), iterations=int(n_voxels))
     d.put("fat", tuple(slice(0, n) for n in d.ids.shape), near, only)
 
 
 def _keep_one_piece(ids: np.ndarray) -> None:
-    """Leave every organ its largest piece, in place: what others cut off from it becomes unlabelled."""
+    """Keep only the largest piece of every organ, in place; what other organs have cut off becomes unlabelled."""
     for name in ORGAN_STRUCTURES:
         mask = ids == _IDS[name]
         pieces = cc3d.connected_components(mask, connectivity=26)

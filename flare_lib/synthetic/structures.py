@@ -1,8 +1,8 @@
 """Anatomy as a map of named structures: the shapes behind a painted CT.
 
 A `Structures` holds an id for every voxel and a name for every id. The names are TotalSegmentator's
-("kidney_right", ...), so that its public label maps can be read as they are, plus a few for what those maps leave out
-(fat, skin, ...). Grey values are painted over it in `painting`.
+("kidney_right", ...), so that its public label maps can be read directly, plus a few for what those maps leave out
+(fat, skin, ...). `painting` paints grey values over it.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ ORGAN_STRUCTURES: tuple[str, ...] = (
     "duodenum",
     "kidney_left",
 )
-UNLABELLED = "unlabelled"  # inside the body, nobody said what: fat with vessels, mesentery, muscle
+UNLABELLED = "unlabelled"  # inside the body, but nobody said what: fat with vessels, mesentery, muscle
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Structures:
 
 
 def organ_labels(structures: Structures) -> np.ndarray:
-    """Return the FLARE label map (uint8, ZYX) of a structure map: 0 wherever no organ of the 13 lies."""
+    """Return the FLARE label map (uint8, ZYX) of a structure map: 0 wherever there is none of the 13 organs."""
     table = np.zeros(256, dtype=np.uint8)
     by_name = {name: i for i, name in structures.names.items()}
     for organ, name in zip(ORGANS, ORGAN_STRUCTURES, strict=True):

@@ -1,7 +1,7 @@
-"""Persons to paint: real anatomy from TotalSegmentator's public label maps, each with several bodies around it.
+"""People to paint: real anatomy from TotalSegmentator's public label maps, each with several bodies around it.
 
-Two layouts are read: the data set's own (`s0001/segmentations/liver.nii.gz`, one mask a structure) and one label map a
-person (`*.nii.gz`) beside a JSON file {"1": "spleen", ...} that names its ids.
+Two layouts can be read: the data set's own (`s0001/segmentations/liver.nii.gz`, one mask per structure), and one label
+map per person (`*.nii.gz`) beside a JSON file {"1": "spleen", ...} that names its ids.
 The data set: TotalSegmentator v2, CC BY 4.0.
 """
 
@@ -20,8 +20,8 @@ from flare_lib.synthetic.structures import Structures
 def load_subject(path: str | Path) -> Structures:
     """Read one person: a case folder with `segmentations/*.nii.gz`, or a label map with one `*names*.json` beside it.
 
-    Returns Structures on the canonical grid (ZYX), 0 = "nothing". Raises FileNotFoundError when masks or names are
-    missing, ValueError when grids differ.
+    Returns Structures on the canonical grid (ZYX), 0 = "nothing". Raises FileNotFoundError if masks or names are
+    missing, ValueError if grids differ.
     """
     path = Path(path)
     if path.is_dir():
@@ -37,9 +37,9 @@ def load_subject(path: str | Path) -> Structures:
 
 
 def join_masks(folder: Path, names: Sequence[str]) -> Volume:
-    """Join masks NAME.nii.gz to one label map, uint8: 1 for the first name, and so on; the later name wins.
+    """Join masks NAME.nii.gz into one label map, uint8: 1 for the first name, and so on; later names win.
 
-    A name without a file is left out. Raises FileNotFoundError when none has one, ValueError when shapes differ.
+    A name without a file is left out. Raises FileNotFoundError if no name has one, ValueError if shapes differ.
     """
     joined: Volume | None = None
     for i, name in enumerate(names, start=1):
@@ -60,7 +60,7 @@ def join_masks(folder: Path, names: Sequence[str]) -> Volume:
 
 
 def find_subjects(folder: str | Path) -> list[Path]:
-    """List the persons in a folder: case folders with `segmentations`, and label maps named `*totalseg117*.nii.gz`."""
+    """List the people in a folder: case folders with `segmentations`, and label maps named `*totalseg117*.nii.gz`."""
     folder = Path(folder)
     found = sorted(p.parent for p in folder.glob("*/segmentations")) + sorted(folder.glob("*totalseg117*.nii.gz"))
     if not found:
@@ -69,5 +69,5 @@ def find_subjects(folder: str | Path) -> list[Path]:
 
 
 def embody(person: Structures, n_bodies: int, *, seed: int) -> list[Structures]:
-    """Return the same organs in `n_bodies` bodies, from thin to stout: walls, fat and skin drawn anew each time."""
+    """Return the same organs in `n_bodies` bodies, from thin to stout, each with walls, fat and skin of its own."""
     return [complete_body(person, np.random.default_rng([seed, k])) for k in range(n_bodies)]

@@ -1,7 +1,7 @@
 """What tissues look like in a CT: HU without contrast agent, what an injection adds, how uneven they are.
 
-HU ranges are textbook values for unenhanced tissue plus an enhancement that depends on the contrast phase of the
-person: one phase, one dose, for all tissues together.
+HU ranges are textbook values for unenhanced tissue plus an enhancement that depends on the person's contrast phase:
+one phase and one dose for all tissues together.
 """
 
 from collections.abc import Sequence
@@ -60,18 +60,18 @@ TISSUES: dict[str, tuple[float, float, tuple[float, float, float], float]] = {
     "bone_marrow": (190, 50, (0, 5, 5), 35),
     "table": (-700, 150, (0, 0, 0), 30),
 }
-BLOOD_HU = 42  # unenhanced, in vessels and heart alike: what tells persons apart is how much haemoglobin they have
-# everything else TotalSegmentator names is bone: vertebrae, ribs, sacrum, hips, femurs, skull, ...
+BLOOD_HU = 42  # unenhanced, in vessels and heart alike: people differ by how much haemoglobin they have
+# everything else that TotalSegmentator names is bone: vertebrae, ribs, sacrum, hips, femurs, skull, ...
 _BONE = (220.0, 60.0, (0.0, 5.0, 5.0), 45.0)
 
 
 def draw_tissues(
     names: dict[int, str], rng: np.random.Generator, *, phases: Sequence[float] = PHASE_PROBABILITIES
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one person: mean HU and texture SD of every id, two float32 tables of 256.
+    """Draw one person's tissues: mean HU and texture SD of every id, two float32 tables of 256.
 
     The phase is drawn once, with the probabilities `phases` of `PHASES`, and mixed with a neighbouring one; the dose
-    scales all enhancement; each tissue deviates a little. Raises ValueError for probabilities that do not add up to 1.
+    scales all enhancement; each tissue varies a little. Raises ValueError for probabilities that do not add up to 1.
     """
     enhancement_weights = np.zeros(len(PHASES))
     phase = rng.choice(len(PHASES), p=phases)
@@ -104,7 +104,7 @@ def draw_tissues(
 
 
 def blood_of(names: dict[int, str], mean: np.ndarray) -> float:
-    """Return how bright veins of the abdomen are, in HU: the portal vein, or else the aorta, or unenhanced blood."""
+    """Return how bright abdominal veins are, in HU: as the portal vein, else the aorta, else unenhanced blood."""
     for prefix in ("portal_vein", "aorta"):
         for i, name in names.items():
             if name.startswith(prefix):
@@ -113,5 +113,5 @@ def blood_of(names: dict[int, str], mean: np.ndarray) -> float:
 
 
 def is_bone(name: str) -> bool:
-    """Tell whether a structure is bone: all that TotalSegmentator names and the table does not."""
+    """Return whether a structure is bone: whatever TotalSegmentator names and the table does not."""
     return not name.startswith(tuple(TISSUES))

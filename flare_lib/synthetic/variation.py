@@ -1,6 +1,6 @@
-"""How the organs of one person differ from those of the next: grown here, shrunk there, or taken out by a surgeon.
+"""How one person's organs differ from the next one's: grown here, shrunk there, or removed by a surgeon.
 
-A few persons' label maps hold few shapes of the small organs, and a deformation of the whole trunk changes them little.
+The label maps of a few people hold few shapes of small organs, and deforming the whole trunk hardly changes them.
 """
 
 import math
@@ -21,9 +21,9 @@ def draw_growths(
 ) -> np.ndarray:
     """Draw where a person grows or shrinks, for `deformation.deform`: float64 (n, 5), z, y, x, reach in mm, factor.
 
-    Each lies at one of the places given, (k, 3); their number is Poisson distributed with `mean_number`. `reach_mm`:
-    range of the SD of the bell within which things grow; `factors`: range of the enlargement in its middle, a length
-    over a length. Both are drawn evenly on a logarithmic scale. None without places.
+    Each lies at one of the given places, (k, 3); their number is Poisson distributed with mean `mean_number`.
+    `reach_mm`: range of the SD of the bell-shaped region that grows; `factors`: range of the enlargement at its centre,
+    as a ratio of lengths. Both are drawn evenly on a logarithmic scale. Without places there are none.
     """
     n = rng.poisson(mean_number) if len(places_zyx_mm) else 0
     growths = np.empty((n, 5))
@@ -35,10 +35,10 @@ def draw_growths(
 
 
 def remove_organs(structures: Structures, rng: np.random.Generator, probabilities: Mapping[str, float]) -> Structures:
-    """Return the person without some structures: each goes with its own probability, {name: probability}.
+    """Return the person without some structures: each is removed with its own probability, {name: probability}.
 
-    Where a structure was lies fat afterwards, or "unlabelled" in a map that names no fat.
-    Names that the map does not have are passed over. Raises ValueError for a map that names neither filling.
+    Fat takes the place of a removed structure, or "unlabelled" in a map that names no fat. Names that the map does not
+    have are skipped. Raises ValueError for a map that names neither filling.
     """
     ids = {name: i for i, name in structures.names.items()}
     gone = [ids[name] for name, p in probabilities.items() if name in ids and rng.random() < p]

@@ -1,1 +1,1 @@
-"""How it learns: patches, the loop, checkpoints, recipes."""
+"""How the nets learn: patches, the loop, checkpoints, recipes."""

@@ -1,4 +1,4 @@
-"""The state of a training run on disk: written in one piece or not at all, and taken up again exactly."""
+"""The state of a training run on disk: written completely or not at all, and resumed exactly."""
 
 import io
 from pathlib import Path
@@ -18,11 +18,11 @@ def save_checkpoint(
     step: int,
     recipe: dict,
 ) -> None:
-    """Write net, optimiser, scaler, number of steps done and recipe to `path`; an earlier file survives a failure."""
+    """Write net, optimiser, scaler, number of steps done and recipe to `path`; if that fails, an earlier file stays."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
-    whole = io.BytesIO()  # torch tells of a full disk in dozens of lines, Python in one
+    whole = io.BytesIO()  # torch reports a full disk in dozens of lines, Python in one
     torch.save(state | {"step": step, "recipe": recipe}, whole)
     with atomic_write(path) as unfinished:
         unfinished.write_bytes(whole.getbuffer())
@@ -33,17 +33,17 @@ def load_checkpoint(
 ) -> int:
     """Fill net, optimiser and scaler from `path` and return the number of steps done.
 
-    Raises ValueError when the file does not read as a checkpoint or was made by another recipe.
+    Raises ValueError if the file cannot be read as a checkpoint or was made with another recipe.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a different type for every way in which a file can be damaged
+    except Exception as error:  # torch raises a different type for every kind of damage
         raise ValueError(f"{path} must be a complete checkpoint, got {type(error).__name__}") from error
     if state["recipe"] != recipe:
         differ = sorted(k for k in recipe if state["recipe"].get(k) != recipe[k])
         raise ValueError(f"{path} must come from the same recipe, got other values of {', '.join(differ)}")
     net.load_state_dict(state["net"])
     optimizer.load_state_dict(state["optimizer"])
-    if state.get("scaler"):  # empty when the run so far was not in float16
+    if state.get("scaler"):  # empty if the run so far was not in float16
         scaler.load_state_dict(state["scaler"])
     return int(state["step"])

@@ -1,4 +1,4 @@
-"""What a run writes while it goes on: a line of JSON a step, and TensorBoard's curves where that is installed."""
+"""What a run writes as it goes: one line of JSON per step, and TensorBoard's curves if that is installed."""
 
 import json
 from collections.abc import Mapping
@@ -9,11 +9,11 @@ from flare_lib.machine.atomic_write import atomic_write
 
 
 class Log:
-    """The log of a run: `folder`/log.jsonl, and `folder`/tensorboard when the package tensorboard can be imported.
+    """The log of a run: `folder`/log.jsonl, and `folder`/tensorboard if the package tensorboard can be imported.
 
-    A context manager; without a folder it writes nothing (all processes but the first). Taken up again at step `start`,
-    the entries from there on, which a killed run wrote after its last checkpoint, are removed first: a step has one
-    line.
+    A context manager; without a folder it writes nothing (all processes but the first). On resuming at step `start`,
+    entries from there on, which a killed run wrote after its last checkpoint, are removed first, so that every step has
+    one line.
     """
 
     def __init__(self, folder: Path | None, *, start: int = 0) -> None:
@@ -31,7 +31,7 @@ class Log:
         return self
 
     def write(self, entry: Mapping[str, object]) -> None:
-        """Add an entry, which holds "step"; its single numbers become TensorBoard's curves."""
+        """Add an entry, which must have a "step"; its single numbers become TensorBoard's curves."""
         if self._file is not None:
             self._file.write(json.dumps(entry) + "\n")
             self._file.flush()
@@ -47,7 +47,7 @@ class Log:
 
 
 def read_log(path: str | Path) -> list[dict]:
-    """Return the entries of a log.jsonl; a last line that a killed run left unfinished is left out."""
+    """Return the entries of a log.jsonl, except a last line that a killed run left unfinished."""
     entries = []
     for line in Path(path).read_text(encoding="utf-8").splitlines():
         try:
@@ -58,7 +58,7 @@ def read_log(path: str | Path) -> list[dict]:
 
 
 def _tensorboard(folder: Path, start: int):
-    """Return TensorBoard's writer, or None without the package."""
+    """Return TensorBoard's writer, or None if the package is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

@@ -1,6 +1,6 @@
-"""The loop: forward, loss over the four heads, backward, step; logged, validated, checkpointed, resumable.
+"""The training loop: forward, loss over the four heads, backward, step; logged, validated, checkpointed, resumable.
 
-A step's loss is the supervised one of its labelled patches, plus, where there are unlabelled ones, the heads'
+The loss of a step is the supervised loss of its labelled patches plus, if there are unlabelled ones, the heads'
 disagreement on them times a weight that grows from almost 0 (paper 2.3).
 """
 
@@ -29,7 +29,7 @@ Batch = dict[str, torch.Tensor]
 
 
 def learning_rate_factor(step: int, recipe: Recipe) -> float:
-    """Return what the learning rate is multiplied by: a linear warm-up times the recipe's schedule (paper 2.3)."""
+    """Return the factor for the learning rate: a linear warm-up times the recipe's schedule (paper 2.3)."""
     warm_up = min(1.0, (step + 1) / max(1, recipe.warm_up_steps))
     if recipe.schedule == "halving":
         return warm_up * 0.5 ** (step // recipe.halve_every)
@@ -37,7 +37,7 @@ def learning_rate_factor(step: int, recipe: Recipe) -> float:
 
 
 def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return the recipe's optimiser over all of the net's parameters."""
+    """Return the recipe's optimiser for all of the net's parameters."""
     settings: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(net.parameters(), momentum=0.99, nesterov=True, **settings)
@@ -47,7 +47,7 @@ def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 def losses_of(
     net: nn.Module, batch: Batch, *, consistency: str, consistency_weight: float, precision: Precision
 ) -> dict[str, torch.Tensor]:
-    """Return the losses of one batch: {"loss": all of it, "supervised", and "consistency" where it was computed}."""
+    """Return the losses of one batch: {"loss": the total, "supervised", and "consistency" if it was computed}."""
     device = next(net.parameters()).device
     there = {name: tensor.to(device) for name, tensor in batch.items()}
     n_labelled = len(there["image"])
@@ -72,12 +72,12 @@ def train_step(
     precision: Precision = FLOAT32,
     scaler: torch.amp.GradScaler | None = None,
 ) -> dict[str, float]:
-    """Do one step and return its losses, {"loss": all of it, "supervised", and "consistency" where it was computed}.
+    """Take one step and return its losses, {"loss": the total, "supervised", and "consistency" if it was computed}.
 
-    A batch: "image" (B, 1, Z, Y, X), "target" (B, Z, Y, X), and perhaps "unlabelled" (U, 1, Z, Y, X), which go through
-    the net together (instance normalisation keeps patches apart). The gradients of several batches are averaged before
-    the step, and so are the losses returned. The net computes in `precision`, losses in float32; `scaler` keeps the
-    gradients of float16 within its range. Several processes (`machine.distributed`) take the same step.
+    A batch has "image" (B, 1, Z, Y, X), "target" (B, Z, Y, X), and perhaps "unlabelled" (U, 1, Z, Y, X); images go
+    through the net together (instance normalisation treats each patch by itself). The gradients of several batches are
+    averaged before the step, and so are the returned losses. The net computes in `precision`, the losses in float32;
+    `scaler` keeps float16's gradients within its range. Several processes (`machine.distributed`) take the same step.
     """
     batches = [batches] if isinstance(batches, dict) else batches
     device = next(net.parameters()).device
@@ -96,7 +96,7 @@ def train_step(
             scaler.scale(losses["loss"] / len(batches)).backward()
         for name, value in losses.items():
             means[name] = means.get(name, 0.0) + float(value.detach()) / len(batches)
-    average_gradients(net)  # what one process finds infinite, all find: they skip the same steps
+    average_gradients(net)  # if one process finds infinity, all do, so they skip the same steps
     scaler.unscale_(optimizer)
     nn.utils.clip_grad_norm_(net.parameters(), 12.0)
     scaler.step(optimizer)
@@ -117,13 +117,13 @@ def train(
     checkpoint_every: int = 100,
     on_step: Callable[[int, float], None] | None = None,
 ) -> nn.Module:
-    """Train `net` for `recipe.n_steps` steps, or take up the run that `folder` holds where it stopped.
+    """Train `net` for `recipe.n_steps` steps, or resume the run in `folder` where it stopped.
 
     `folder` receives `checkpoint.pt` (every `checkpoint_every` steps, atomically) and `log.jsonl` (step, losses,
-    learning rate, seconds, of these waiting for patches; every `recipe.validate_every` steps and at the end the Dice on
-    the `validation` batches). `precision`: see `choose_precision`; a run may be taken up in another one.
-    `on_step(step, loss)` is called after each step. Of several processes the first one writes. Returns the net, trained
-    in place.
+    learning rate, seconds, and how many of them were spent waiting for patches; every `recipe.validate_every` steps and
+    at the end, the Dice on the `validation` batches). `precision`: see `choose_precision`; a run may be resumed in
+    another one. `on_step(step, loss)` is called after each step. With several processes, the first one writes. Returns
+    the net, which is trained in place.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ def train(
 
 
 def _validated(net: nn.Module, validation: Sequence[Batch]) -> dict[str, object]:
-    """Return the log's entries about the Dice on held-out patches; an organ that is in none of them has null."""
+    """Return the log's entries for the Dice on held-out patches; null for an organ that is in none of them."""
     dice = validation_dice(net, validation)
     known = dice[~np.isnan(dice)]
     each = [None if np.isnan(d) else round(float(d), 4) for d in dice]

@@ -1,9 +1,9 @@
 """Patches to learn from: an endless, reproducible stream of images with their organ labels.
 
-Patch number i depends on the seed and i alone, so a stream can be taken up again anywhere. It comes from one of two
-kinds of source. A *person* is deformed onto the patch's own grid (never a whole CT: painting 50,000 voxels more than
-are used is time lost), sometimes cut as a scan is cut at its ends, painted, clipped and normalised. Out of a *case*, a
-real CT prepared on disk, a patch is cut, often around a voxel of an organ, normalised and augmented.
+Patch number i depends only on the seed and i, so a stream can be resumed anywhere. There are two kinds of source. A
+*person* is deformed onto the patch's own grid (never a whole CT: painting 50,000 voxels that are not used is a waste of
+time), sometimes cut off the way a scan ends, then painted, clipped and normalised. From a *case*, a real CT prepared on
+disk, a patch is cut, often around a voxel of an organ, then normalised and augmented.
 """
 
 import copy
@@ -46,7 +46,7 @@ def paint_patch(person: Structures, recipe: Recipe, rng: np.random.Generator) ->
 
 
 def _organ_places(person: Structures) -> tuple[np.ndarray, np.ndarray]:
-    """Return points in organs, (n, 3) in mm, and the label of each: a grid of 4 mm finds even an adrenal gland."""
+    """Return points inside organs, (n, 3) in mm, with their labels: a 4 mm grid finds even an adrenal gland."""
     spacing = np.asarray(person.spacing_zyx_mm)
     every = np.maximum(1, np.rint(4.0 / spacing)).astype(int)
     thinned = Structures(person.array_zyx[:: every[0], :: every[1], :: every[2]], person.names, person.spacing_zyx_mm)
@@ -58,7 +58,7 @@ def _organ_places(person: Structures) -> tuple[np.ndarray, np.ndarray]:
 def _center(
     person: Structures, places_mm: np.ndarray, labels: np.ndarray, recipe: Recipe, rng: np.random.Generator
 ) -> np.ndarray:
-    """Draw the point that the patch is centred on, in mm: near an organ, or anywhere along the trunk's axis."""
+    """Draw the point to centre the patch on, in mm: near an organ, or anywhere along the axis of the trunk."""
     size_mm = np.asarray(person.array_zyx.shape) * person.spacing_zyx_mm
     patch_mm = np.asarray(recipe.patch_size) * recipe.spacing_zyx_mm
     if rng.random() < recipe.foreground_share:
@@ -69,9 +69,9 @@ def _center(
 
 
 def _field_of_view(recipe: Recipe, rng: np.random.Generator) -> tuple[slice, slice, slice]:
-    """Draw what of the patch the scan covers: at least a quarter of its slices, and in a narrow field a square of them.
+    """Draw which part of the patch the scan covers: at least a quarter of its slices and, in a narrow field, a square.
 
-    Such a square is 130 to 260 mm wide, that is the field round the spine that a reader has asked for.
+    The square is 130 to 260 mm wide, like a field that a radiologist has narrowed to the spine.
     """
     n = recipe.patch_size[0]
     first = int(rng.integers(0, n // 3)) if rng.random() < recipe.cut / 2 else 0
@@ -89,7 +89,7 @@ def _field_of_view(recipe: Recipe, rng: np.random.Generator) -> tuple[slice, sli
 
 
 def _individual(hu: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
-    """Mean and SD of a patch, unsettled a little: at inference they are those of the whole foreground."""
+    """Return a patch's mean and SD with a little jitter: at inference they are those of the whole foreground."""
     return float(hu.mean() + rng.normal(0, 20)), float(hu.std() * np.exp(rng.normal(0, 0.1)))
 
 
@@ -98,13 +98,13 @@ def cut_patch(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return one patch of a case: normalised image float32 (Z, Y, X), labels uint8 (Z, Y, X), all 0 without labels.
 
-    Centred on a voxel of an organ as often as `recipe.foreground_share` says, each organ alike, else anywhere; always
-    as far inside the case as its size allows, with air around a smaller one. What an augmentation turns or shrinks into
-    the patch is there: a larger region is cut for it.
+    The share `recipe.foreground_share` of patches is centred on a voxel of an organ, each organ equally often; the rest
+    lie anywhere. A patch stays as far inside the case as its size allows, with air around a smaller case. The region
+    that is cut is larger than the patch, to hold whatever an augmentation rotates or shrinks into it.
     """
     what = what or Augmentation()
     size = np.asarray(recipe.patch_size)
-    room = np.asarray(case.image_hu.shape) - size  # below 0 where the case is smaller
+    room = np.asarray(case.image_hu.shape) - size  # below 0 if the case is smaller
     around = None
     if case.class_locations and rng.random() < recipe.foreground_share:
         locations = case.class_locations[rng.choice(list(case.class_locations))]
@@ -122,7 +122,7 @@ def cut_patch(
 
 
 def _cut(array_zyx: np.ndarray, start: np.ndarray, shape: np.ndarray, fill: float) -> np.ndarray:
-    """Return a copy of the region from `start` on, `fill` where it reaches outside."""
+    """Return a copy of the region that begins at `start`, with `fill` where it reaches outside."""
     region = np.full(shape, fill, dtype=array_zyx.dtype)
     low, high = np.maximum(start, 0), np.minimum(start + shape, array_zyx.shape)
     if (low < high).all():
@@ -134,11 +134,11 @@ def _cut(array_zyx: np.ndarray, start: np.ndarray, shape: np.ndarray, fill: floa
 class Patches(IterableDataset):
     """The stream of batches {"image": float32 (B, 1, Z, Y, X), "target": int64 (B, Z, Y, X)} from batch `start` on.
 
-    `sources` {kind: persons with a completed body, or prepared cases}; the kinds are drawn by `recipe.sources`.
-    `unlabelled`: prepared cases; with `recipe.n_unlabelled` patches of them a batch also has "unlabelled",
-    (U, 1, Z, Y, X). Of several processes (`machine.distributed`) each gets its own part of a batch that is as many
-    times larger. Raises ValueError when the recipe asks for sources or CTs that are not there, MissingExtra when it
-    augments and MONAI is not installed.
+    `sources` {kind: persons with a completed body, or prepared cases}; the kinds are drawn as `recipe.sources` says.
+    `unlabelled`: prepared cases; if `recipe.n_unlabelled` patches are drawn from them, a batch also has "unlabelled",
+    (U, 1, Z, Y, X). With n processes (`machine.distributed`) a batch is n times as large, and each gets its own part.
+    Raises ValueError if the recipe asks for sources or CTs that are missing, MissingExtra if it augments and MONAI is
+    not installed.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Patches(IterableDataset):
         if recipe.augmentation:
             check_extra("monai", "train")
         self.sources, self.recipe, self.unlabelled, self.start = sources, recipe, unlabelled, start
-        self.part = rank_and_count()[0]  # now: the processes that make patches in the background do not know
+        self.part = rank_and_count()[0]  # asked now: the processes that make patches in the background do not know
 
     def starting_at(self, number: int) -> "Patches":
         """Return the same stream from batch `number` on."""
@@ -197,7 +197,7 @@ class Patches(IterableDataset):
         return cut_patch(case, self.recipe, rng, self._augmentation(number, rng))[0]
 
     def _augmentation(self, number: int, rng: np.random.Generator) -> Augmentation:
-        """Draw what is done to a patch of batch `number`: nothing in the last steps, nor when the recipe has none."""
+        """Draw the augmentation of a patch of batch `number`: none in the last steps or if the recipe has none."""
         last_steps = (self.recipe.n_steps - self.recipe.n_steps_without_augmentation) * self.recipe.accumulate
         if not self.recipe.augmentation or number >= last_steps:
             return Augmentation()
@@ -213,5 +213,5 @@ class Patches(IterableDataset):
 
 
 def loader(patches: Patches, *, n_workers: int = 1) -> DataLoader:
-    """Return a loader that makes patches in the background; 0 workers makes them in place."""
+    """Return a loader that makes patches in the background, or in this process with 0 workers."""
     return DataLoader(patches, batch_size=None, num_workers=n_workers, prefetch_factor=4 if n_workers else None)

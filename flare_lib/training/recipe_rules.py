@@ -1,6 +1,6 @@
-"""What the values of a recipe may be: a rule for each, checked before any work.
+"""Which values a recipe may have: one rule for each, checked before any work starts.
 
-A rule is what must hold, in words, and the test of it. True and 3.0 are no whole numbers; numbers are finite.
+A rule says what must hold, in words, and tests it. True and 3.0 are not whole numbers; all numbers must be finite.
 """
 
 import math
@@ -17,7 +17,7 @@ STAGES = ("coarse", "fine")
 
 
 class Rule(NamedTuple):
-    """What must hold of a value."""
+    """What must hold for a value."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -111,10 +111,10 @@ RULES = {
 
 
 def check_values(values: Mapping[str, Any]) -> None:
-    """Raise ValueError, naming the value and its rule, unless each value of a recipe obeys its own and they agree.
+    """Raise ValueError, naming the value and its rule, unless all values of a recipe obey their rules and fit together.
 
-    A net has a stride fewer than it has stages and a head a decoder stage at most, and halves a patch without a rest;
-    mean and SD come together.
+    A net has one stride fewer than stages and at most one head per decoder stage, the strides divide the patch evenly,
+    and mean and SD are either both given or both None.
     """
     for name, rule in RULES.items():
         if not rule.holds(values[name]):

@@ -1,4 +1,4 @@
-"""The recipes: all that decides what a training run does, in one frozen value that is stored with the weights."""
+"""Recipes: everything that determines a training run, in one frozen value that is stored with the weights."""
 
 from dataclasses import asdict, dataclass, field, fields, replace
 
@@ -15,27 +15,27 @@ from flare_lib.training.recipe_rules import STAGES, check_values
 class Recipe:
     """One training run.
 
-    `spacing_zyx_mm` is an isotropic or anisotropic voxel size in mm; `patch_size` voxels, ZYX; `mean_hu` and `sd_hu`
-    None mean individual normalisation (paper 2.1); `sources` {name: share} says how often a patch comes from which
-    source: "cases" (real CTs), or persons to paint, "label_maps" and "phantoms" (`n_phantoms` of them);
-    `foreground_share` is the share of patches centred on an organ; `cut` the share of painted patches whose scan ends
-    within them, as scans do; `narrow` the share that shows a field of 130 to 260 mm and air around it. A painted person
+    `spacing_zyx_mm` is the voxel size in mm, isotropic or not; `patch_size` is in voxels, ZYX; `mean_hu` and `sd_hu`
+    are None for individual normalisation (paper 2.1). `sources` {name: share} says how often a patch comes from which
+    source: "cases" (real CTs), or persons to paint, "label_maps" and "phantoms" (`n_phantoms` of them).
+    `foreground_share` is the share of patches centred on an organ; `cut` the share of painted patches in which the scan
+    ends, as scans do; `narrow` the share that shows a field of 130 to 260 mm with air around it. A painted person
     grows and shrinks at `growths` places on average (`synthetic.variation`), lacks organs with the probabilities
     `missing` {structure: probability}, is in a contrast phase with the probabilities `phases`
-    (`synthetic.tissues.PHASES`), and is scanned with a noise within `noise_hu`.
-    `margin_mm`: how far around their organs the fine stage's cases are cropped (paper 2.1).
+    (`synthetic.tissues.PHASES`), and is scanned with noise within `noise_hu`. `margin_mm`: how far around the organs the
+    fine stage's cases are cropped (paper 2.1).
 
-    `optimizer` "adamw" or the paper's "sgd" (Nesterov momentum 0.99); `schedule` "poly", (1 - step / n_steps)^0.9 as
-    the paper's text and trainer say, or "halving", every `halve_every` steps, as its Tables 2 and 3 say. `n_unlabelled`
-    patches of unlabelled CTs a step add `consistency` ("kl" or "urpc", see `network.consistency`), whose weight rises
-    to `consistency_weight` over `ramp_up_steps`. `augmentation`: the probability of each of the paper's five (painted
-    persons are deformed and drawn anew anyway), 0 in the last `n_steps_without_augmentation`
+    `optimizer` is "adamw" or the paper's "sgd" (Nesterov momentum 0.99); `schedule` is "poly", (1 - step / n_steps)^0.9
+    as in the paper's text and trainer, or "halving" every `halve_every` steps, as in its Tables 2 and 3. If a step has
+    `n_unlabelled` patches of unlabelled CTs, they add `consistency` ("kl" or "urpc", see `network.consistency`) with a
+    weight that rises to `consistency_weight` over `ramp_up_steps`. `augmentation`: the probability of each of the
+    paper's five (painted persons are deformed and painted afresh anyway), 0 in the last `n_steps_without_augmentation`
     (paper 2.3: the last 10 epochs of fine).
 
-    A step sums the gradients of `accumulate` batches. Every `validate_every` steps (0: never) the Dice of the net is
-    taken on patches of sources held out: `n_validation` of the cases, or phantoms that training never draws.
+    A step sums the gradients of `accumulate` batches. Every `validate_every` steps (0: never) the net's Dice is
+    measured on patches of sources held out: `n_validation` of the cases, or phantoms that training never draws.
 
-    Raises ValueError for a value that cannot be: see `recipe_rules`.
+    Raises ValueError for an impossible value: see `recipe_rules`.
     """
 
     stage: str
@@ -79,7 +79,7 @@ class Recipe:
         check_values({field.name: getattr(self, field.name) for field in fields(self)})
 
     def new_net(self) -> UNet:
-        """Return an untrained net of this recipe, its weights drawn by the seed."""
+        """Return an untrained net for this recipe, its weights drawn with the seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return UNet(features_per_stage=self.features_per_stage, strides=self.strides, n_heads=self.n_heads)
@@ -90,7 +90,7 @@ class Recipe:
         return Preprocessing(self.spacing_zyx_mm, mean_hu=self.mean_hu, sd_hu=self.sd_hu)
 
     def to_dict(self) -> dict:
-        """Return plain values for JSON."""
+        """Return the recipe as plain values for JSON."""
         return asdict(self)
 
 
@@ -115,7 +115,7 @@ _PAPER = Recipe(
     n_validation=10,
     validate_every=_EPOCH,
 )
-# AdamW instead of the paper's SGD in what follows: it gets further in a few thousand steps.
+# The recipes below use AdamW instead of the paper's SGD: it gets further in a few thousand steps.
 _RELEASE = Recipe(
     "coarse",
     (5.0, 5.0, 5.0),
@@ -137,7 +137,7 @@ _COURSE = Recipe(
     warm_up_steps=10,
     sources={"phantoms": 1.0},
     n_phantoms=12,
-    features_per_stage=(16, 24, 32, 48),  # with 8 features at first, 300 steps find the liver and little else
+    features_per_stage=(16, 24, 32, 48),  # starting from 8 features, 300 steps find the liver and little else
     strides=((2, 2, 2),) * 3,
     n_heads=3,
     n_unlabelled=2,
@@ -145,7 +145,7 @@ _COURSE = Recipe(
 )
 
 PRESETS: dict[str, dict[str, Recipe]] = {
-    # Tables 2 and 3, and the authors' code where these are silent; 8.5 and 2.5 hours on the paper's A100
+    # Tables 2 and 3, and the authors' code where these say nothing; 8.5 and 2.5 hours on the paper's A100
     "paper": {
         "coarse": _PAPER,
         "fine": replace(
@@ -191,7 +191,7 @@ PRESETS: dict[str, dict[str, Recipe]] = {
 
 
 def preset(name: str, stage: str, **changes) -> Recipe:
-    """Return a preset's recipe for a stage with some values changed; ValueError for what there is not."""
+    """Return a preset's recipe for a stage with some values changed; ValueError for any name that is unknown."""
     if name not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
     if stage not in STAGES:

@@ -1,8 +1,8 @@
-"""One training run, from folders of cases to weights with their card.
+"""One training run, from folders of cases to weights and their card.
 
     sources -> held out for validation -> (fine: mean and SD of the training set) -> net -> loop -> weights + card
 
-Coarse starts from nothing, fine from the coarse weights (paper 2.3).
+The coarse stage starts from scratch, the fine stage from the coarse weights (paper 2.3).
 """
 
 import platform
@@ -37,14 +37,14 @@ Source = Structures | PreparedCase
 
 @dataclass
 class TrainingSet:
-    """What a run draws from: {kind: sources} to learn from and held out, unlabelled cases, and who is in it."""
+    """What a run draws from: {kind: sources} to learn from, {kind: sources} held out, and unlabelled cases."""
 
     sources: dict[str, Sequence[Source]] = field(default_factory=dict)
     held_out: dict[str, Sequence[Source]] = field(default_factory=dict)
     unlabelled: list[PreparedCase] = field(default_factory=list)
 
     def card(self) -> dict[str, object]:
-        """Return how many sources of each kind there are, and the names of the cases held out."""
+        """Return the number of sources of each kind, and the names of the cases held out."""
         counts = {kind: len(them) for kind, them in self.sources.items()}
         names = [case.name for case in self.held_out.get("cases", ()) if isinstance(case, PreparedCase)]
         return {"sources": counts, "unlabelled": len(self.unlabelled), "held_out": names}
@@ -64,10 +64,10 @@ def gather(
     """Gather what a recipe draws from; only the kinds with a share above 0 are made.
 
     `label_maps`: a folder of persons to paint (see `synthetic.subjects`). `cohort`: a folder of labelled CTs (see
-    `data.cohort`), whose cases without labels are used unlabelled; `unlabelled`: a folder of further CTs. Cases are
-    prepared in `cache`, once; `on_note` is told which of them were damaged there. Phantoms need nothing. Raises, before
-    any work, ValueError for a folder that the recipe needs and that was not given, FileNotFoundError for one without
-    cases; then what `prepare_cases` raises.
+    `data.cohort`); any cases without labels are used as unlabelled ones. `unlabelled`: a folder of more CTs. Cases are
+    prepared once, in `cache`; `on_note` is called with a note if any of them were damaged there. Phantoms need no
+    folder. Before any work starts, raises ValueError for a folder that the recipe needs but was not given, and
+    FileNotFoundError for one without cases; after that, the errors of `prepare_cases`.
     """
     share = recipe.sources.get
     persons = find_subjects(_given(label_maps, "label_maps", recipe)) if share("label_maps") else []
@@ -94,7 +94,7 @@ def gather(
         around = "organs" if recipe.stage == "fine" else "foreground"
         there = prepared([*training, *validation], around)
         gathered.sources["cases"], gathered.held_out["cases"] = there[: len(training)], there[len(training) :]
-    if without:  # apart from the others, who may have the same names
+    if without:  # apart from the others, which may have the same names
         gathered.unlabelled = prepared(without, "foreground", within="unlabelled")
     if persons:
         loaded = [load_subject(path) for path in persons]
@@ -114,7 +114,7 @@ def _given(folder: str | Path | None, name: str, recipe: Recipe) -> str | Path:
 
 
 def _unlabelled_cases(cases: Sequence[Case], unlabelled: str | Path | None, recipe: Recipe) -> list[Case]:
-    """Return the cases without labels, and those of a further folder, where labels that lie beside are left alone."""
+    """Return the cases without labels and those of another folder, where any labels beside the CTs are ignored."""
     without = [case for case in cases if case.label_path is None]
     if unlabelled is not None:
         without += [replace(case, label_path=None) for case in find_cases(unlabelled)]
@@ -124,9 +124,9 @@ def _unlabelled_cases(cases: Sequence[Case], unlabelled: str | Path | None, reci
 
 
 def moments_of_sources(sources: dict[str, Sequence[Source]], recipe: Recipe, *, n_patches: int = 64) -> Moments:
-    """Return mean and SD in HU of the training set, clipped to the window: the fine stage's global normalisation.
+    """Return mean and SD in HU of the training set, clipped to the window, for the fine stage's global normalisation.
 
-    Over all voxels of the real cases where there are any (paper 2.1), else over painted patches.
+    Taken over all voxels of the real cases if there are any (paper 2.1), else over painted patches.
     """
     if cases := [case for case in sources.get("cases", ()) if isinstance(case, PreparedCase)]:
         return moments_of(cases)
@@ -140,7 +140,7 @@ def moments_of_sources(sources: dict[str, Sequence[Source]], recipe: Recipe, *, 
 
 
 def validation_batches(held_out: dict[str, Sequence[Source]], recipe: Recipe) -> list[dict[str, torch.Tensor]]:
-    """Return the patches that a run is validated on, one a batch, the same for the same recipe; none without cases."""
+    """Return the patches to validate a run on, one per batch, always the same for a recipe; none without cases."""
     there = {kind: 1.0 for kind, them in held_out.items() if them}
     if not there or not recipe.validate_every:
         return []
@@ -168,17 +168,19 @@ def train_stage(
 ) -> Path:
     """Train one stage and write `folder/{stage}.safetensors` and `.json`; returns the stem of the two.
 
-    Log and checkpoint go to `folder/{stage}/`, so that both stages of a pair share a folder, and prepared cases to
-    `folder/prepared/`. `label_maps`, `cohort`, `unlabelled`: see `gather`. `init`: the weights to start from (strict:
-    same names, same shapes); a fine recipe without mean and SD gets those of its training set. Stopped, it goes on from
-    its last checkpoint when it is called again. Started by torchrun, all processes train one net.
+    Log and checkpoint go to `folder/{stage}/`, so that both stages of a pair can share a folder, and prepared cases to
+    `folder/prepared/`. `label_maps`, `cohort`, `unlabelled`: see `gather`. `init`: the weights to start from (strictly:
+    same names, same shapes). A fine recipe without mean and SD gets those of its training set. If the run is stopped,
+    the same call resumes from the last checkpoint. If torchrun started the processes, they all train one net.
     """
     folder = Path(folder)
-    start = None if init is None else load_trained(init)  # a wrong path is told before any work
+    start = (
+        None if init is None else load_trained(init)
+    )  # loaded first, so that a wrong path is reported before any work
     precision = choose_precision(precision, device=torch.device(device))
     device = init_distributed(torch.device(device))
     try:
-        with main_process_first():  # who prepares the cases while the others wait
+        with main_process_first():  # it prepares the cases while the others wait
             training_set = gather(
                 recipe,
                 label_maps=label_maps,

@@ -1,7 +1,7 @@
-"""How well a net does while it is trained: the Dice on patches of cases that it is not trained on.
+"""How well a net is doing during training: the Dice on patches of cases it is not trained on.
 
-The same patches every time, so that the figures of one run can be compared. As nnU-Net's online evaluation it sees
-patches, not whole CTs: a guide, not a result.
+The patches are the same every time, so that the figures within a run can be compared. Like nnU-Net's online
+evaluation, it sees patches, not whole CTs: a guide, not a result.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ N_PATCHES = 16
 def validation_dice(net: nn.Module, batches: Sequence[dict[str, torch.Tensor]]) -> np.ndarray:
     """Return the Dice of each organ over all patches together: float64 (13,), NaN for an organ that is in none.
 
-    `batches` as `Patches` yields them. The net is put into eval mode and back.
+    `batches` as `Patches` yields them. The net is put into eval mode and afterwards back.
     """
     device = next(net.parameters()).device
     counts = np.zeros((N_CLASSES, N_CLASSES), np.int64)  # [found, true]

@@ -41,5 +41,5 @@ def test_what_is_constant_has_no_deviation_at_all():
 def test_no_values_are_neutral_and_have_no_sd():
     one = Moments.of(np.array([1.0, 5.0]))
     assert one + Moments() == Moments() + one == one
-    with pytest.raises(ValueError, match="a voxel at least, got none"):
+    with pytest.raises(ValueError, match="at least one voxel, got none"):
         _ = Moments.of(np.zeros((0, 2, 3))).sd

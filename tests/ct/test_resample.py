@@ -190,7 +190,7 @@ def test_impossible_shapes_are_refused(shape):
 
 def test_impossible_arrays_spacings_and_windows_are_refused():
     volume = _oblique_volume(np.zeros((2, 3, 4), np.int16))
-    with pytest.raises(ValueError, match=r"3 axes and a voxel at least, got shape \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"3 axes and at least one voxel, got shape \(2, 3\)"):
         resample_trilinear(np.zeros((2, 3)), (1, 2, 3))
     with pytest.raises(ValueError, match=r"3 positive numbers, got \(0.0, 1.0, 1.0\)"):
         resample_volume(volume, (0.0, 1.0, 1.0))

@@ -59,7 +59,7 @@ def test_a_spacing_that_is_not_positive_is_refused(spacing):
 
 def test_a_volume_needs_3_axes_a_voxel_and_a_whole_affine():
     for shape in ((2, 3), (2, 3, 4, 1), (0, 3, 4)):
-        with pytest.raises(ValueError, match=f"3 axes and a voxel at least, got shape {re.escape(str(shape))}"):
+        with pytest.raises(ValueError, match=f"3 axes and at least one voxel, got shape {re.escape(str(shape))}"):
             Volume.from_array(np.zeros(shape), (1.0, 2.0, 3.0))
     for affine in (np.eye(3), np.full((4, 4), np.nan)):
         with pytest.raises(ValueError, match=r"affine must be \(4, 4\) finite numbers"):

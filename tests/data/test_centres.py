@@ -55,7 +55,7 @@ def test_a_case_is_scanned_as_its_centre_scans(tmp_path, quick):
 
 @pytest.mark.parametrize("numbers", [(0, 1, 1), (1, -1, 1), (1, 1, 0)])
 def test_a_cohort_without_a_labelled_or_a_test_case_is_refused(tmp_path, numbers):
-    with pytest.raises(ValueError, match="a labelled and a test case at least"):
+    with pytest.raises(ValueError, match="at least one labelled and one test case"):
         write_centres(tmp_path, *numbers)
     assert list(tmp_path.iterdir()) == []
 

@@ -56,7 +56,7 @@ def test_mean_and_sd_are_those_of_all_voxels_together(tmp_path):
     assert (together.mean, together.sd) == pytest.approx((voxels.mean(), voxels.std()), rel=1e-9)
     own = cases[0].image_hu.astype(np.float64)
     assert (cases[0].moments.mean, cases[0].moments.sd) == pytest.approx((own.mean(), own.std()), rel=1e-9)
-    with pytest.raises(ValueError, match="of a case at least, got none"):
+    with pytest.raises(ValueError, match="over at least one case, got none"):
         moments_of([])
 
 

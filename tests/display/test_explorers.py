@@ -54,7 +54,7 @@ def test_heads_are_compared_with_the_reference_each_on_its_own_grid(titles):
     explorer.sliders["head"].value = 2
     assert titles[0][1:] == ["head 1: 16 x 20 x 24, mean Dice 1.00", "white: wrong, 0.0%"]
     assert titles[1][1].startswith("head 2: 8 x 10 x 12, mean Dice 0.")
-    with pytest.raises(ValueError, match="a head at least, got none"):
+    with pytest.raises(ValueError, match="at least one head, got none"):
         head_explorer(ct, [], labels, window=(-160, 240), z=8)
     with pytest.raises(ValueError, match="must have the CT's shape"):
         head_explorer(ct, [labels], halved, window=(-160, 240), z=4)

@@ -49,7 +49,7 @@ def test_panels_stand_side_by_side_in_true_proportions_with_boxes_in_mm():
     assert right.images[0].get_clim() == (-1000.0, 0.0)
     widths = [axes.get_position().width for axes in (left, right)]
     assert widths[0] / widths[1] == pytest.approx((15 / 16) / (15 / 30), rel=0.02)
-    with pytest.raises(ValueError, match="a panel at least"):
+    with pytest.raises(ValueError, match="at least one panel"):
         panel_figure([])
 
 

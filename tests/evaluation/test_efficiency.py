@@ -122,7 +122,7 @@ def test_the_exit_status_is_the_commands_and_a_missing_command_is_said():
     assert profile_command(python("import sys; sys.exit(7)"))[1] == 7
     with pytest.raises(FileNotFoundError, match="no-such-command"):
         profile_command(["no-such-command"])
-    with pytest.raises(ValueError, match="a word at least, got none"):
+    with pytest.raises(ValueError, match="at least one word, got none"):
         profile_command([])
 
 
