@@ -22,7 +22,7 @@ class Recipe:
     ends, as scans do; `narrow` the share that shows a field of 130 to 260 mm with air around it. A painted person
     grows and shrinks at `growths` places on average (`synthetic.variation`), lacks organs with the probabilities
     `missing` {structure: probability}, is in a contrast phase with the probabilities `phases`
-    (`synthetic.tissues.PHASES`), and is scanned with noise within `noise_hu`. `margin_mm`: how far around the organs the
+    (`synthetic.tissues.PHASES`), and is scanned with noise within `noise_hu`. `margin_mm`: how far around organs the
     fine stage's cases are cropped (paper 2.1).
 
     `optimizer` is "adamw" or the paper's "sgd" (Nesterov momentum 0.99); `schedule` is "poly", (1 - step / n_steps)^0.9
