@@ -1,5 +1,5 @@
 # Everything runs in .venv, which is set up on first use and again when pyproject.toml or requirements.lock change.
-# Another Python: make run PYTHON=python3.12
+# To use another Python: make run PYTHON=python3.12
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -22,20 +22,20 @@ run: out/labels.nii.gz ## fetch a real CT, segment it, execute the notebooks; re
 	  out/labels.nii.gz 'the labels, for ITK-SNAP, 3D Slicer or any other viewer' \
 	  'make lab' 'JupyterLab, to read the notebooks and change them'
 
-# Two processes side by side. Each starts with one half of the tests, in their order, so that what a module has made is
-# made once, and takes over from the other when it is done; a notebook's cells stay together.
+# Two processes side by side. Each starts with one half of the tests, in order, so that what a module sets up is set up
+# once; when it is done, it takes tests over from the other. A notebook's cells stay together.
 test: $(INSTALLED) ## run the tests, and every notebook against its committed outputs
 	$(BIN)/pytest -n 2 --dist worksteal tests
 	$(BIN)/pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 600 notebooks
 
-check: lint ## lint, types and the tests that start no notebook and no browser: what one runs while working
+check: lint ## lint, types and the tests without notebooks or a browser: run this while working
 	$(BIN)/pytest -n 2 --dist worksteal tests --ignore tests/browser --ignore tests/test_parameters.py
 
 book: pages ## build the course as a site, in out/book
 	@$(BIN)/sphinx-build -q -W --keep-going -b html -d build/book/doctrees build/book/docs out/book
 	@echo 'wrote out/book/index.html'
 
-links: pages ## check the links that lead out of the site (needs the internet)
+links: pages ## check the site's external links (needs the internet)
 	@$(BIN)/sphinx-build -q -b linkcheck -d build/book/doctrees build/book/docs out/links
 
 pages: $(INSTALLED)
@@ -44,23 +44,23 @@ pages: $(INSTALLED)
 	@sed -i.bak 's#\.\./data/README\.md#../data.md#' build/book/docs/notebooks/*.ipynb
 	@sed -i.bak 's#\.\./data/README\.md#data.md#; s#\.\./notebooks/#notebooks/#' build/book/docs/*.md
 
-lab: $(INSTALLED) ## open the course in JupyterLab, at its beginning
+lab: $(INSTALLED) ## open the course in JupyterLab, at the first notebook
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
 
-lint: $(INSTALLED) ## format, lint and check all files that git knows, as before every commit
+lint: $(INSTALLED) ## format, lint and check all files known to git, as before every commit
 	$(BIN)/pre-commit run --all-files
 
-mutants: $(INSTALLED) ## change the library in many small ways and count what no test notices; hours on two cores
+mutants: $(INSTALLED) ## change the library in many small ways and count the changes that no test notices; hours on two cores
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock mutmut==3.8.1
 	$(BIN)/mutmut run $(MUTANTS)
 	@$(BIN)/python benchmarks/mutants.py
 
-clean: ## remove results and caches (what was fetched and .venv stay)
+clean: ## remove results and caches (fetched data and .venv stay)
 	rm -rf out build dist mutants .pytest_cache .ruff_cache .hypothesis
 	find flare_lib tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-help: ## show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s%s\n", $$1, $$2 }' Makefile
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s%s\n", $$1, $$2 }' Makefile
 
 $(INSTALLED): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -70,7 +70,7 @@ $(INSTALLED): pyproject.toml requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[notebooks,test,dev]'
 	@touch $@
 
-# Asked for on every run, and quick when it is in the cache: the file changes only when its content does.
+# Fetched on every run, which is quick if it is in the cache: the file changes only when its content does.
 out/sample/ct.nii.gz: $(INSTALLED) FORCE
 	@$(BIN)/flare fetch --to out/sample
 

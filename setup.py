@@ -8,7 +8,7 @@ ROOT = Path(__file__).parent
 
 
 def repository_address() -> str | None:
-    """Return the repository's address as pyproject.toml has it; None while it has none."""
+    """Return the repository's address from pyproject.toml; None as long as it has none."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return project.get("urls", {}).get("Repository")
 
@@ -16,7 +16,7 @@ def repository_address() -> str | None:
 def long_description(readme: str, address: str | None) -> str:
     """Return a README whose relative links and pictures lead into the repository; without an address, with none.
 
-    A link becomes its text then, and a picture goes with its line. Links to a place on the page itself stay.
+    In that case a link becomes its text, and a picture is removed with its line. Links within the page itself stay.
     """
     relative = r"\((?!https?:|mailto:|#)([^)\s]+)\)"
     if address is None:

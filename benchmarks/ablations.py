@@ -1,10 +1,10 @@
 """The paper's comparisons on a synthetic cohort of five centres; notebook 09 shows the results.
 
-    python benchmarks/ablations.py study     # 24 nets, about an hour on 2 cores; stopped, it goes on where it was
+    python benchmarks/ablations.py study     # 24 nets, about an hour on 2 cores; resumes if stopped
     python benchmarks/ablations.py timing    # one stage against coarse to fine, skimage against slabs: minutes
 
-Results go to `benchmarks/results/ablations.json`, either part beside the other, with seeds, commit, machine and time.
-The timing part uses the packaged nets and wants an idle machine; medians of its runs.
+Results of both parts go to `benchmarks/results/ablations.json`, with seeds, commit, machine and time. The timing part
+uses the packaged nets, needs an idle machine and reports the medians of its runs.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def study(options: argparse.Namespace) -> dict:
 
 
 def timing(options: argparse.Namespace) -> dict:
-    """Time the comparisons that need no training of their own, each way in a process of its own."""
+    """Time the comparisons that need no training, each way in a process of its own."""
     scans = [
         {"field": field, "seed": seed}
         | {way: in_a_process(one_way, field, seed, way, options.runs) for way in ("one stage", "coarse to fine")}
@@ -85,7 +85,7 @@ def timing(options: argparse.Namespace) -> dict:
 
 
 def one_way(field: str, seed: int, way: str, runs: int) -> dict:
-    """Return seconds (median), memory beside the CT and mean Dice of a way to segment a phantom, packaged nets."""
+    """Return median seconds, memory beside the CT and mean Dice of one way to segment a phantom (packaged nets)."""
     torch.set_num_threads(2)
     coarse, fine = load_stages(device="cpu")
     ct, labels = phantom_case(seed, spacing_zyx_mm=(2.5, 1.5, 1.5), field_of_view=field)

@@ -28,7 +28,7 @@ _WORDS = (0, 1, 2, 7, 8, 0xFF, 0x100, 0x7FFF, 0x8000, 0xFFFE, 0xFFFF)
 
 @cache
 def sound_slices() -> tuple[bytes, ...]:
-    """Return the last slice of a series, in every transfer syntax that is read."""
+    """Return the last slice of a series, in every transfer syntax that can be read."""
     return tuple(_slice(N - 1, syntax) for syntax in _SYNTAXES)
 
 
@@ -75,7 +75,7 @@ def _slice(k: int, syntax: str) -> bytes:
 
 
 def damage_slice(rng: np.random.Generator, data: bytes) -> bytes:
-    """Return a file with some of its bits, bytes or 16-bit words overwritten, bytes put in or left out, or cut."""
+    """Return a file with some bits, bytes or 16-bit words overwritten, bytes inserted or removed, or cut off."""
     damaged = bytearray(data)
     header_ends = min(len(data), 1200)
     for _ in range(rng.integers(1, 4)):
@@ -100,7 +100,7 @@ def damage_slice(rng: np.random.Generator, data: bytes) -> bytes:
 
 
 def put_series(folder: Path, data: bytes) -> Path:
-    """Write the sound slices and the damaged one; returns the folder."""
+    """Write the sound slices and the damaged one; return the folder."""
     series = folder / "series"
     series.mkdir(exist_ok=True)
     for k in range(N - 1):

@@ -1,4 +1,4 @@
-"""Files damaged at random, by the thousand: refused in one line, or read right; never anything else.
+"""Thousands of randomly damaged files: refused in one line or read correctly, and nothing else.
 
     python benchmarks/fuzz.py nifti1            # 20,000 damaged headers, about 4 minutes on 2 cores
     python benchmarks/fuzz.py gz --n 500 --seed 7
@@ -7,9 +7,9 @@
   reads of the same file.
 * `gz`: one flipped bit in a stream; what `gzip` refuses must be refused.
 
-Mutation i of a seed is the same whatever n is. Nothing may raise what is not documented, take more than 2 s of a
-processor, or allocate more than 256 MiB beside what was loaded. Results go to `benchmarks/results/fuzz.json`; the exit
-status is 1 when something was found.
+Mutation i of a seed is the same whatever n is. Nothing may raise an undocumented error, take more than 2 s of CPU time,
+or allocate more than 256 MiB beyond what was loaded. Results go to `benchmarks/results/fuzz.json`; the exit status is 1
+if something was found.
 """
 
 import argparse
@@ -62,7 +62,7 @@ class Mode:
 
 @dataclass
 class Found:
-    """What a run found: counts, the worst, and every mutation at which something is wrong, by its number."""
+    """What a run found: counts, the worst figures, and the number of every mutation where something went wrong."""
 
     n: int
     seed: int
@@ -98,7 +98,7 @@ def fuzz(mode: Mode, n: int, seed: int) -> Found:
 
 
 def _load_one(mode: Mode, i: int, data: bytes, path: Path, found: Found) -> None:
-    """Load one damaged file and note what comes of it."""
+    """Load one damaged file and note what happens."""
     loaded: list[Volume] = []
 
     def load() -> None:
@@ -188,12 +188,12 @@ def damage_header(rng: np.random.Generator, data: bytes) -> bytes:
 
 
 def _sizes(data: bytes) -> tuple[int, int]:
-    """Return what a header says of its own size, in either byte order."""
+    """Return what a header says about its own size, in either byte order."""
     return int.from_bytes(data[:4], "little"), int.from_bytes(data[:4], "big")
 
 
 def _overwrite_a_field(rng: np.random.Generator, damaged: bytearray, header_class: type[nib.Nifti1Header]) -> None:
-    """Write a number that means something, somewhere, into a random element of a random field."""
+    """Write a number that has a meaning somewhere into a random element of a random field."""
     dtype = header_class.template_dtype.newbyteorder("<" if damaged[0] else ">")
     name = rng.choice(list(dtype.names))
     element, at = dtype.fields[name][:2]
@@ -262,7 +262,7 @@ def flip_a_bit(rng: np.random.Generator, data: bytes) -> bytes:
 
 
 def as_gzip_reads(data: bytes, volume: Volume | None) -> Wrong:
-    """Compare with the `gzip` of Python: what it refuses must not have been read."""
+    """Compare with Python's `gzip`: what it refuses must not have been read."""
     if volume is None:
         return None
     try:

@@ -1,14 +1,14 @@
-"""Killed at random moments (kill -9) and begun again: is anything lost, half-written or different in the end?
+"""Jobs killed at random moments (kill -9) and started again: is anything lost, half-written or different in the end?
 
     python benchmarks/kill.py               # 50 moments of each of four jobs, 200 in all
     python benchmarks/kill.py --moments 2   # a short form
 
-The jobs, all small: `flare segment` over ten CTs, `flare train`, the preparation of ten cases, the fetching of the
-sample from a stand-in for the package index. Each is killed at a moment drawn from the time that it takes undisturbed,
-and looked at: what lies there under its own name must be whole, that is equal, bit by bit, to what the undisturbed job
-left (a checkpoint, which has no counterpart there, must load), and what was complete before must still be there. Then
-the same job is begun again on what was left, until it ends; then, all must be there and equal, and the folder is
-emptied for the next round. Linux and macOS: the jobs are forks of this process, which has the library loaded.
+The jobs, all small: `flare segment` over ten CTs, `flare train`, preparing ten cases, and fetching the sample from a
+stand-in for the package index. Each is killed at a random moment within the time it takes undisturbed, and checked: any
+file under its own name must be whole, that is, equal bit for bit to what the undisturbed job left (a checkpoint, which
+has no counterpart there, must load), and anything complete before must still be there. Then the same job is started
+again on what was left, until it ends; now everything must be there and equal, and the folder is emptied for the next
+round. Linux and macOS only: the jobs are forks of this process, which has the library loaded.
 Results go to `benchmarks/results/kill.json`.
 """
 
@@ -123,7 +123,7 @@ def jobs(inputs: Path, archive: Archive, *, n_steps: int) -> dict[str, Job]:
     def download(archive: Archive, folder: Path) -> Path:
         content = (inputs / "index" / "small-1.0.tar.gz").read_bytes()
         with (folder / "small-1.0.tar.gz").open("wb") as file:
-            for start in range(0, len(content), 4096):  # a slow line, so that there is something to kill
+            for start in range(0, len(content), 4096):  # a slow connection, so that there is something to kill
                 file.write(content[start : start + 4096])
                 file.flush()
                 time.sleep(0.005)
@@ -138,7 +138,7 @@ def jobs(inputs: Path, archive: Archive, *, n_steps: int) -> dict[str, Job]:
 
 
 def flare(*arguments: object) -> None:
-    """Run a command; RuntimeError unless it ends well."""
+    """Run a command; RuntimeError unless it succeeds."""
     if code := cli.run([str(argument) for argument in arguments]):
         raise RuntimeError(f"flare {arguments[0]} must end with 0, got {code}")
 
@@ -148,14 +148,14 @@ def sha256(path: Path) -> str:
 
 
 def results(job: Job, folder: Path) -> dict[str, str]:
-    """Return {path: SHA-256} of what a job left under its own name; hidden is what was not finished."""
+    """Return {path: SHA-256} of the files a job left under their own names; unfinished ones are hidden."""
     paths = [path for path in folder.rglob("*") if path.is_file() and job.is_result(path)]
     names = {path: path.relative_to(folder) for path in paths}
     return {str(name): sha256(path) for path, name in names.items() if not any(p.startswith(".") for p in name.parts)}
 
 
 def run(job: Job, folder: Path, seconds: float | None = None) -> bool:
-    """Do a job in a process of its own, killed after so many seconds; tell whether it came to its end."""
+    """Do a job in a process of its own, killed after so many seconds; return whether it got to the end."""
     child = os.fork()
     if child == 0:
         try:
@@ -180,7 +180,7 @@ def run(job: Job, folder: Path, seconds: float | None = None) -> bool:
 
 
 def kill_often(job: Job, folder: Path, n_moments: int, rng: np.random.Generator) -> dict[str, object]:
-    """Kill a job at so many moments, begin it again each time, and count what was not as it must be."""
+    """Kill a job at this many moments, start it again each time, and count what was not as it must be."""
     undisturbed = folder / "undisturbed"
     undisturbed.mkdir()
     began = time.monotonic()
@@ -207,8 +207,10 @@ def kill_often(job: Job, folder: Path, n_moments: int, rng: np.random.Generator)
 
 
 def measure(n_moments: int, *, n_cts: int = N_CTS, n_steps: int = 40) -> dict[str, dict[str, object]]:
-    """Return the counts of each job, killed at so many moments, and print them as they come."""
-    torch.set_num_threads(1)  # a fork must not inherit the locks of threads, and one thread adds in one order
+    """Return the counts for each job, killed at this many moments, and print them as they come."""
+    torch.set_num_threads(
+        1
+    )  # a fork must not inherit locks held by threads, and a single thread always adds in the same order
     found = {}
     with tempfile.TemporaryDirectory() as scratch:
         inputs = Path(scratch) / "inputs"
@@ -217,7 +219,7 @@ def measure(n_moments: int, *, n_cts: int = N_CTS, n_steps: int = 40) -> dict[st
         for number, (name, job) in enumerate(jobs(inputs, archive, n_steps=n_steps).items()):
             folder = Path(scratch) / name
             folder.mkdir()
-            run(job, _fresh(folder / "compiled"))  # what is compiled for the first time is no part of the moments
+            run(job, _fresh(folder / "compiled"))  # compiling for the first time must not be part of the moments
             found[name] = kill_often(job, folder, n_moments, np.random.default_rng([0, number]))
             print(
                 f"{name:10}", ", ".join(f"{n} {what.replace('_', ' ')}" for what, n in found[name].items()), flush=True

@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 def timed(run: Callable[[], Result], n_runs: int = 1) -> tuple[Result, list[float]]:
-    """Run something several times; return what it gave last and the seconds of every run."""
+    """Run something several times; return its last result and the seconds of every run."""
     seconds: list[float] = []
     for _ in range(n_runs):
         began = time.perf_counter()
@@ -52,14 +52,14 @@ def status_mib(key: str) -> float:
 def give_memory_back_at_once() -> None:
     """Make the C library return every larger block when it is freed, so that what is resident is what is in use.
 
-    By default it keeps some for later, now more and now less: tens of MiB. Slower, so not for timing.
+    By default it keeps varying amounts, tens of MiB, for later. This is slower, so not for timing.
     """
     m_mmap_threshold = -3
     ctypes.CDLL("libc.so.6").mallopt(m_mmap_threshold, 64 * 1024)
 
 
 def extra_mib_of(run: Callable[[], object]) -> float:
-    """Run something and return by how much the resident set rose above its level before."""
+    """Run something and return how far the resident set rose above its previous level."""
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed before must not be lent out again, uncounted
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew

@@ -4,8 +4,8 @@
     make mutants MUTANTS='*'      # all of them
     python benchmarks/mutants.py  # the table and the names of the survivors; `mutmut show NAME` shows the change
 
-A test fails on a killed mutant; a timeout, a crash and a failed import count as killed. mutmut changes no decorated
-function: what numba compiles is held by its comparison with torch and numpy, voxel by voxel.
+A killed mutant is one that makes a test fail; a timeout, a crash and a failed import also count as killed. mutmut does
+not change decorated functions: what numba compiles is checked by comparison with torch and numpy, voxel by voxel.
 """
 
 import json
@@ -18,7 +18,7 @@ UNNOTICED = (0, 5, 33)  # the tests passed, or none of them calls the function
 
 
 def outcomes(folder: Path) -> dict[str, int]:
-    """Return {mutant's name: exit code of its tests} of the mutants that were run."""
+    """Return {mutant's name: exit code of its tests} for the mutants that were run."""
     codes: dict[str, int] = {}
     for path in sorted(folder.rglob("*.meta")):
         codes |= json.loads(path.read_text(encoding="utf-8"))["exit_code_by_key"]
@@ -26,12 +26,12 @@ def outcomes(folder: Path) -> dict[str, int]:
 
 
 def chapter_of(name: str) -> str:
-    """Return the folder of a mutant, as `flare_lib.ct.roi.x_crop__mutmut_1` is of ct."""
+    """Return a mutant's folder: for `flare_lib.ct.roi.x_crop__mutmut_1` it is ct."""
     return name.split(".")[1]
 
 
 def table(codes: dict[str, int]) -> list[str]:
-    """Return the rows of a Markdown table, a folder each."""
+    """Return the rows of a Markdown table, one per folder."""
     every = Counter(map(chapter_of, codes))
     unnoticed = Counter(chapter_of(name) for name, code in codes.items() if code in UNNOTICED)
     rows = ["| folder | mutants | killed | share |", "|---|---|---|---|"]

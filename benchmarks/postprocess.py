@@ -3,8 +3,8 @@
     python benchmarks/postprocess.py          # about 3 minutes on 2 cores
     python benchmarks/postprocess.py --small  # a quick look
 
-A phantom on 400 x 512 x 512 voxels (z, y, x), 150 balls of random labels, sizes and places strewn over it. Both ways
-give the same label map, or the script fails. Results go to `benchmarks/results/postprocess.json`.
+A phantom on 400 x 512 x 512 voxels (z, y, x), with 150 balls of random labels, sizes and places scattered over it. Both
+ways must give the same label map, or the script fails. Results go to `benchmarks/results/postprocess.json`.
 """
 
 import argparse

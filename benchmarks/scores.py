@@ -3,8 +3,8 @@
     python benchmarks/scores.py            # 13 organs at 256 x 320 x 320
     python benchmarks/scores.py --runs 1
 
-The reference is a phantom; the prediction is the same, moved by a voxel or two and with ragged borders. The ways take
-turns; ratios are those of the medians. NSD: 13 tolerances, so each way looks at 13 masks. Results go to
+The reference is a phantom; the prediction is the same, moved by a voxel or two and with ragged borders. The methods
+take turns; ratios are those of the medians. NSD has 13 tolerances, so each method looks at 13 masks. Results go to
 `benchmarks/results/scores.json`.
 """
 
@@ -36,7 +36,7 @@ def case() -> tuple[np.ndarray, np.ndarray]:
 
 
 def theirs(prediction: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """The NSD of 13 organs by google-deepmind's package, one organ after the other, as FLARE's script does it."""
+    """Compute the NSD of 13 organs with google-deepmind's package, one organ at a time, as FLARE's script does."""
     scores = []
     with mock.patch.object(np, "Inf", np.inf, create=True):  # its last release is older than numpy 2
         for organ in ORGANS:
@@ -48,7 +48,7 @@ def theirs(prediction: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def dice_label_by_label(prediction: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """The Dice of 13 organs, two masks an organ."""
+    """Compute the Dice of 13 organs from two masks per organ."""
     scores = []
     for organ in ORGANS:
         found, true = prediction == organ.id, reference == organ.id

@@ -1,13 +1,13 @@
-"""Resize + argmax of 14 class scores: how fast, how large and how exact each way is.
+"""Resize + argmax of 14 class scores: how fast, how large and how exact each method is.
 
     python benchmarks/slice_interpolation.py            # all of it: about 20 minutes on two cores
     python benchmarks/slice_interpolation.py --quick    # small grids, a minute: to see that it works
 
-Every arm runs in a process of its own, warmed up on a small grid, and is timed as often as `repeats` says (the median
-counts). Extra memory is the highest resident set during a run less that before it, so it holds the labels. Voxels that
-differ are counted against torch's float32 answer for the whole volume; where that does not fit, against the exact
-torch slabs, of which sampled slices are first compared with float64. The floor reads the
-scores once and writes labels once.
+Every arm runs in a process of its own, warmed up on a small grid, and is timed `repeats` times (the median counts).
+Extra memory is the highest resident set during a run minus that before it, so it includes the labels. Voxels that
+differ are counted against torch's float32 answer for the whole volume or, where that does not fit into memory, against
+the exact torch slabs, of which sampled slices are first compared with float64. The floor reads the scores once and
+writes labels once.
 Results go to `benchmarks/results/slice_interpolation.json` and, as tables, into `benchmarks/README.md`.
 """
 
@@ -243,7 +243,7 @@ def row_text(row: dict) -> str:
 
 
 def targets(cases: list[dict], stream: list[dict]) -> list[dict]:
-    """Compare with what is wanted; a target whose case did not run is left out."""
+    """Compare the results with the targets; a target whose case did not run is left out."""
     found = {(c["scores"], tuple(c["shape"])): {r["arm"]: r for r in c["rows"]} for c in cases}
     small, large = found.get(("anatomy", (256, 320, 320))), found.get(("anatomy", (400, 512, 512)))
     noise, huge = found.get(("random", (256, 320, 320))), found.get(("anatomy", (900, 512, 512)))

@@ -3,9 +3,10 @@
     python benchmarks/training.py            # about 5 minutes on 2 cores
     python benchmarks/training.py --steps 5  # a quick look
 
-A step is the whole of it: patches painted and augmented in the background, forward, loss, backward, update, log, at the
-preset `release`, fine; "bare" is forward and backward of the same net, same patches' size and precision, nothing else.
-The two take turns, the medians of all their steps are compared. Results go to `benchmarks/results/training.json`.
+A step is the whole of it: patches painted and augmented in the background, forward, loss, backward, update, log, with
+the preset `release`, fine; "bare" is forward and backward of the same net with the same patch size and precision, and
+nothing else. The two take turns, and the medians of all their steps are compared. Results go to
+`benchmarks/results/training.json`.
 """
 
 import argparse

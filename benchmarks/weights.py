@@ -1,4 +1,4 @@
-"""How good weights are: Dice of the whole way, organ by organ, on cases that training never saw.
+"""How good weights are: Dice of the whole way, organ by organ, on cases never seen in training.
 
     python benchmarks/weights.py                                  # the packaged ones: the sample, 20 phantoms
     python benchmarks/weights.py --atlas abdominal_atlas.nii.gz   # and six CTs painted over a person held out
@@ -6,9 +6,9 @@
 
 The atlas is the SPL abdominal atlas (3D Slicer licence), drawn in one CT: a person whom no training run has seen. Its
 header says 0.94 mm in the plane, but its vertebrae, kidneys and aorta have an adult's size at 1.5 mm, which is taken.
-Stomach and duodenum are one structure there and are scored as one. Of the six CTs every second is without contrast
-agent, every third 18 cm wide round the spine, two each have slices of 1.5, 2.5 and 5 mm. Agreement with the sample's
-reference, another program's output, is not accuracy. Results go to `benchmarks/results/weights.json`.
+Stomach and duodenum are one structure there and are scored as one. Of the six CTs, every second one is without contrast
+agent, every third one 18 cm wide round the spine, and two each have slices of 1.5, 2.5 and 5 mm. Agreement with the
+sample's reference, another program's output, is not accuracy. Results go to `benchmarks/results/weights.json`.
 """
 
 import argparse

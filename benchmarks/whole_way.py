@@ -1,12 +1,11 @@
-"""How long and how large the whole way is: one CT, coarse to fine, with the packaged nets or the paper's net's shape.
+"""Time and memory of the whole way: one CT, coarse to fine, with the packaged nets or with the paper's grids.
 
     python benchmarks/whole_way.py                      # a 512 x 512 x 400 and a 512 x 512 x 900 phantom, packaged nets
     python benchmarks/whole_way.py --ct a.nii.gz ...    # CTs of your own instead
     python benchmarks/whole_way.py --paper-grid         # the paper's spacings and patch, a stub in place of its net
 
-Each CT runs in a process of its own. Peak memory is the process's largest resident set, less what it held with the CT
-loaded; "CT" is the CT's array alone. Results go to `benchmarks/results/whole_way.json` and, as a table, to
-the terminal.
+Each CT runs in a process of its own. Peak memory is the process's largest resident set, minus what it held with the CT
+loaded; "CT" is only the CT's array. Results go to `benchmarks/results/whole_way.json` and, as a table, to the terminal.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The course as a site: notebooks as they are committed, pages beside them, the library's own docstrings."""
+"""The course as a site: the notebooks as committed, pages beside them, and the library's docstrings."""
 
 import re
 import tomllib

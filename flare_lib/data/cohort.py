@@ -114,7 +114,7 @@ def check_case(case: Case) -> list[str]:
     if present.max() > N_ORGANS:
         problems.append(f"labels must be 0 to {N_ORGANS}, got {_numbers(present[present > N_ORGANS].tolist())}")
     if not present.max():
-        problems.append("the label map must hold an organ, got background alone")
+        problems.append("the label map must hold an organ, got only background")
     return problems + left_right_problems(labels.array_zyx)
 
 

@@ -145,7 +145,7 @@ def _crop_and_resample(
         if differs := grid_difference(labels, ct):
             raise ValueError(f"labels must lie on the CT's grid, got {differs}")
         if not as_label_map(labels.array_zyx, "the label map").any():
-            raise ValueError("the label map must hold an organ, got background alone")
+            raise ValueError("the label map must hold an organ, got only background")
     if around == "organs":
         if labels is None:
             raise ValueError("a case cropped around its organs must have labels, got a CT alone")
@@ -187,7 +187,7 @@ def _load_if_there(case: Case, folder: Path, on_note: Callable[[str], None] | No
         return _load(made) if made.is_dir() and _card(made)["sources"] == sources else None
     except (OSError, ValueError, TypeError, LookupError, EOFError) as error:  # the ways in which a file can be damaged
         if on_note:
-            on_note(f"{made} is damaged and made anew ({reason_of(error)})")
+            on_note(f"{made} is damaged and prepared again ({reason_of(error)})")
         return None
 
 

@@ -31,7 +31,7 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         said = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     elif isinstance(error, MemoryError):
-        said = f"there must be memory enough for it, got too little{f' ({error})' if str(error) else ''}"
+        said = f"there must be enough memory for it, got too little{f' ({error})' if str(error) else ''}"
     elif type(error) in (ValueError, TypeError) or isinstance(error, OSError):
         said = str(error)
     else:

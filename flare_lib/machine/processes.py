@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from flare_lib.machine.failures import Failure, Item, Result, attempt
 
-_KILLED = Failure("its process must live until it is done, got killed (is there memory enough for so many at a time?)")
+_KILLED = Failure("its process must run to the end, got killed (is there enough memory for so many at a time?)")
 
 
 def map_in_processes(

@@ -69,7 +69,7 @@ RULES = {
     "narrow": _SHARE,
     "growths": _NOT_NEGATIVE,
     "missing": Rule(
-        "probabilities of structures, each from 0 to 1, as {'spleen': 0.1}",
+        "probabilities of structures, each from 0 to 1, such as {'spleen': 0.1}",
         lambda value: isinstance(value, Mapping) and all(isinstance(k, str) and _SHARE.holds(value[k]) for k in value),
     ),
     "phases": Rule(
@@ -81,7 +81,7 @@ RULES = {
         lambda value: _each(value, _NOT_NEGATIVE.holds, [2]) and value[0] <= value[1],
     ),
     "sources": Rule(
-        f"shares of {', '.join(SOURCES)}, not all 0, as {{'phantoms': 1.0}}",
+        f"shares of {', '.join(SOURCES)}, not all 0, such as {{'phantoms': 1.0}}",
         lambda value: isinstance(value, Mapping) and _are_shares(value),
     ),
     "features_per_stage": Rule(

@@ -112,7 +112,7 @@ def thick_slices(folder):
     ("make", "told"),
     [
         (labels_above_13, ["labels must be 0 to 13, got 14, 40"]),
-        (no_labels_at_all, ["the label map must hold an organ, got background alone"]),
+        (no_labels_at_all, ["the label map must hold an organ, got only background"]),
         (another_shape, ["grid, got (9, 14, 22) voxels (z, y, x), not (9, 14, 20)"]),
         (another_place, ["labels must lie on the CT's grid, got a corner 8.0 mm away"]),
         (mirrored, ["the liver must lie to the patient's right of the spleen", "the right kidney must lie"]),

@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_nothing_half_written_and_the_rest_usable(tmp_path, m
 @pytest.mark.parametrize(
     ("labels", "told"),
     [
-        (np.zeros_like(organs()), "case a: the label map must hold an organ, got background alone"),
+        (np.zeros_like(organs()), "case a: the label map must hold an organ, got only background"),
         (organs() + 1, "case a: the labels of the label map must be 0 to 13, got 0 to 14"),
         (np.pad(organs(), [(0, 0), (1, 0), (0, 0)]), r"case a: labels must lie on the CT's grid, got \(9, 15, 20\)"),
     ],
@@ -161,7 +161,7 @@ def test_a_damaged_case_is_named_and_made_anew(tmp_path, monkeypatch):
         made = counted(monkeypatch)
         again = prepare_cases(cases, cache, AS_THEY_ARE, on_note=notes.append)
         assert made == ["a"]
-        assert f"{of_recipe / 'a'} is damaged and made anew (" in notes.pop()
+        assert f"{of_recipe / 'a'} is damaged and prepared again (" in notes.pop()
         np.testing.assert_array_equal(again[0].image_hu, image)
 
 

@@ -65,7 +65,7 @@ def segment(flare, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("memory.nii", "there must be memory enough for it, got too little (90 TiB for an array)"),
+        ("memory.nii", "there must be enough memory for it, got too little (90 TiB for an array)"),
         ("overflow.nii", "OverflowError: cannot fit"),
         ("fault.nii", "ZeroDivisionError: division by zero"),
     ],
@@ -128,7 +128,7 @@ def test_scores_of_the_others_are_kept_when_one_case_needs_too_much_memory(flare
 
     monkeypatch.setattr(cohort_scores, "load_label_map", load)
     code, out, err = flare("evaluate", *pairs, "-o", tmp_path / "s.csv")
-    assert (code, err) == (2, ["error: b: there must be memory enough for it, got too little"])
+    assert (code, err) == (2, ["error: b: there must be enough memory for it, got too little"])
     assert out[-1].startswith("2 of 3 cases scored")
     assert [line.split(",")[0] for line in (tmp_path / "s.csv").read_text().splitlines()] == ["Name", "a", "c"]
 
@@ -143,7 +143,7 @@ def test_a_worker_that_is_killed_costs_its_own_case(flare, pairs, tmp_path, monk
     monkeypatch.setattr(cohort_scores, "score_pair", killed_on_b)
     code, out, err = flare("evaluate", *pairs, "-o", tmp_path / "s.csv", "--workers", 2)
     assert (code, len(err)) == (2, 1)
-    assert err[0].startswith("error: b: its process must live until it is done, got killed")
+    assert err[0].startswith("error: b: its process must run to the end, got killed")
     assert out[-1].startswith("2 of 3 cases scored")
 
 

@@ -75,4 +75,4 @@ def test_a_full_device_ends_that_case_alone_in_one_line(segmented, monkeypatch):
     monkeypatch.setattr(UNet, "finest", full_at_first)
     code, (error,), written = segmented("--device", "cpu", "--precision", "float32")
     assert (code, written) == (2, ["b.nii.gz"])
-    assert error.endswith("a.nii.gz: there must be memory enough for it, got too little (cpu is full)")
+    assert error.endswith("a.nii.gz: there must be enough memory for it, got too little (cpu is full)")

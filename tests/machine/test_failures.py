@@ -22,10 +22,10 @@ class Unavailable(OSError):
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device"),
         (FileNotFoundError("a folder must hold CTs, got none"), "a folder must hold CTs, got none"),
         (Unavailable("a package must be had, got none"), "a package must be had, got none"),
-        (MemoryError(), "there must be memory enough for it, got too little"),
+        (MemoryError(), "there must be enough memory for it, got too little"),
         (
             MemoryError("32 TiB for an array"),
-            "there must be memory enough for it, got too little (32 TiB for an array)",
+            "there must be enough memory for it, got too little (32 TiB for an array)",
         ),
         (OverflowError("too large"), "OverflowError: too large"),
         (KeyError("a"), "KeyError: 'a'"),

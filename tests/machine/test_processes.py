@@ -37,7 +37,7 @@ def killed_at_3(item):
 def test_a_process_that_is_killed_costs_its_own_item_alone():
     found = list(map_in_processes(killed_at_3, [1, 2, 3, 4, 5], 2))
     assert found[:2] + found[3:] == [1, 2, 4, 5]
-    assert found[2].reason.startswith("its process must live until it is done, got killed")
+    assert found[2].reason.startswith("its process must run to the end, got killed")
 
 
 def write_slowly(path):
