@@ -19,6 +19,7 @@ import torch
 from measure import machine, store, timed
 from torch import nn
 
+from flare_lib.ct.preprocess import normalize
 from flare_lib.data.centres import write_phantoms
 from flare_lib.data.prepared import prepare_cases
 from flare_lib.evaluation.metrics import dice_scores
@@ -27,7 +28,7 @@ from flare_lib.machine.precision import choose_precision
 from flare_lib.synthetic.phantom import make_phantom
 from flare_lib.training.log import read_log
 from flare_lib.training.loop import train
-from flare_lib.training.patches import Patches, cut_patch
+from flare_lib.training.patches import Patches
 from flare_lib.training.recipes import Recipe, preset
 
 RESULTS = Path(__file__).parent / "results" / "training.json"
@@ -74,8 +75,8 @@ def overfit(n_steps: int) -> dict:
         patches, run = Patches({"cases": prepared}, recipe), Path(folder) / "run"
         net, (seconds,) = timed(lambda: train(recipe.new_net(), patches, recipe, folder=run))
         losses = [entry["loss"] for entry in read_log(Path(folder) / "run" / "log.jsonl")]
-        whole = replace(recipe, patch_size=prepared[0].image_hu.shape, foreground_share=0.0)
-        image, reference = cut_patch(prepared[0], whole, np.random.default_rng(0))
+        own = prepared[0].moments
+        image, reference = normalize(prepared[0].image_hu, own.mean, own.sd), np.array(prepared[0].labels)
     net.eval()
     with torch.inference_mode():
         slabs = sliding_window(

@@ -68,6 +68,14 @@ def test_it_imports_the_library_and_the_packages_of_the_course_alone(path):
 
 
 @every_notebook
+def test_what_it_imports_is_there(path):
+    imports = [
+        node for tree in parsed(path) for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    exec(ast.unparse(ast.Module(imports, [])), {})
+
+
+@every_notebook
 def test_it_asks_before_it_shows(path):
     prompts = sum(source.count("**Predict") for source in sources(path, "markdown"))
     assert prompts >= 2
