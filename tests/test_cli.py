@@ -34,7 +34,7 @@ def test_help_lists_the_commands_in_their_order_and_waits_for_no_library(flare):
     ("arguments", "message"),
     [
         (["nothing"], "No such command 'nothing'"),
-        (["info"], "Missing argument 'ct'"),
+        (["measure"], "Missing argument 'ct'"),
         (["segment", "a.nii.gz"], "Missing option '--output'"),
         (["segment", "a.nii.gz", "-o", "b.nii.gz", "--margin-mm", "-1"], "--margin-mm"),
         (["phantom", "a.nii.gz", "b.nii.gz", "--spacing", "1", "2", "wide"], "--spacing"),

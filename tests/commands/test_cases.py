@@ -78,9 +78,9 @@ BAD_CTS = {
     "2-D": (lambda path: save(path, grey_values((7, 6))), "must be a 3-D image, got shape (7, 6)"),
     "label map": (lambda path: save_labels(path, labels_zyx()), "must be a CT in HU"),
     "NaN": (lambda path: save(path, np.full(SHAPE_XYZ, np.nan, np.float32)), "must hold finite numbers only"),
-    "spacing 0": (without_spacing, "must be 3 positive numbers (x, y, z), got (0.0, 2.0, 3.0)"),
+    "spacing 0": (without_spacing, "must be 0.01 to 100 mm along each axis (x, y, z), got (0, 2, 3)"),
     "sheared": (sheared, "must have axes at right angles"),
-    "another format": (lambda path: path.write_text("no image"), "must be a complete NIfTI file, got"),
+    "another format": (lambda path: path.write_text("no image"), "must be a NIfTI-1 or NIfTI-2 file, got 8 bytes"),
 }
 
 
