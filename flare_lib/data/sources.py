@@ -203,7 +203,7 @@ def sample_or_phantom(cache: Cache | None = None) -> SampleCase:
 
 def _extract(archive: Archive, file: Path, paths: Sequence[Path]) -> None:
     """Extract members of an archive to `paths`; each appears complete and with the right hash, or not at all."""
-    _check_sha256(archive, file, archive.sha256)
+    _check_sha256(archive, file, archive.sha256, file.name)
     with tarfile.open(file) as tar:
         for path in paths:
             member, sha256 = archive.members[path.name]
@@ -216,7 +216,7 @@ def _extract(archive: Archive, file: Path, paths: Sequence[Path]) -> None:
             path.parent.mkdir(exist_ok=True)
             with atomic_write(path) as unfinished:
                 unfinished.write_bytes(content.read())
-                _check_sha256(archive, unfinished, sha256)
+                _check_sha256(archive, unfinished, sha256, path.name)
 
 
 def _holds(path: Path, label_map_zyx: np.ndarray) -> bool:
@@ -232,9 +232,9 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_sha256(archive: Archive, path: Path, sha256: str) -> None:
+def _check_sha256(archive: Archive, path: Path, sha256: str, name: str) -> None:
     if (got := _sha256(path)) != sha256:
-        raise _unavailable(archive, f"{path.name} must have sha256 {sha256}, got {got}")
+        raise _unavailable(archive, f"{name} must have sha256 {sha256}, got {got}")
 
 
 def _unavailable(archive: Archive, reason: str) -> SourceUnavailable:
