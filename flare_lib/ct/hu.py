@@ -15,6 +15,7 @@ AIR_HU, FAT_HU, SOFT_HU = (-1100.0, -910.0), (-150.0, -50.0), (-20.0, 200.0)
 _DENSE_HU = 600.0  # only cortical bone and metal lie above
 PADDING_HU = -1100.0  # values below this that keep recurring were never measured
 _SAMPLE = 50_000  # voxels examined: takes a few milliseconds, however large the CT
+_WIDEST_HU = 2.0**17  # twice what 16 bits hold: no shift makes a CT of more, and its histogram would fill the memory
 _JUDGED = 1_000  # fewer voxels say nothing about a distribution
 _PRESENT, _BODY = 0.01, 0.05  # shares of the voxels
 _CLEARLY, _SLIGHT_NEEDS = 0.1, 0.2  # how much more of the image a mend must explain, and a slight one in addition
@@ -176,6 +177,8 @@ def _mend(values: np.ndarray) -> _Mend | None:
 def _shift(values: np.ndarray) -> list[_Mend]:
     """Return the shift that moves the most frequent grey values to air, unless they are there already."""
     low, high = _ends(values)
+    if high - low > _WIDEST_HU:
+        return []
     counts, edges = np.histogram(values, bins=max(1, int((high - low) / 20)), range=(low, high))
     start, stop = np.searchsorted(values, edges[counts.argmax()] + (-20, 40))  # 20 more on either side
     peak = float(values[(start + stop) // 2])

@@ -1,5 +1,7 @@
 """Hounsfield units or not: images of known tissues, as they are and spoilt in the ways that files are."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -148,3 +150,12 @@ def test_every_part_of_an_image_is_looked_at():
     assert hu_problem(ct) is None
     assert hu_problem(half[:30]) is None
     assert hu_problem(half[30:]) is not None
+
+
+def test_values_of_any_size_are_judged_in_little_memory():
+    values = np.random.default_rng(0).uniform(-1e9, 1e9, (14, 18, 22)).astype(np.float32)
+    tracemalloc.start()
+    assert "must lie near" in hu_problem(values)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**22

@@ -117,14 +117,14 @@ def test_a_small_stream_that_inflates_without_end_is_refused_unread(tmp_path):
 @pytest.mark.parametrize("signs", [(1, 1, 1), (-1, -1, 1)])
 def test_a_ct_is_in_memory_once(tmp_path, signs):
     affine = np.diag([*signs, 1.0]) @ AFFINE
-    hu = body_hu((128, 112, 96))
+    hu = body_hu((256, 224, 96))
     path = put(tmp_path / "case.nii.gz", gzipped(nifti(hu, affine=np.diag([0.1, 0.1, 0.1, 1.0]) @ affine), 1))
     tracemalloc.start()
     ct = load_ct(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     np.testing.assert_array_equal(ct.array_zyx.T[:: signs[0], :: signs[1]], hu)
-    assert peak < hu.nbytes + 2**20 < 1.5 * hu.nbytes
+    assert peak < hu.nbytes + 2**22 < 1.5 * hu.nbytes  # the judgement of grey values takes 3 MiB, however large the CT
 
 
 @pytest.mark.parametrize("mode", ["nifti1", "nifti2"])
