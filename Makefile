@@ -26,7 +26,7 @@ run: out/labels.nii.gz ## fetch a real CT, segment it, execute the notebooks; re
 # once; when it is done, it takes tests over from the other. A notebook's cells stay together.
 test: $(INSTALLED) ## run the tests, and every notebook against its committed outputs
 	$(BIN)/pytest -n 2 --dist worksteal tests
-	$(BIN)/pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 600 notebooks
+	$(BIN)/pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 1200 notebooks
 
 check: lint ## lint, types and the tests without notebooks or a browser: run this while working
 	$(BIN)/pytest -n 2 --dist worksteal tests --ignore tests/browser --ignore tests/test_parameters.py
