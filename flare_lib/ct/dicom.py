@@ -93,7 +93,8 @@ def _check_same(headers: list[Header], name: str, of: Callable[[Header], tuple |
     values = [of(header) for header in headers]
     usual = Counter(values).most_common(1)[0][0]
     for header, value in zip(headers, values, strict=True):
-        if value != usual and (isinstance(value, str) or not np.allclose(value, usual, rtol=_SAME, atol=_SAME)):
+        rounded = not isinstance(value, str) and not all(isinstance(n, int) for n in value)
+        if value != usual and not (rounded and np.allclose(value, usual, rtol=_SAME, atol=_SAME)):
             raise ValueError(
                 f"all slices of a series must have the same {name}, got {value} in {header.path}, not {usual}"
             )
@@ -110,6 +111,7 @@ def _place_slices(folder: Path, headers: list[Header]) -> tuple[list[Header], np
             f"{headers[0].value('ImageOrientationPatient')} and {headers[0].value('PixelSpacing')}"
         )
     normal = np.cross(along_row, along_column)
+    normal /= np.linalg.norm(normal)  # cosines are written with few digits
     places = {header: np.array(header.numbers("ImagePositionPatient", 3)) for header in headers}
     headers = sorted(headers, key=lambda header: places[header] @ normal)
     headers = headers[:1] + [b for a, b in pairwise(headers) if not _are_one(a, b, places, normal)]

@@ -59,7 +59,9 @@ def anatomy_doubts(ct: Volume, label_map_zyx: np.ndarray) -> tuple[str, ...]:
     Volumes are estimated from a sparse grid of voxels (2.5 mm), to within a few percent. An organ that the scan cuts is
     doubted only if its volume is too large.
     """
-    steps = tuple(max(1, int(_LOOKED_AT_MM / mm)) for mm in ct.spacing_zyx_mm)
+    # never beyond an axis: even a single slice is examined
+    axes = zip(ct.spacing_zyx_mm, label_map_zyx.shape, strict=True)
+    steps = tuple(max(1, min(int(_LOOKED_AT_MM / mm), n)) for mm, n in axes)
     looked_at = label_map_zyx[tuple(slice(n // 2, None, n) for n in steps)]
     per_slice = np.stack([np.bincount(labels.ravel(), minlength=N_CLASSES) for labels in looked_at])
     volumes_ml = per_slice.sum(axis=0) * (math.prod(steps) * ct.voxel_ml)

@@ -539,3 +539,23 @@ def test_labels_lie_on_the_grid_of_the_series(tmp_path):
     np.testing.assert_allclose(
         volume.grid.affine, [[-0.75, 0, 0, 31], [0, -1.25, 0, -42], [0, 0, 3, 7.5], [0, 0, 0, 1]], atol=1e-9
     )
+
+
+def test_cosines_of_two_digits_do_not_add_up_over_a_long_series(tmp_path):
+    for k in range(48):
+        ds = a_slice(k % N)
+        ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = f"1.2.3.{k + 1}"
+        ds.ImageOrientationPatient = [0.71, 0.71, 0, -0.71, 0.71, 0]  # each of length 1.004
+        ds.ImagePositionPatient = [-31.0, 42.0, 7.5 + 3.0 * k]
+        write(ds, tmp_path / f"{k:03}.dcm")
+    ct = load_dicom(tmp_path)
+    assert ct.shape_zyx[0] == 48
+    assert ct.spacing_zyx_mm[0] == pytest.approx(3.0, abs=1e-6)
+
+
+def test_one_row_more_than_in_other_slices_is_refused_however_many_there_are(tmp_path):
+    def taller(ds, k):
+        ds.Rows, ds.Columns = (1025, 2) if k == 1 else (1024, 2)
+        store(ds, np.zeros((ds.Rows, ds.Columns)))
+
+    assert "rows and columns" in refusal_of(write_series(tmp_path / "ct", taller))

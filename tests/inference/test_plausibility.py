@@ -103,3 +103,10 @@ def test_an_organ_that_is_missing_between_its_neighbours_is_doubted(name):
 def test_what_lies_beyond_the_field_is_not_missed():
     pelvis = {o.name.replace(" ", "_"): None for o in ORGANS if o.name not in ("aorta", "inferior vena cava")}
     assert doubts(person(**pelvis)) == ()
+
+
+@pytest.mark.parametrize("shape_zyx", [(1, 60, 90), (2, 60, 90), (70, 1, 90)])
+def test_a_scan_of_one_thin_slice_is_examined_too(shape_zyx):
+    labels = np.full(shape_zyx, organ("liver").id, np.uint8)
+    found = anatomy_doubts(Volume.from_array(np.zeros(shape_zyx, np.int16), (0.5, 0.6, 0.7)), labels)
+    assert not any("none of the 13 organs" in doubt for doubt in found)
