@@ -11,7 +11,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from flare_lib.course.editions import answered, find_exercise, make_edition, write_editions
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 # three answers that people give, for each notebook, as code
 WRONG = {
     "00": [{"answer_ml": "3840"}, {"answer_ml": "1200"}, {"answer_ml": "4.8"}],
