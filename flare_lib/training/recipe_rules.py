@@ -43,8 +43,8 @@ def _each(value: Any, holds: Callable[[Any], bool], lengths: Sequence[int]) -> b
     return isinstance(value, (tuple, list)) and len(value) in lengths and all(map(holds, value))
 
 
-def _are_shares(value: Any) -> bool:
-    shares = value.values() if isinstance(value, Mapping) else ()
+def _are_shares(value: Mapping[Any, Any]) -> bool:
+    shares = value.values()
     return all(name in SOURCES for name in value) and all(map(_NOT_NEGATIVE.holds, shares)) and sum(shares) > 0
 
 
