@@ -6,6 +6,8 @@
 * `nifti1`, `nifti2`: bits, bytes and fields of a header overwritten, files cut; what is still read must be what nibabel
   reads of the same file.
 * `gz`: one flipped bit in a stream; what `gzip` refuses must be refused.
+* `dicom`: a series whose last slice is damaged, in eight transfer syntaxes; what is still read must be whole and what
+  pydicom reads.
 
 Mutation i of a seed is the same whatever n is. Nothing may raise an undocumented error, take more than 2 s of CPU time,
 or allocate more than 256 MiB beyond what was loaded. Results go to `benchmarks/results/fuzz.json`; the exit status is 1
@@ -30,6 +32,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from damaged_dicom import as_pydicom_reads, damage_slice, put_series, sound_slices
 from measure import machine
 
 from flare_lib.ct.files import load_ct
@@ -275,6 +278,7 @@ MODES = {
     "nifti1": Mode(20_000, lambda: sound_niftis(nib.Nifti1Header), damage_header, put_nifti, as_nibabel_reads),
     "nifti2": Mode(20_000, lambda: sound_niftis(nib.Nifti2Header), damage_header, put_nifti, as_nibabel_reads),
     "gz": Mode(5_000, sound_streams, flip_a_bit, put_nifti, as_gzip_reads),
+    "dicom": Mode(5_000, sound_slices, damage_slice, put_series, as_pydicom_reads),
 }
 
 

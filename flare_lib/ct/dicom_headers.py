@@ -5,8 +5,10 @@ packed, not yet downloaded) is refused by name: it may be a slice that would go 
 Reference: DICOM PS3.10 (files), PS3.3 (what is in them).
 """
 
+import io
 import logging
 import math
+import os
 import re
 import warnings
 from collections import defaultdict
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _SUFFIXES = {".dcm", ".ima", ".dicom"}
+_LONGEST_DESCRIPTION = 64  # what the standard allows
 _DICOMDIR = "1.2.840.10008.1.3.10"
 _TAGS = (
     *("SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "SeriesDescription", "FrameOfReferenceUID"),
@@ -130,12 +133,29 @@ def by_series(headers: list[Header]) -> dict[str, list[Header]]:
 
 def about_series(uid: str, headers: list[Header]) -> str:
     """Describe a series in a few words: its description, the kind and number of its files, and its UID."""
-    description = re.sub(
-        r"[^\w .,:+/()-]+", " ", str(headers[0].value("SeriesDescription") or "no description")
-    ).strip()
+    description = str(headers[0].value("SeriesDescription") or "no description")
+    if len(description) > _LONGEST_DESCRIPTION:  # it holds what followed it in the file: perhaps a name
+        description = "a damaged description"
+    description = re.sub(r"[^\w .,:+/()-]+", " ", description).strip()
     kinds = " and ".join(sorted({header.kind for header in headers}))
     files = f"1 file ({headers[0].path.name})" if len(headers) == 1 else f"{len(headers)} files"
-    return f"{description[:64]}: {kinds}, {files}, {uid or 'no UID'}"
+    return f"{description}: {kinds}, {files}, {uid or 'no UID'}"
+
+
+class WithinFile(io.BufferedReader):
+    """A file opened for reading that never sets memory aside for more than it holds.
+
+    A damaged length may ask for gigabytes, which Python would allocate before reading the few bytes that there are.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path.open("rb", buffering=0))
+        self._n_bytes = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read `size` bytes, or those that are left if there are fewer; None or a negative number: all of them."""
+        left = max(0, self._n_bytes - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
 
 
 @contextmanager
@@ -159,7 +179,7 @@ def _read_header(path: Path) -> Header | None:
     from pydicom import dcmread  # imported here so that loading NIfTI does not wait for it
 
     try:
-        with path.open("rb") as file:
+        with WithinFile(path) as file:
             start = file.read(132)
             marked = start[128:] == b"DICM"
             if not marked and not _may_begin_without_mark(path, start):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from flare_lib.ct.dicom_headers import Header
+from flare_lib.ct.dicom_headers import Header, WithinFile
 
 _BIG_ENDIAN, _DEFLATED, _RLE = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.5"
 _PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", _BIG_ENDIAN, _DEFLATED)
@@ -67,7 +67,7 @@ def _read_pixel_data(header: Header) -> bytes:
     from pydicom.dataset import Dataset
     from pydicom.filereader import dcmread, read_dataset
 
-    with header.path.open("rb") as file:
+    with WithinFile(header.path) as file:
         if header.syntax == _DEFLATED:  # the pixels then have no position of their own in the file
             elements: Dataset = dcmread(file, specific_tags=["PixelData"])
         else:

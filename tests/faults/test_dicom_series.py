@@ -108,10 +108,10 @@ def test_a_file_that_cannot_be_opened_is_refused_by_name(tmp_path, monkeypatch):
     write_series(tmp_path)
     path_open = type(tmp_path).open
 
-    def open_all_but_one(path, *arguments):
+    def open_all_but_one(path, *arguments, **options):
         if path.name == "004.dcm":
             raise PermissionError(13, "Permission denied")
-        return path_open(path, *arguments)
+        return path_open(path, *arguments, **options)
 
     monkeypatch.setattr(type(tmp_path), "open", open_all_but_one)
     assert refusal_of(tmp_path) == "FOLDER/004.dcm must be a file that can be read, got: Permission denied"
