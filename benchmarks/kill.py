@@ -160,10 +160,12 @@ def run(job: Job, folder: Path, seconds: float | None = None) -> bool:
     if child == 0:
         try:
             silence = os.open(os.devnull, os.O_WRONLY)
+            terminal = os.dup(2)
             os.dup2(silence, 1)
+            os.dup2(silence, 2)
             job.run(folder)
         except BaseException as error:
-            os.write(2, f"{type(error).__name__}: {error}\n".encode())
+            os.write(terminal, f"{type(error).__name__}: {error}\n".encode())
             os._exit(1)
         os._exit(0)
     ends = None if seconds is None else time.monotonic() + seconds

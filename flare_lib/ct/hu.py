@@ -82,6 +82,8 @@ def hu_problem(array: np.ndarray) -> str | None:
         return f"air and fat must lie well below 0, {came} ({_told(values, mend) if mend else _guess(values)})"
     if not judged:
         return None
+    if _are_labels(values):
+        return f"fat must lie near -100, {came} and nothing between {lowest:g} and 0 (a label map with padding?)"
     if mend:
         told = f"air must lie near -1000 and fat near -100, {came} ({_told(values, mend)})"
         return None if _is_slight(mend) else told
@@ -151,6 +153,14 @@ def _share_of_the_lowest(values: np.ndarray) -> float:
     """Return the share of voxels at the lowest value if a window was cut there, within the nets' range; else 0."""
     share = _between(values, values[0], np.nextafter(values[0], np.inf))
     return share if _SEEN_HU < values[0] < 0 and _PRESENT < share < 1 else 0.0
+
+
+def _are_labels(values: np.ndarray) -> bool:
+    """Return whether all but the lowest value are labels: whole numbers up to 255, several, and none below 0."""
+    others = values[np.searchsorted(values, values[0], "right") :]
+    if not others.size or others[0] < 0 or others[-1] > 255:
+        return False
+    return np.unique(others).size > 2 and np.array_equal(others, np.rint(others))
 
 
 def _shares(values: np.ndarray, mend: _Mend) -> _Shares:

@@ -29,17 +29,21 @@ def load_nifti(path: Path, dtypes: tuple[type, ...]) -> Volume:
 
     Raises FileNotFoundError for a missing file and ValueError, in one line, for one that is not a complete 3-D image.
     """
+    if not os.path.lexists(path):
+        raise FileNotFoundError(f"an image must exist to be loaded, got {path}")
     if not path.name.lower().endswith(SUFFIXES):
         raise ValueError(f"an image must be a .nii or .nii.gz file, or a folder with one DICOM series, got {path}")
     if os.path.isdir(path):
         raise ValueError(f"an image whose name ends in .nii or .nii.gz must be a file, got the folder {path}")
-    if not os.path.isfile(path):
+    if not os.path.isfile(path):  # a link that leads nowhere, a pipe
         raise FileNotFoundError(f"an image must exist to be loaded, got {path}")
     try:
         with open(path, "rb", buffering=0) as file:
             compressed = file.read(len(MAGIC)) == MAGIC
             file.seek(0)
             return _load(GzipStream(file) if compressed else file, os.fstat(file.fileno()).st_size, path, dtypes)
+    except PermissionError as error:
+        raise ValueError(f"{path} must be a file that can be read, got: {error.strerror}") from error
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} must be a complete NIfTI file, got: {' '.join(str(error).split())}") from error
 

@@ -53,9 +53,10 @@ class NetStage:
 
     def predict_patch(self, patch: torch.Tensor) -> torch.Tensor:
         """Return the finest head's softmax as float32, from the stage's precision; MemoryError for a full device."""
-        with memory_errors_of(self.device), torch.inference_mode(), self.precision.autocast(self.device):
-            logits = self.net.finest(patch.to(self.device))
-        return logits.float().softmax(dim=1)
+        with memory_errors_of(self.device):
+            with torch.inference_mode(), self.precision.autocast(self.device):
+                logits = self.net.finest(patch.to(self.device))
+            return logits.float().softmax(dim=1)
 
 
 class SqueezedStage(NetStage):

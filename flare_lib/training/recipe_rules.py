@@ -9,6 +9,7 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from flare_lib.network.consistency import KINDS
+from flare_lib.synthetic.structures import ORGAN_STRUCTURES
 
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("poly", "halving")
@@ -69,8 +70,10 @@ RULES = {
     "narrow": _SHARE,
     "growths": _NOT_NEGATIVE,
     "missing": Rule(
-        "probabilities of structures, each from 0 to 1, such as {'spleen': 0.1}",
-        lambda value: isinstance(value, Mapping) and all(isinstance(k, str) and _SHARE.holds(value[k]) for k in value),
+        f"probabilities from 0 to 1 of organs, such as {{'spleen': 0.1}}; they are {', '.join(ORGAN_STRUCTURES)}",
+        lambda value: (
+            isinstance(value, Mapping) and all(k in ORGAN_STRUCTURES and _SHARE.holds(value[k]) for k in value)
+        ),
     ),
     "phases": Rule(
         "4 numbers from 0 to 1 that add up to 1",

@@ -1,7 +1,10 @@
 """Recipes: everything that determines a training run, in one frozen value that is stored with the weights."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
 
+import numpy as np
 import torch
 
 from flare_lib.ct.preprocess import Preprocessing
@@ -90,8 +93,17 @@ class Recipe:
         return Preprocessing(self.spacing_zyx_mm, mean_hu=self.mean_hu, sd_hu=self.sd_hu)
 
     def to_dict(self) -> dict:
-        """Return the recipe as plain values for JSON."""
-        return asdict(self)
+        """Return the recipe as plain values for JSON: a NumPy number becomes Python's."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return a recipe's value without NumPy numbers, however deep."""
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 _EPOCH = 250  # steps, as nnU-Net counts them

@@ -103,6 +103,13 @@ def test_where_air_lies_is_told():
     assert "(fat lies at 9" in hu_problem(core(patient()).astype(np.int32) + 1024)
 
 
+@pytest.mark.parametrize("padding", [-1024, -1000, -2000, -500])
+def test_a_label_map_in_a_padded_field_is_refused(padding):
+    labels = np.full((60, 70, 80), padding, np.int16)
+    labels[10:30, 10:45, 20:50] = np.random.default_rng(0).integers(0, 14, (20, 35, 30))
+    assert "a label map" in hu_problem(labels)
+
+
 def test_magnetic_resonance_and_emission_are_refused():
     rng = np.random.default_rng(0)
     body = patient() > -500

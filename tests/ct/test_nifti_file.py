@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from grids import ORDERS, grid_affine, random_hu, write_nifti
 
+from flare_lib.ct import nifti_file
 from flare_lib.ct.nifti_file import load_nifti
 
 
@@ -32,3 +33,21 @@ def test_slices_go_straight_to_where_they_stay(tmp_path, order, signs):
     assert owner.nbytes == volume.array_zyx.nbytes
     canonical = nib.as_closest_canonical(nib.load(tmp_path / "ct.nii"))
     np.testing.assert_array_equal(volume.array_zyx.T, np.asanyarray(canonical.dataobj))
+
+
+def test_a_file_that_may_not_be_read_says_so(tmp_path, monkeypatch):
+    path = tmp_path / "ct.nii.gz"
+    path.touch()
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(nifti_file, "open", refuse, raising=False)
+    with pytest.raises(ValueError, match=r"ct\.nii\.gz must be a file that can be read, got: Permission denied$"):
+        load_nifti(path, (np.uint8,))
+
+
+@pytest.mark.parametrize("name", ["ct.nii.gz", "series", "scan.mha"])
+def test_what_is_not_there_is_missing_whatever_its_name(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match="must exist"):
+        load_nifti(tmp_path / name, (np.uint8,))

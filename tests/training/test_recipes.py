@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -102,3 +103,9 @@ def test_a_new_net_is_drawn_by_the_seed_and_leaves_the_callers_generator_alone()
 
 def test_every_value_has_a_rule():
     assert list(RULES) == [field.name for field in fields(Recipe)]
+
+
+def test_numpy_numbers_in_a_recipe_are_stored_as_pythons():
+    given = preset("course", "fine", n_steps=np.int64(3), cut=np.float32(0.5), noise_hu=(np.float64(3), np.int16(35)))
+    stored = json.loads(json.dumps(given.to_dict()))
+    assert (stored["n_steps"], stored["cut"], stored["noise_hu"]) == (3, 0.5, [3.0, 35])
