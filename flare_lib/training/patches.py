@@ -89,8 +89,12 @@ def _field_of_view(recipe: Recipe, rng: np.random.Generator) -> tuple[slice, sli
 
 
 def _individual(hu: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
-    """Return a patch's mean and SD with a little jitter: at inference they are those of the whole foreground."""
-    return float(hu.mean() + rng.normal(0, 20)), float(hu.std() * np.exp(rng.normal(0, 0.1)))
+    """Return a patch's mean and SD with a little jitter: at inference they are those of the whole foreground.
+
+    A patch that shows nothing but air, all of it at the window's lower end, is given an SD of 1.
+    """
+    mean, sd = float(hu.mean() + rng.normal(0, 20)), float(hu.std() * np.exp(rng.normal(0, 0.1)))
+    return mean, sd or 1.0
 
 
 def cut_patch(

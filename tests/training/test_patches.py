@@ -64,6 +64,15 @@ def test_individual_normalisation_leaves_mean_0_and_sd_1_on_average():
     assert abs(np.mean([p.std() for p in patches]) - 1) < 0.1
 
 
+def test_a_patch_of_nothing_but_air_does_not_end_the_training():
+    array = np.zeros((40, 48, 56), np.uint8)
+    array[38:, 46:, 54:] = 2
+    far_away = Structures(array, NAMES, (5.0, 4.5, 4.0))
+    patches = [paint_patch(far_away, recipe(noise_hu=(0, 0)), np.random.default_rng(k)) for k in range(5)]
+    assert all(np.isfinite(image).all() and not labels.any() for image, labels in patches)
+    assert any(np.ptp(image) == 0 for image, _ in patches)
+
+
 def test_global_normalisation_uses_the_recipes_mean_and_sd():
     in_hu, _ = paint_patch(person(), recipe(mean_hu=0.0, sd_hu=1.0), np.random.default_rng(0))
     patch, _ = paint_patch(person(), recipe(mean_hu=-25.0, sd_hu=50.0), np.random.default_rng(0))
