@@ -1,10 +1,11 @@
 """The course in two editions: students get the exercises without solutions, teachers with the answers filled in.
 
-A notebook has one exercise: a text with a folded solution, which gives the answers as code (`answer = 3`), followed by
-a cell that sets these answers to None and checks them. The committed notebooks have the solutions folded; both editions
-are made from them and are never edited.
+A notebook has one exercise: a text with a folded solution, a function as a Python block, followed by a cell in which
+this function raises NotImplementedError and is checked. The committed notebooks have the solutions folded; both
+editions are made from them and are never edited.
 """
 
+import ast
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,12 @@ from flare_lib.machine.atomic_write import atomic_write
 
 EDITIONS = ("students", "teachers")
 _SOLUTION = re.compile(r"\n*<details><summary>Solution</summary>(.*?)</details>", re.DOTALL)
-_ANSWER = re.compile(r"`(answer\w*) = ([^`]+)`")
+_BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Exercise:
-    """Where a notebook's exercise is: the indices of its text and of the cell that checks it, and {answer: code}."""
+    """Where a notebook's exercise is: the indices of its text and of the cell that checks it, and {function: code}."""
 
     text_at: int
     check_at: int
@@ -34,32 +35,38 @@ class Exercise:
 def find_exercise(notebook: NotebookNode) -> Exercise:
     """Return a notebook's exercise.
 
-    Raises ValueError unless there is exactly one folded solution, followed by a code cell that sets each answer named
-    in the solution to None.
+    Raises ValueError unless there is exactly one folded solution, with functions in a Python block, followed by a code
+    cell in which each of these functions raises NotImplementedError.
     """
     texts = [(k, c.source) for k, c in enumerate(notebook.cells) if c.cell_type == "markdown"]
     found = [(k, solution) for k, text in texts if (solution := _SOLUTION.search(text))]
     if len(found) != 1:
         raise ValueError(f"a notebook must have one exercise with a folded solution, got {len(found)}")
     at, solution = found[0]
-    answers = dict(_ANSWER.findall(solution[1]))
+    answers = {name: code for block in _BLOCK.findall(solution[1]) for name, (code, *_) in _functions(block).items()}
     check = notebook.cells[at + 1] if at + 1 < len(notebook.cells) else None
     if check is None or check.cell_type != "code":
         raise ValueError("a code cell must check the exercise right after its text")
-    if not answers or not all(_is_none(name).search(check.source) for name in answers):
+    stubs = [name for name, (code, *_) in _functions(check.source).items() if "raise NotImplementedError" in code]
+    if not answers or not answers.keys() <= set(stubs):
         named = ", ".join(answers) or "none"
-        raise ValueError(f"the check must begin with the solution's answers as None, got {named}")
+        raise ValueError(f"the check must begin with the solution's functions, not implemented, got {named}")
     return Exercise(at, at + 1, answers)
 
 
-def _is_none(name: str) -> re.Pattern:
-    return re.compile(rf"^{name} = None\b", re.MULTILINE)
+def _functions(source: str) -> dict[str, tuple[str, int, int]]:
+    """Return the functions of a piece of code: {name: (code, first line, line after the last)}, lines from 0."""
+    lines = source.splitlines()
+    nodes = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    return {n.name: ("\n".join(lines[n.lineno - 1 : n.end_lineno]), n.lineno - 1, n.end_lineno or 0) for n in nodes}
 
 
 def answered(check: str, answers: dict[str, str]) -> str:
-    """Return the source of a checking cell with the answers, {name: code}, filled in."""
+    """Return the source of a checking cell with the answers, {function: code}, in place of its own functions."""
     for name, code in answers.items():
-        check = _is_none(name).sub(f"{name} = {code}", check)
+        _, first, after = _functions(check)[name]
+        lines = check.splitlines()
+        check = "\n".join([*lines[:first], code, *lines[after:]])
     return check
 
 
