@@ -18,7 +18,11 @@ from flare_lib.training.recipes import preset
         ("learning_rate", [1e-3, 1, np.float32(0.5)], [0, -1e-3, math.nan, math.inf, "0,01", None, True]),
         ("cut", [0, 0.4, 1], [-0.1, 1.1, "half"]),
         ("phases", [(1, 0, 0, 0), [0.4, 0.15, 0.33, 0.12]], [(0.5, 0, 0, 0), (1, 0, 0), (2, -1, 0, 0), None]),
-        ("missing", [{}, {"spleen": 0.1, "kidney_left": 1}], [{"spleen": 2}, {"spline": 0.1}, {1: 0.1}, ["spleen"], None]),
+        (
+            "missing",
+            [{}, {"spleen": 0.1, "kidney_left": 1}],
+            [{"spleen": 2}, {"spline": 0.1}, {1: 0.1}, ["spleen"], None],
+        ),
         ("noise_hu", [(3, 35.0), [0, 0]], [(35, 3), (-1, 3), (3,), 3]),
         ("mean_hu", [None, -12.5], ["none", math.nan]),
         ("sd_hu", [None, 80], [0, -1]),
