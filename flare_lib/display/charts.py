@@ -28,15 +28,21 @@ def timing_figure(seconds: Mapping[str, float], *, title: str = "Where the time 
 def dice_figure(series: Mapping[str, np.ndarray], *, title: str = "Dice per organ") -> Figure:
     """Return the Dice of 13 organs as bars in the organs' colours: a group per organ, a bar per series {name: (13,)}.
 
-    NaN (an organ that the reference lacks) leaves a gap. Later series are hatched.
+    NaN (an organ that the reference lacks) is written as "n/a", a score of 0 as "0". Later series are hatched.
     """
-    figure = Figure(figsize=(9, 3.2), layout="constrained", dpi=80)
+    figure = Figure(figsize=(11, 3.2), layout="constrained", dpi=80)
     axes = figure.subplots()
     width = 0.8 / len(series)
     for k, (name, scores) in enumerate(series.items()):
         at = np.arange(len(ORGANS)) + (k - (len(series) - 1) / 2) * width
         colors = [organ.color for organ in ORGANS]
         axes.bar(at, scores, width, color=colors, edgecolor="#333333", hatch=("", "//", "xx")[k % 3], label=name)
+        for x, score in zip(at, scores, strict=True):
+            if np.isnan(score) or score < 0.005:
+                word = "n/a" if np.isnan(score) else "0"
+                axes.text(
+                    x, 0.01, word, ha="center", va="bottom", fontsize=7, color="#777777" if word == "n/a" else "k"
+                )
     axes.set_xticks(range(len(ORGANS)), [organ.abbreviation for organ in ORGANS])
     axes.set_ylim(0, 1)
     axes.set_ylabel("Dice" if len(series) == 1 else "score")
@@ -110,12 +116,14 @@ def loss_figure(entries: Sequence[Mapping[str, float]], *, smooth: int = 10, tit
     """
     if not entries:
         raise ValueError("a chart of losses needs at least one entry, got none")
-    figure = Figure(figsize=(7, 2.6), layout="constrained", dpi=80)
+    figure = Figure(figsize=(9, 2.8), layout="constrained", dpi=80)
     axes = figure.subplots()
     window = min(smooth, len(entries))
     names = [name for name in _LOSS_COLORS if name in entries[0]]
     if names == ["loss", "supervised"]:
         names = ["supervised"]  # without a second term, this is the total
+    if len(names) == 3:
+        names = names[1:]  # the total would hide the supervised loss, of which it is nearly all
     for name in names:
         means = np.convolve([entry[name] for entry in entries], np.ones(window) / window, mode="valid")
         axes.plot([entry["step"] for entry in entries][window - 1 :], means, color=_LOSS_COLORS[name], label=name)

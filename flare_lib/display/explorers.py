@@ -15,7 +15,7 @@ from flare_lib.ct.labels import ORGANS, as_label_map, label_counts, organ
 from flare_lib.ct.resample import resample_nearest
 from flare_lib.ct.roi import Box, bounding_box
 from flare_lib.ct.volume import Triple, Volume
-from flare_lib.display.figures import Panel, panel_figure
+from flare_lib.display.figures import Panel, panel_figure, present
 from flare_lib.display.slices import organ_center, slice_picture
 from flare_lib.display.surfaces import OrganSurfaces
 from flare_lib.display.widgets import Explorer
@@ -44,6 +44,7 @@ def head_explorer(
     if not answers:
         raise ValueError("there must be at least one head, got none")
     there = np.array([(reference_zyx == o.id).any() for o in ORGANS])
+    organs = present([reference_zyx, *answers])
     dice = [dice_scores(answer, reference_zyx)[there].mean() if there.any() else np.nan for answer in answers]
 
     def draw(head: int, z: int) -> Figure:
@@ -56,7 +57,7 @@ def head_explorer(
                 Panel(f"head {head}: {grid}, mean Dice {dice[head - 1]:.2f}", image, "axial", z, answer, window),
                 Panel(f"white: wrong, {wrong.array_zyx.mean():.1%}", wrong, "axial", 0, None, (0, 1)),
             ],
-            height=3.0,
+            organs=organs,
         )
 
     return Explorer(draw, head=(1, len(answers), 1), z=(0, image.shape_zyx[0] - 1, z))
@@ -82,9 +83,7 @@ def roi_explorer(
         litres = np.prod(roi.shape_zyx) * ct.voxel_ml / 1000
         titles = (f"margin {margin_mm} mm: {litres:.1f} litres", f"worst hit: {worst}, {share:.1%} inside")
         views = zip(titles, ("coronal", "sagittal"), (y, x), strict=True)
-        return panel_figure(
-            [Panel(title, ct, plane, at, label_map_zyx, outlines=(roi,)) for title, plane, at in views], height=3.4
-        )
+        return panel_figure([Panel(title, ct, plane, at, label_map_zyx, outlines=(roi,)) for title, plane, at in views])
 
     return Explorer(draw, margin_mm=(0, longest_mm, round(margin_mm)))
 
@@ -141,30 +140,38 @@ def slab_explorer(
 def distance_explorer(ct: Volume, label_map_zyx: np.ndarray, *, y: int, max_distance_mm: float = 170.0) -> Explorer:
     """Show what the distance rule of the clean-up removes: coronal slice `y`, with the reference point as a cross.
 
-    Slider: the threshold in mm (paper 2.4). Raises ValueError for a label map of another shape, or for one without a
-    point to measure from.
+    What is removed are connected regions, of whatever organs; the title names them by their largest organ, with their
+    distances. Slider: the threshold in mm, up to beyond the farthest region (paper 2.4). Raises ValueError for a label
+    map of another shape, or for one without a point to measure from.
     """
     as_label_map(label_map_zyx, shape=ct.shape_zyx)
     origin = reference_point(label_map_zyx, ct.spacing_zyx_mm)
     if origin is None:
         raise ValueError("there must be aorta and vena cava, or a liver, to measure from, got neither")
     ids, distances_mm = region_distances(label_map_zyx, ct.spacing_zyx_mm)
-    # an organ is lost once the nearest of its regions is removed
-    nearest_mm = {o.name: distances_mm[ids[where]].min() for o in ORGANS if (where := label_map_zyx == o.id).any()}
+    pieces = sorted(((far, _name(label_map_zyx[ids == k])) for k, far in enumerate(distances_mm) if k), reverse=True)
+    organs = present([label_map_zyx[:, y]])
     here_mm = distances_mm[ids[:, y]]  # (z, x) of the slice
     z_mm, _, x_mm = origin.point_zyx_mm
     center = (ct.size_mm_zyx[2] - x_mm - ct.spacing_zyx_mm[2] / 2, z_mm + ct.spacing_zyx_mm[0] / 2)
 
     def draw(mm: int) -> Figure:
         kept = label_map_zyx[:, y : y + 1] * (here_mm <= mm)[:, None]
-        lost = ", ".join(name for name, nearest in nearest_mm.items() if nearest > mm) or "no organ"
+        gone = "; ".join([f"{name}, {far:.0f} mm away" for far, name in pieces if far > mm][:3]) or "nothing"
         slice_y = Volume(ct.array_zyx[:, y : y + 1], ct.spacing_zyx_mm, ct.affine)
-        figure = panel_figure([Panel(f"{mm} mm: lost: {lost}", slice_y, "coronal", 0, kept)], height=4.5)
+        figure = panel_figure([Panel(f"{mm} mm; gone: {gone}", slice_y, "coronal", 0, kept)], height=5.0, organs=organs)
         figure.axes[0].plot(*center, "+", color=_FAR, ms=14, mew=2)
         figure.axes[0].add_patch(Circle(center, mm, fill=False, ec=_FAR, ls="--"))
         return figure
 
-    return Explorer(draw, mm=(20, 300, round(max_distance_mm)))
+    return Explorer(draw, mm=(20, max(300, 10 * int(distances_mm.max() // 10) + 20), round(max_distance_mm)))
+
+
+def _name(labels: np.ndarray) -> str:
+    """Return the organ that most of a region's labels (n,) are, and whether there are others."""
+    counts = label_counts(labels)
+    others = " and others" if (counts[1:] > 0).sum() > 1 else ""
+    return ORGANS[counts[1:].argmax()].name + others
 
 
 def tolerance_explorer(
@@ -194,7 +201,7 @@ def tolerance_explorer(
     _, height_mm, width_mm = ct.size_mm_zyx
 
     def draw(mm: float) -> Figure:
-        figure = panel_figure([Panel("", ct, "axial", z)], height=4.2)
+        figure = panel_figure([Panel("", ct, "axial", z)], height=5.0)
         axes, shares = figure.axes[0], []
         for name, (here, far_mm) in borders.items():
             wrong = far_mm > mm + 1e-6

@@ -1,6 +1,7 @@
 """Figures of CTs and organs: matplotlib `Figure` objects, with the same organ colours everywhere.
 
-Slices are drawn in mm, oriented as in `slices`. Arrays are canonical (RAS+) ZYX.
+Slices are drawn in mm, oriented as in `slices`. An organ is filled with its colour, through which the CT shows, and
+outlined in it, opaque: so the two kidneys differ on any grey. Arrays are canonical (RAS+) ZYX.
 """
 
 import os
@@ -10,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from flare_lib.ct.labels import N_CLASSES, ORGANS, as_label_map
+from flare_lib.ct.labels import N_CLASSES, ORGANS, as_label_map, label_counts
 from flare_lib.ct.preprocess import find_foreground
 from flare_lib.ct.roi import Box
 from flare_lib.ct.volume import Triple, Volume
@@ -32,6 +34,7 @@ from flare_lib.machine.atomic_write import atomic_write
 _INK, _PAPER = "#e8e8e8", "#111111"
 _OUTLINES = ("#e69f00", "#56b4e9", "#f0e442")
 _ROOM_MM = 10.0  # space around the body
+_PAGE, _TALLEST = 11.0, 4.2  # inches: the width of a page, and the most that one row of slices takes of its height
 
 
 def draw_slice(
@@ -45,16 +48,17 @@ def draw_slice(
     box: Box | None = None,
     window_hu: tuple[float, float] = DISPLAY_WINDOW_HU,
     opacity: float = 0.45,
+    cmap: str = "gray",
 ) -> None:
     """Draw one slice of a CT (HU, ZYX) into `axes`, in mm, overlaid with labels (0 to 13, same shape, or None).
 
-    `box`: the part of the volume to show, by default all of it.
+    `box`: the part of the volume to show, by default all of it. The letters of the sides stand below the picture.
     """
     picture = plane_slice(ct_zyx, plane, index)
     rows_mm, columns_mm = in_plane(spacing_zyx_mm, plane)
     extent = (0, picture.shape[1] * columns_mm, 0, picture.shape[0] * rows_mm)
     low, high = window_hu
-    axes.imshow(picture, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent, interpolation="nearest")
+    axes.imshow(picture, cmap=cmap, vmin=low, vmax=high, origin="lower", extent=extent, interpolation="nearest")
     if label_map_zyx is not None:
         labels = plane_slice(label_map_zyx, plane, index)
         axes.imshow(
@@ -67,13 +71,16 @@ def draw_slice(
             extent=extent,
             interpolation="nearest",
         )
+        segments, ids = organ_borders(labels)
+        colors = np.array([organ.color for organ in ORGANS])[ids - 1]
+        axes.add_collection(LineCollection(list(segments * (columns_mm, rows_mm)), colors=colors, linewidths=1.1))
     if box is not None:
         (first_row, first), (last_row, last) = in_plane(box.start_zyx, plane), in_plane(box.stop_zyx, plane)
         axes.set_xlim((picture.shape[1] - last) * columns_mm, (picture.shape[1] - first) * columns_mm)
         axes.set_ylim(first_row * rows_mm, last_row * rows_mm)
     left, right = SIDES[plane]
-    for text, x, align in ((left, 0.02, "left"), (right, 0.98, "right")):
-        axes.text(x, 0.5, text, transform=axes.transAxes, ha=align, va="center", color=_INK, fontsize=9)
+    for text, x, align in ((left, 0.0, "left"), (right, 1.0, "right")):
+        axes.text(x, -0.01, text, transform=axes.transAxes, ha=align, va="top", color=_INK, fontsize=9)
     axes.set_axis_off()
     axes.set_title(f"{plane}, {'zyx'[plane_axis(plane)]} = {index}", color=_INK, fontsize=9)
 
@@ -83,7 +90,8 @@ class Panel:
     """One slice in a row of slices: its volume, its position and its title.
 
     `label_map_zyx` (0 to 13, the volume's shape) is drawn over it; `outlines` are boxes drawn around regions, the first
-    solid, the second dashed, the third dotted.
+    solid, the second dashed, the third dotted. `scale` names the values of a volume that is no CT: it is drawn in
+    colours between the ends of `window_hu`, with a colour bar below.
     """
 
     title: str
@@ -93,33 +101,112 @@ class Panel:
     label_map_zyx: np.ndarray | None = None
     window_hu: tuple[float, float] = DISPLAY_WINDOW_HU
     outlines: Sequence[Box] = ()
+    scale: str = ""
 
 
-def panel_figure(panels: Sequence[Panel], *, height: float = 3.2) -> Figure:
-    """Return a figure of slices side by side, in true proportions, `height` inches high; ValueError for no slices."""
+def panel_figure(
+    panels: Sequence[Panel], *, height: float | None = None, columns: int = 4, organs: Sequence[int] | None = None
+) -> Figure:
+    """Return a figure of slices in true proportions, in rows of up to `columns`, with a legend of their organs.
+
+    It is as wide as a page, 11 inches, unless its rows would then be too tall; `height`, in inches, sets the height of
+    a row instead, and the width follows. `organs`: the ids in the legend, by default of those that are there. Raises
+    ValueError for no slices.
+    """
     if not panels:
         raise ValueError("a figure must have at least one panel, got none")
-    sizes_mm = [in_plane(panel.volume.size_mm_zyx, panel.plane) for panel in panels]
-    ratios = [columns / rows for rows, columns in sizes_mm]
-    room = 0.3  # inches for the titles
-    figure = Figure(figsize=((height - room) * sum(ratios) + 0.1, height), facecolor=_PAPER, dpi=80)
-    grid = figure.subplots(1, len(panels), squeeze=False, gridspec_kw={"width_ratios": ratios, "wspace": 0.03})[0]
-    figure.subplots_adjust(left=0.01, right=0.99, top=1 - room / height, bottom=0.01)
-    for axes, panel in zip(grid, panels, strict=True):
-        volume = panel.volume
-        draw_slice(
-            axes,
-            volume.array_zyx,
-            panel.label_map_zyx,
-            volume.spacing_zyx_mm,
-            panel.plane,
-            panel.index,
-            window_hu=panel.window_hu,
-        )
-        for box, color, style in zip(panel.outlines, _OUTLINES, ("-", "--", ":"), strict=False):
-            _draw_box(axes, box, volume, panel.plane, color, style)
-        axes.set_title(panel.title, color=_INK, fontsize=9)
+    rows = [panels[k : k + columns] for k in range(0, len(panels), columns)]
+    gap, above, below = 0.1, 0.3, 0.65 if any(panel.scale for panel in panels) else 0.25  # inches
+    in_row = [
+        [np.divide(*in_plane(p.volume.size_mm_zyx, p.plane)[::-1]) for p in row] for row in rows
+    ]  # width / height
+    wanted = _TALLEST if height is None else height - above - below
+    room = _PAGE if height is None else np.inf
+    tall = min(wanted, *((room - gap * (len(ratios) + 1)) / sum(ratios) for ratios in in_row))
+    width = max(tall * sum(ratios) + gap * (len(ratios) + 1) for ratios in in_row)
+    organs = present([panel.label_map_zyx for panel in panels]) if organs is None else organs
+    lines = -(-len(organs) // max(1, int(width / 1.55)))
+    legend = 0.2 * lines + 0.05
+    total = len(rows) * (tall + above + below) + legend
+    figure = Figure(figsize=(width, total), facecolor=_PAPER, dpi=80)
+    for k, (row, ratios) in enumerate(zip(rows, in_row, strict=True)):
+        bottom = total - (k + 1) * (tall + above + below) + below
+        left = gap
+        for panel, ratio in zip(row, ratios, strict=True):
+            axes = figure.add_axes((left / width, bottom / total, tall * ratio / width, tall / total))
+            _draw_panel(axes, panel)
+            if panel.scale:
+                bar = figure.add_axes(
+                    (
+                        (left + 0.1 * tall * ratio) / width,
+                        (bottom - 0.3) / total,
+                        0.8 * tall * ratio / width,
+                        0.08 / total,
+                    )
+                )
+                colors = figure.colorbar(axes.images[0], cax=bar, orientation="horizontal")
+                colors.set_label(panel.scale, color=_INK, fontsize=8)
+                bar.tick_params(colors=_INK, labelsize=7, pad=1)
+            left += tall * ratio + gap
+    draw_legend(figure, organs, columns=-(-len(organs) // max(1, lines)))
     return figure
+
+
+def _draw_panel(axes: Axes, panel: Panel) -> None:
+    volume = panel.volume
+    draw_slice(
+        axes,
+        volume.array_zyx,
+        panel.label_map_zyx,
+        volume.spacing_zyx_mm,
+        panel.plane,
+        panel.index,
+        window_hu=panel.window_hu,
+        cmap="magma" if panel.scale else "gray",
+    )
+    for box, color, style in zip(panel.outlines, _OUTLINES, ("-", "--", ":"), strict=False):
+        _draw_box(axes, box, volume, panel.plane, color, style)
+    axes.set_title(panel.title, color=_INK, fontsize=9)
+
+
+def organ_borders(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the outlines of organs in a slice of labels (rows, columns), as lines along the voxels' edges.
+
+    The lines are (n, 2 ends, column and row), in voxels; beside them the organs they belong to, (n,). Between two
+    organs the larger number counts.
+    """
+    padded = np.pad(labels, 1)
+    lines, ids = [], []
+    for axis in (0, 1):
+        before, after = (np.delete(padded, end, axis) for end in (-1, 0))
+        row, column = np.nonzero(before != after)
+        ids.append(np.maximum(before, after)[row, column])
+        edge = (column - 1, row) if axis == 0 else (column, row - 1)  # one voxel of padding in front of the other axis
+        ends = [np.stack(edge, axis=1), np.stack(edge, axis=1) + ((1, 0) if axis == 0 else (0, 1))]
+        lines.append(np.stack(ends, axis=1))
+    return np.concatenate(lines), np.concatenate(ids).astype(int)
+
+
+def present(label_maps: Sequence[np.ndarray | None]) -> list[int]:
+    """Return the numbers of the organs that are in at least one of several label maps."""
+    counted = [label_counts(labels) for labels in label_maps if labels is not None]
+    return [organ.id for organ in ORGANS if any(counts[organ.id] for counts in counted)]
+
+
+def draw_legend(figure: Figure, organ_ids: Sequence[int], *, columns: int = 7) -> None:
+    """Draw the one legend of organs below a figure; none if there are no organs."""
+    patches = [Patch(color=o.color, label=f"{o.abbreviation}  {o.name}") for o in ORGANS if o.id in organ_ids]
+    if patches:
+        figure.legend(
+            handles=patches,
+            loc="lower center",
+            ncols=min(columns, len(patches)),
+            frameon=False,
+            labelcolor=_INK,
+            fontsize=8,
+            borderpad=0.1,
+            columnspacing=1.2,
+        )
 
 
 def _draw_box(axes: Axes, box: Box, volume: Volume, plane: str, color: str, style: str) -> None:
@@ -176,7 +263,7 @@ def comparison_figure(
     grid = figure.subplots(
         len(label_maps), 3, squeeze=False, gridspec_kw={"width_ratios": widths, "wspace": 0.03, "hspace": 0.15}
     )
-    figure.subplots_adjust(left=0.01, right=0.99, top=0.93, bottom=0.09)
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.93, bottom=0.12)
     for row, (title, label_map) in zip(grid, label_maps.items(), strict=True):
         for axes, plane, index in zip(row, PLANES, center_zyx, strict=True):
             draw_slice(
@@ -193,12 +280,7 @@ def comparison_figure(
             axes.set_anchor("N")
         if title:
             row[0].set_title(f"{title}: {row[0].get_title()}", color=_INK, fontsize=9)
-    present = {organ.id for organ in ORGANS for labels in given if (labels == organ.id).any()}
-    patches = [Patch(color=o.color, label=f"{o.abbreviation}  {o.name}") for o in ORGANS if o.id in present]
-    if patches:
-        figure.legend(
-            handles=patches, loc="lower center", ncols=min(7, len(patches)), frameon=False, labelcolor=_INK, fontsize=8
-        )
+    draw_legend(figure, present(given))
     return figure
 
 

@@ -118,7 +118,10 @@ def test_the_distance_rule_takes_away_what_is_farther_and_names_what_is_lost(tit
     explorer = distance_explorer(ct, labels, y=3, max_distance_mm=300.0)
     before = explorer.static_picture()
     explorer.sliders["mm"].value = 20
-    assert titles == [["300 mm: lost: no organ"], ["20 mm: lost: liver, right kidney"]]
+    assert [title for (title,) in titles] == [
+        "300 mm; gone: nothing",
+        "20 mm; gone: right kidney, 47 mm away; liver, 21 mm away",
+    ]
     assert (before != explorer.static_picture()).any()
     with pytest.raises(ValueError, match="to measure from, got neither"):
         distance_explorer(ct, np.zeros_like(labels), y=3)

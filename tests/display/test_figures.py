@@ -12,6 +12,7 @@ from flare_lib.ct.volume import Volume
 from flare_lib.display.figures import (
     Panel,
     comparison_figure,
+    organ_borders,
     overlay_figure,
     panel_figure,
     save_figure,
@@ -51,6 +52,45 @@ def test_panels_stand_side_by_side_in_true_proportions_with_boxes_in_mm():
     assert widths[0] / widths[1] == pytest.approx((15 / 16) / (15 / 30), rel=0.02)
     with pytest.raises(ValueError, match="at least one panel"):
         panel_figure([])
+
+
+def test_outlines_run_along_the_edges_of_voxels_in_the_organs_colour():
+    labels = np.zeros((3, 4), np.uint8)
+    labels[1, 1:3] = 5
+    lines, ids = organ_borders(labels)
+    found = {(tuple(map(tuple, line)), int(organ)) for line, organ in zip(lines.tolist(), ids, strict=True)}
+    around = [
+        ((1, 1), (2, 1)),
+        ((2, 1), (3, 1)),
+        ((1, 2), (2, 2)),
+        ((2, 2), (3, 2)),
+        ((1, 1), (1, 2)),
+        ((3, 1), (3, 2)),
+    ]
+    assert found == {(line, 5) for line in around}
+    labels[1, 2] = 7
+    lines, ids = organ_borders(labels)
+    assert sorted(ids.tolist()) == [5] * 3 + [7] * 4
+    assert organ_borders(labels * 0)[0].shape == (0, 2, 2)
+
+
+def test_values_that_are_no_ct_have_a_colour_bar_with_their_name():
+    figure = panel_figure(
+        [Panel("doubt", ct(), "axial", 4, window_hu=(0.0, 3.0), scale="KL, nats"), Panel("CT", ct(), "axial", 4)]
+    )
+    first, bar, second = figure.axes
+    assert bar.get_xlabel() == "KL, nats"
+    assert bar.get_xlim() == (0.0, 3.0)
+    assert (first.images[0].cmap.name, second.images[0].cmap.name) == ("magma", "gray")
+
+
+def test_many_panels_stand_in_rows_as_wide_as_a_page():
+    figure = panel_figure([Panel(str(k), ct(), "axial", 4, labels()) for k in range(5)], columns=3)
+    assert figure.get_size_inches()[0] == pytest.approx(11)
+    places = [axes.get_position() for axes in figure.axes]
+    assert len({round(place.y0, 4) for place in places}) == 2
+    assert places[3].x0 == places[0].x0
+    assert [text.get_text() for text in figure.legends[0].texts] == ["Liv  liver", "Aor  aorta"]
 
 
 def test_the_legend_names_the_organs_that_are_there_in_their_colours():

@@ -1,0 +1,55 @@
+"""Charts of the course: the numbers that are drawn, and what was not measured is said, not drawn."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from flare_lib.display.plots import bars_figure, dots_figure, hu_figure, lines_figure
+
+
+def test_lines_have_their_names_their_numbers_and_their_marks():
+    figure = lines_figure(
+        {"a": ([1, 2, 3], [3, 5, 4]), "b": ([1, 3], [1, 2])},
+        xlabel="mm",
+        ylabel="DSC",
+        marks={"seams": [1.5, 2.5]},
+        log="x",
+    )
+    axes = figure.axes[0]
+    assert [line.get_xydata().tolist() for line in axes.lines[:2]] == [[[1, 3], [2, 5], [3, 4]], [[1, 1], [3, 2]]]
+    assert [line.get_xdata()[0] for line in axes.lines[2:]] == [1.5, 2.5]
+    assert [text.get_text() for text in axes.get_legend().texts] == ["a", "b", "seams"]
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
+
+
+def test_a_bar_that_was_not_measured_is_said_to_be_so():
+    figure = bars_figure(
+        {"CPU": {"torch": 2.0, "slabs": 0.5}, "GPU": {"torch": np.nan}}, xlabel="s", log=True, marks={"paper": 90.0}
+    )
+    axes = figure.axes[0]
+    assert isinstance(figure, Figure)
+    words = [text.get_text() for text in axes.texts]
+    assert words == ["2.00", "0.50", "not measured", "not measured", " paper"]
+    assert [bar.get_width() for bar in axes.patches] == [2.0, 0.5, 0.0, 0.0]
+    assert axes.get_xlim() == pytest.approx((0.25, 270.0))
+
+
+def test_stacked_bars_follow_each_other():
+    axes = bars_figure(
+        {"encoder": {"0": 1.0, "1": 2.0}, "decoder": {"0": 3.0, "1": 4.0}}, xlabel="", stacked=True
+    ).axes[0]
+    assert [bar.get_x() for bar in axes.patches] == [0.0, 0.0, 1.0, 2.0]
+    assert len(axes.texts) == 0
+
+
+def test_dots_stand_beside_their_mean():
+    lines = dots_figure({"a": [0.5, 0.7], "b": [0.1, 0.2, 0.6]}, xlabel="DSC").axes[0].lines
+    assert [line.get_xdata().tolist() for line in lines[::2]] == [[0.5, 0.7], [0.1, 0.2, 0.6]]
+    assert [float(line.get_xdata()[0]) for line in lines[1::2]] == pytest.approx([0.6, 0.3])
+
+
+def test_a_histogram_counts_every_voxel_within_its_range():
+    ct = np.array([-1000] * 3 + [-100] * 5 + [40] * 2 + [2000]).reshape(11, 1, 1)
+    axes = hu_figure(ct, window_hu=(-325, 325)).axes[0]
+    stairs = next(patch for patch in axes.patches if hasattr(patch, "get_data"))
+    assert stairs.get_data().values.sum() * 1000 == pytest.approx(10)
