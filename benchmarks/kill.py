@@ -16,12 +16,13 @@ import argparse
 import functools
 import hashlib
 import io
+import json
 import os
 import signal
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -46,6 +47,7 @@ SPACING = (8.0, 7.0, 6.0)
 PATCH = (8, 16, 16)
 NET = {"features_per_stage": (4, 6, 8), "strides": ((2, 2, 2), (1, 2, 2)), "n_heads": 2}
 N_CTS = 10
+JOBS = ("segment", "train", "prepare", "fetch")
 
 
 @dataclass(frozen=True)
@@ -208,8 +210,10 @@ def kill_often(job: Job, folder: Path, n_moments: int, rng: np.random.Generator)
     return counts | {"hidden_leftovers": unfinished, "undisturbed_s": round(takes, 2), "files": len(expected)}
 
 
-def measure(n_moments: int, *, n_cts: int = N_CTS, n_steps: int = 40) -> dict[str, dict[str, object]]:
-    """Return the counts for each job, killed at this many moments, and print them as they come."""
+def measure(
+    n_moments: int, *, n_cts: int = N_CTS, n_steps: int = 40, names: Sequence[str] = JOBS
+) -> dict[str, dict[str, object]]:
+    """Return the counts for each job named, killed at this many moments, and print them as they come."""
     torch.set_num_threads(
         1
     )  # a fork must not inherit locks held by threads, and a single thread always adds in the same order
@@ -219,6 +223,8 @@ def measure(n_moments: int, *, n_cts: int = N_CTS, n_steps: int = 40) -> dict[st
         inputs.mkdir()
         archive = write_inputs(inputs, n_cts)
         for number, (name, job) in enumerate(jobs(inputs, archive, n_steps=n_steps).items()):
+            if name not in names:
+                continue
             folder = Path(scratch) / name
             folder.mkdir()
             run(job, _fresh(folder / "compiled"))  # compiling for the first time must not be part of the moments
@@ -237,9 +243,11 @@ def _fresh(folder: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--moments", type=int, default=50, help="of each job")
+    parser.add_argument("--jobs", nargs="+", choices=JOBS, default=JOBS, help="the others keep their stored results")
     parser.add_argument("-o", "--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    found = measure(options.moments)
+    stored = json.loads(options.out.read_text(encoding="utf-8"))["jobs"] if options.out.exists() else {}
+    found = stored | measure(options.moments, names=options.jobs)
     store(options.out, {"machine": machine(), "jobs": found})
 
 

@@ -32,6 +32,13 @@ def test_what_is_asked_for_is_loaded_and_nothing_above_it():
     assert loaded.isdisjoint({"torch", "flare_lib.network.unet"})
 
 
+def test_nets_are_loaded_without_torchs_compiler():
+    """Initialising on the meta device would load it, two seconds of CPU time before every first case."""
+    loaded = loaded_after("from flare_lib import load_stages; load_stages()")
+    assert "torch" in loaded
+    assert loaded.isdisjoint({"torch._dynamo", "sympy"})
+
+
 @pytest.mark.parametrize("name", OFFERED)
 def test_what_is_offered_is_what_type_checkers_are_told(name):
     tree = ast.parse(Path(flare_lib.__file__).read_text(encoding="utf-8"))

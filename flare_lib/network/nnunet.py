@@ -76,9 +76,8 @@ def load_nnunet(path_or_state_dict: str | Path | Mapping[str, Any], *, n_heads: 
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(coarser)}
     with torch.device("meta"):
         net = UNet(**architecture)
-    net.to_empty(device="cpu")
     load_strict(net, _with_biases(tensors, net), source=source)
-    return net.eval()
+    return net.to(torch.float32).eval()
 
 
 def _read(path: Path) -> Any:
@@ -203,5 +202,5 @@ def _with_biases(tensors: Tensors, net: UNet) -> Tensors:
     full, own = dict(tensors), net.state_dict()
     for kind in (r".*\.conv\.bias", r"ups\..*\.bias", r"heads\..*\.bias"):
         if not any(re.fullmatch(kind, name) for name in tensors):
-            full |= {name: torch.zeros_like(own[name]) for name in own if re.fullmatch(kind, name)}
+            full |= {name: torch.zeros(own[name].shape) for name in own if re.fullmatch(kind, name)}
     return full

@@ -159,8 +159,11 @@ def _check_architecture(
 
 
 def _initialize(module: nn.Module) -> None:
-    """Set He's normal initial weights, for the leaky ReLU that follows, and biases of 0."""
-    if isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
+    """Set He's normal initial weights, for the leaky ReLU that follows, and biases of 0.
+
+    On the meta device there is nothing to set, and torch would load its compiler to do so: seconds on a slow machine.
+    """
+    if isinstance(module, nn.Conv3d | nn.ConvTranspose3d) and not module.weight.is_meta:
         nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -103,8 +103,8 @@ def load_trained(
             net = UNet(**card["architecture"])
     except TypeError as error:
         raise ValueError(f"{card_path} must hold the architecture of a UNet, got {error}") from error
-    net.to_empty(device=device).to(dtype)
     load_strict(net, tensors, source=str(weights_path))
+    net.to(device=device, dtype=dtype)
     preprocessing, patch_size = _requirements(card, net)
     return TrainedNet(net.eval(), preprocessing, patch_size, card)
 
@@ -112,7 +112,7 @@ def load_trained(
 def load_strict(net: UNet, tensors: Mapping[str, torch.Tensor], *, source: str) -> None:
     """Copy `tensors` into the net's parameters, strictly: all of them, no others, and of the same shapes.
 
-    Raises ValueError, naming what is missing, unknown or of another shape; the net is then unchanged.
+    A net on the meta device, which has no numbers yet, then lies where the tensors do and has their types. Raises ValueError, naming what is missing, unknown or of another shape; the net is then unchanged.
     """
     own = net.state_dict()
     differ = [
@@ -128,7 +128,10 @@ def load_strict(net: UNet, tensors: Mapping[str, torch.Tensor], *, source: str) 
     if any(wrong.values()):
         found = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in wrong.items() if names)
         raise ValueError(f"{source} must hold exactly the net's tensors, got {found}")
-    net.load_state_dict(tensors)
+    if any(tensor.is_meta for tensor in own.values()):
+        net.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
+    else:
+        net.load_state_dict(tensors)
 
 
 def _pair(path: str | Path) -> tuple[Path, Path]:

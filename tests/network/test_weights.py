@@ -203,3 +203,17 @@ def test_the_packaged_weights_lie_inside_the_library():
     assert packaged_weights("coarse").parts[-3:] == ("flare_lib", "weights", "coarse")
     with pytest.raises(ValueError, match="one of coarse, fine, got 'medium'"):
         packaged_weights("medium")
+
+
+def test_a_net_on_the_meta_device_receives_copies():
+    with torch.device("meta"):
+        net = small_net()
+    tensors = small_net().state_dict()
+    load_strict(net, tensors, source="here")
+    before = {name: tensor.clone() for name, tensor in tensors.items()}
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter += 1
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    assert all(torch.equal(tensors[name], before[name]) for name in before)
+    assert all(torch.equal(tensor, before[name] + 1) for name, tensor in net.state_dict().items())
