@@ -112,7 +112,8 @@ def load_trained(
 def load_strict(net: UNet, tensors: Mapping[str, torch.Tensor], *, source: str) -> None:
     """Copy `tensors` into the net's parameters, strictly: all of them, no others, and of the same shapes.
 
-    A net on the meta device, which has no numbers yet, then lies where the tensors do and has their types. Raises ValueError, naming what is missing, unknown or of another shape; the net is then unchanged.
+    A net on the meta device, which has no numbers yet, then lies where the tensors do and has their types.
+    Raises ValueError, naming what is missing, unknown or of another shape; the net is then unchanged.
     """
     own = net.state_dict()
     differ = [
