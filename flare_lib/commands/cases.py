@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flare_lib.commands.outputs import check_new_folder, check_outputs, wrote
 from flare_lib.commands.terminal import Bars
+
+if TYPE_CHECKING:
+    from flare_lib.ct.dicom_series import Series
 
 
 def fetch(
@@ -31,11 +34,15 @@ def fetch(
 
 def info(
     ct: Annotated[
-        Path | None, typer.Argument(help="A .nii or .nii.gz file, or a folder with one DICOM series.")
+        Path | None, typer.Argument(help="A .nii or .nii.gz file, or a folder or .zip that holds DICOM.")
     ] = None,
     machine: Annotated[bool, typer.Option("--machine", help="Describe this computer instead of a CT.")] = False,
+    series: Annotated[str | None, typer.Option(help="Describe this one of several DICOM series, by its UID.")] = None,
 ) -> None:
-    """Describe a CT file (voxels, spacing, extent, axes, grey values, position of the body) or this computer."""
+    """Describe a CT (voxels, spacing, extent, axes, grey values, position of the body) or this computer.
+
+    Of a folder or .zip that holds DICOM, every series is listed; a single one, or that of --series, is described.
+    """
     if machine == (ct is not None):
         raise ValueError(f"info needs a CT or --machine, got {'both' if machine else 'neither'}")
     if ct is None:
@@ -46,11 +53,18 @@ def info(
 
     from nibabel.orientations import aff2axcodes
 
-    from flare_lib.ct.files import load_ct
+    from flare_lib.ct.dicom_series import find_series
+    from flare_lib.ct.files import is_dicom, load_ct
     from flare_lib.ct.hu import hu_doubts
     from flare_lib.ct.preprocess import find_foreground
 
-    volume = load_ct(ct)
+    if is_dicom(ct) and series is None:
+        found = find_series(ct)
+        typer.echo("\n".join(map(_about, found)))
+        if len(found) != 1 or found[0].against:
+            typer.echo(f"{len(found)} series in {ct}")
+            return
+    volume = load_ct(ct, series=series)
     body = find_foreground(volume.array_zyx)
     rows = {
         "file": str(ct),
@@ -62,7 +76,7 @@ def info(
         "body (z, y, x)": ", ".join(f"{a}:{b}" for a, b in zip(body.start_zyx, body.stop_zyx, strict=True)),
     }
     typer.echo(_table(rows))
-    for doubt in hu_doubts(volume.array_zyx):
+    for doubt in (*volume.notes, *hu_doubts(volume.array_zyx)):
         typer.echo(f"note: {doubt}", err=True)
 
 
@@ -104,6 +118,18 @@ def check(
     labelled = sum(case.label_path is not None for case in cases)
     typer.echo(f"{len(cases)} cases, {labelled} of them with labels: {len(problems) or 'none'} with problems")
     raise typer.Exit(1 if problems else 0)
+
+
+def _about(series: "Series") -> str:
+    """Return what is listed of a series: what it is, how to name it, and what speaks against it."""
+    kernel = f", kernel {series.kernel}" if series.kernel else ""
+    lines = [
+        f"{series.description}: {series.kind}, {series.size}{kernel}",
+        f"    --series {series.name}" if series.name else "",
+        *(f"    {note}" for note in series.beside),
+        f"    against it: {series.against or series.doubt}" if series.against or series.doubt else "",
+    ]
+    return "\n".join(filter(None, lines))
 
 
 def _table(rows: dict[str, str]) -> str:

@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from flare_lib.ct.volume import Volume
     from flare_lib.inference.stages import Stage
 
-_ENDING = r"(_0000)?(\.nii)?(\.gz)?$"  # of a CT's file name: channel number and format, upper or lower case
+_ENDING = r"(_0000)?(\.nii|\.zip|\.dcm)?(\.gz)?$"  # of a CT's name: channel number and format, upper or lower case
+_Series = Annotated[str | None, typer.Option(help="The UID of the DICOM series to take; flare info lists them.")]
 
 
 def segment(
-    cts: Annotated[list[Path], typer.Argument(metavar="CT...", help="NIfTI files, or folders with one DICOM series.")],
+    cts: Annotated[
+        list[Path], typer.Argument(metavar="CT...", help="NIfTI files, or folders or .zip files with DICOM.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Label file, or an existing folder for several.")],
     reference: Annotated[Path | None, typer.Option(help="Labels to compare against, on the CT's grid.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Where to save a picture of the CT with labels.")] = None,
@@ -28,6 +31,7 @@ def segment(
     precision: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
     margin_mm: Annotated[float, typer.Option(min=0.0, help="How far beyond the organs the fine stage looks.")] = 20.0,
     weights_dir: Annotated[Path | None, typer.Option(help="Folder with your own coarse and fine weights.")] = None,
+    series: _Series = None,
 ) -> None:
     """Segment 13 organs, coarse to fine, and save the labels on each CT's own grid."""
     targets = _targets(cts, output)
@@ -46,7 +50,13 @@ def segment(
 
     def segment_one(path_and_target: tuple[Path, Path]) -> None:
         _segment_one(
-            *path_and_target, coarse=coarse, fine=fine, margin_mm=margin_mm, reference=reference, figure=figure
+            *path_and_target,
+            series=series,
+            coarse=coarse,
+            fine=fine,
+            margin_mm=margin_mm,
+            reference=reference,
+            figure=figure,
         )
 
     failed = 0
@@ -61,6 +71,7 @@ def _segment_one(
     path: Path,
     target: Path,
     *,
+    series: str | None,
     coarse: "Stage",
     fine: "Stage",
     margin_mm: float,
@@ -73,7 +84,7 @@ def _segment_one(
     from flare_lib.evaluation.measurements import volume_table
     from flare_lib.inference.coarse_to_fine import segment as segment_ct
 
-    ct = load_ct(path)
+    ct = load_ct(path, series=series)
     truth = None if reference is None else _load_on_grid_of(ct, reference)
     with Bars() as bars:
         result = segment_ct(ct, coarse, fine, margin_mm=margin_mm, progress=bars)
@@ -93,9 +104,10 @@ def _segment_one(
 
 
 def measure(
-    ct: Annotated[Path, typer.Argument(help="A .nii or .nii.gz file, or a folder with one DICOM series.")],
+    ct: Annotated[Path, typer.Argument(help="A .nii or .nii.gz file, or a folder or .zip that holds DICOM.")],
     labels: Annotated[Path, typer.Argument(help="Its label map, 0 to 13, on the same grid.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Also save a table, .csv.")] = None,
+    series: _Series = None,
 ) -> None:
     """Measure each organ's volume, extent and density, and point out doubtful values. Not for clinical use."""
     if output is not None:
@@ -104,7 +116,7 @@ def measure(
     from flare_lib.ct.files import load_ct
     from flare_lib.evaluation.measurements import measure_organs, measurement_table, write_measurements
 
-    scan = load_ct(ct)
+    scan = load_ct(ct, series=series)
     measured = measure_organs(scan, _load_on_grid_of(scan, labels))
     typer.echo(measurement_table(measured))
     if output is not None:

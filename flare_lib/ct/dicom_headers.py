@@ -1,7 +1,6 @@
-"""What the DICOM files in a folder say about themselves. Every file is accounted for; nothing tells of the patient.
+"""What one DICOM file says about itself: the elements that place and scale an image, and nothing of the patient.
 
-What makes a file DICOM is its content, not its name. A file that is named like DICOM but holds none (damaged, empty,
-packed, not yet downloaded) is refused by name: it may be a slice that would go missing. All other files are skipped.
+A file lies in a folder or in a .zip archive, whose members are `zipfile.Path`: the two are read alike.
 Reference: DICOM PS3.10 (files), PS3.3 (what is in them).
 """
 
@@ -11,22 +10,28 @@ import math
 import os
 import re
 import warnings
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from zipfile import Path as MemberPath
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-_SUFFIXES = {".dcm", ".ima", ".dicom"}
-_LONGEST_DESCRIPTION = 64  # what the standard allows
+FilePath = Path | MemberPath
+
+DICOM_SUFFIXES = {".dcm", ".ima", ".dicom"}
+_LONGEST_TEXT = 64  # what the standard allows
 _DICOMDIR = "1.2.840.10008.1.3.10"
 _TAGS = (
-    *("SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "SeriesDescription", "FrameOfReferenceUID"),
-    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "NumberOfFrames"),
+    *("SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "SeriesInstanceUID", "SeriesDescription"),
+    *("FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"),
+    *("GantryDetectorTilt", "ConvolutionKernel", "NumberOfFrames"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("TemporalPositionIdentifier", "NominalPercentageOfCardiacPhase", "TriggerTime"),
+    *("AcquisitionNumber", "AcquisitionTime"),
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
@@ -38,20 +43,31 @@ class Header:
     """A DICOM file's header: only the elements that place and scale an image, or say what it is.
 
     `syntax` is the UID of its transfer syntax; `pixels_at` is where its pixel data starts, in bytes from the start of
-    the file.
+    the file. A frame of a multi-frame file has a header of its own (`dicom_frames`): `frame` is its number from 0, and
+    `parent` the file's header. `str()` names the file, and the frame.
     """
 
-    path: Path
+    path: FilePath
     elements: "Dataset"
     syntax: str
     pixels_at: int
+    frame: int = 0
+    parent: "Header | None" = None
+
+    def __str__(self) -> str:
+        return f"{self.path}{'' if self.parent is None else f', frame {self.frame + 1}'}"
+
+    @property
+    def file(self) -> "Header":
+        """The header of the file that this is, or that this is a frame of."""
+        return self.parent or self
 
     def value(self, keyword: str, elements: "Dataset | None" = None) -> object:
         """Return an element's value, or None if it is missing or empty; ValueError if it cannot be read."""
         try:
             value = (self.elements if elements is None else elements).get(keyword)
         except Exception as error:  # a damaged value can make the parser raise anything, with any text
-            raise ValueError(f"{self.path} must hold a readable {keyword}, got a damaged one") from error
+            raise ValueError(f"{self} must hold a readable {keyword}, got a damaged one") from error
         return None if value is None or value == "" or value == [] else value
 
     def numbers(self, keyword: str, n: int) -> tuple[float, ...]:
@@ -63,9 +79,7 @@ class Header:
             numbers = ()
         if len(numbers) != n or not all(map(math.isfinite, numbers)):
             got = "none" if value is None else f"{value}"[:60]
-            raise ValueError(
-                f"{self.path} must hold {n} finite number{'s' * (n > 1)} as {keyword}, got {got}{self.suspect}"
-            )
+            raise ValueError(f"{self} must hold {n} finite number{'s' * (n > 1)} as {keyword}, got {got}{self.suspect}")
         return numbers
 
     def number(self, keyword: str) -> float:
@@ -76,7 +90,7 @@ class Header:
         """Return one whole number; ValueError if the value is anything else or missing."""
         number = self.number(keyword)
         if number != int(number):
-            raise ValueError(f"{self.path} must hold a whole number as {keyword}, got {number:g}")
+            raise ValueError(f"{self} must hold a whole number as {keyword}, got {number:g}")
         return int(number)
 
     @property
@@ -89,7 +103,8 @@ class Header:
         """What the file is, in words: its modality and, if it states one, its class."""
         sop_class = self.value("SOPClassUID")
         name = f"{getattr(sop_class, 'name', sop_class)}".removesuffix(" Storage")
-        return f"{self.value('Modality') or 'no modality'}{f' ({name})' if sop_class else ''}"
+        modality = plain_text(self.value("Modality"), "no modality")
+        return f"{modality} ({plain_text(name, 'no class')})" if sop_class else modality
 
     @property
     def suspect(self) -> str:
@@ -97,49 +112,50 @@ class Header:
         return "" if "CT Image" in self.kind or "(" not in self.kind else f" (it is {self.kind})"
 
 
-def read_headers(folder: Path) -> list[Header]:
-    """Return the headers of all DICOM files directly in a folder, sorted by name; empty if there are none.
+def read_header(path: FilePath) -> Header | None:
+    """Return a file's header, or None if it is not DICOM; ValueError if it is DICOM but cannot be read."""
+    if not path.is_file():  # a link that leads nowhere, a pipe
+        return None
+    from pydicom import dcmread  # imported here so that loading NIfTI does not wait for it
 
-    Skips a DICOMDIR and files that are not DICOM. Raises ValueError, naming the file, for one that is named like DICOM
-    (with one of `_SUFFIXES`, or like the DICOM files beside it) but cannot be read as DICOM.
-    """
-    found, others = [], []
     try:
-        paths = sorted(folder.iterdir())
+        start = _start_of(path, 132)
+        marked = start[128:] == b"DICM"
+        if not marked and not _may_begin_without_mark(path, start):
+            return None
+        with open_dicom(path) as file:
+            elements = dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
+            known = marked or "SOPClassUID" in elements or "Modality" in elements
+            syntax = str(elements.file_meta.get("TransferSyntaxUID") or _guessed_syntax(elements))
+            return Header(path, elements, syntax, file.tell()) if known else None
     except OSError as error:
-        raise ValueError(f"{folder} must be a folder that can be read, got: {error.strerror or error}") from error
-    for path in paths:
-        if path.is_dir() or path.name.upper() == "DICOMDIR":
-            continue
-        header = _read_header(path)
-        if header is None:
-            others.append(path)
-        elif not header.is_index:
-            found.append(header)
-    names = _SUFFIXES.union(*(_suffixes(header.path) or {""} for header in found))
-    for path in others:
-        if _is_called_like_one(path, names):
-            raise ValueError(f"{path} must be a complete DICOM file, as its name says, got {_contents(path)}")
-    return found
+        raise ValueError(f"{path} must be a file that can be read, got: {error.strerror or error}") from error
+    except Exception as error:  # a damaged header can fail anywhere in the parser
+        raise ValueError(f"{path} must be a complete DICOM file, got a damaged header") from error
 
 
-def by_series(headers: list[Header]) -> dict[str, list[Header]]:
-    """Return {series UID: headers}; files that name no series form one of their own, with an empty UID."""
-    series = defaultdict(list)
-    for header in headers:
-        series[str(header.value("SeriesInstanceUID") or "")].append(header)
-    return dict(series)
+def plain_text(value: object, missing: str) -> str:
+    """Return a text element in plain letters, to be shown; `missing` if there is none.
+
+    One longer than the standard allows is not shown: it holds what followed it in the file, perhaps a name.
+    """
+    text = str(value or missing)
+    if len(text) > _LONGEST_TEXT:
+        text = f"a damaged {missing.removeprefix('no ')}"
+    return re.sub(r"[^\w .,:+/()-]+", " ", text).strip()
 
 
-def about_series(uid: str, headers: list[Header]) -> str:
-    """Describe a series in a few words: its description, the kind and number of its files, and its UID."""
-    description = str(headers[0].value("SeriesDescription") or "no description")
-    if len(description) > _LONGEST_DESCRIPTION:  # it holds what followed it in the file: perhaps a name
-        description = "a damaged description"
-    description = re.sub(r"[^\w .,:+/()-]+", " ", description).strip()
-    kinds = " and ".join(sorted({header.kind for header in headers}))
-    files = f"1 file ({headers[0].path.name})" if len(headers) == 1 else f"{len(headers)} files"
-    return f"{description}: {kinds}, {files}, {uid or 'no UID'}"
+def suffixes_of(path: FilePath) -> set[str]:
+    """Return a name's suffixes that contain a letter, in lower case: `IM.0007` has none, `7.dcm.gz` has two."""
+    return {suffix.lower() for suffix in Path(path.name).suffixes if re.match(r"\.[^\W\d]\w*$", suffix)}
+
+
+def open_dicom(path: FilePath) -> BinaryIO:
+    """Open a file, never setting memory aside for more than it holds; a member of an archive is unpacked and checked.
+
+    Python compares an archive's checksum with what was unpacked only when a member was read to its end.
+    """
+    return WithinFile(path) if isinstance(path, Path) else io.BytesIO(path.read_bytes())
 
 
 class WithinFile(io.BufferedReader):
@@ -160,44 +176,27 @@ class WithinFile(io.BufferedReader):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence pydicom's warnings: what they would report is checked here, and their text may name the patient."""
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    """Silence pydicom's and highdicom's warnings: what they report is checked here, and may name the patient."""
+    loggers = {logger: logger.level for logger in map(logging.getLogger, ("pydicom", "highdicom"))}
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in loggers.items():
+            logger.setLevel(level)
 
 
-def _read_header(path: Path) -> Header | None:
-    """Return a file's header, or None if it is not DICOM; ValueError if it is DICOM but cannot be read."""
-    if not path.is_file():  # a link that leads nowhere, a pipe
-        return None
-    from pydicom import dcmread  # imported here so that loading NIfTI does not wait for it
-
-    try:
-        with WithinFile(path) as file:
-            start = file.read(132)
-            marked = start[128:] == b"DICM"
-            if not marked and not _may_begin_without_mark(path, start):
-                return None
-            file.seek(0)
-            elements = dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
-            known = marked or "SOPClassUID" in elements or "Modality" in elements
-            syntax = str(elements.file_meta.get("TransferSyntaxUID") or _guessed_syntax(elements))
-            return Header(path, elements, syntax, file.tell()) if known else None
-    except OSError as error:
-        raise ValueError(f"{path} must be a file that can be read, got: {error.strerror or error}") from error
-    except Exception as error:  # a damaged header can fail anywhere in the parser
-        raise ValueError(f"{path} must be a complete DICOM file, got a damaged header") from error
+def _start_of(path: FilePath, n_bytes: int) -> bytes:
+    with WithinFile(path) if isinstance(path, Path) else cast(BinaryIO, path.open("rb")) as file:
+        return file.read(n_bytes)
 
 
-def _may_begin_without_mark(path: Path, start: bytes) -> bool:
+def _may_begin_without_mark(path: FilePath, start: bytes) -> bool:
     """Return whether a file without the DICM mark may still be (older) DICOM: its first element is of group 2 or 8."""
-    called = not _suffixes(path) or _suffixes(path) & _SUFFIXES
+    called = not suffixes_of(path) or suffixes_of(path) & DICOM_SUFFIXES
     return bool(called) and start[:2] in (b"\x02\0", b"\x08\0", b"\0\x08") and len(start) > 8
 
 
@@ -209,32 +208,3 @@ def _guessed_syntax(elements: "Dataset") -> str:
     if implicit:
         return uid.ImplicitVRLittleEndian
     return uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian
-
-
-def _suffixes(path: Path) -> set[str]:
-    """Return a name's suffixes that contain a letter, in lower case: `IM.0007` has none, `7.dcm.gz` has two."""
-    return {suffix.lower() for suffix in path.suffixes if re.match(r"\.[^\W\d]\w*$", suffix)}
-
-
-def _is_called_like_one(path: Path, names: set[str]) -> bool:
-    """Return whether a file that is not DICOM is named like one.
-
-    `names`: the suffixes of DICOM files, including "" if some have none; in that case only text files (a README) may
-    have no suffix either.
-    """
-    if path.name.startswith("._"):  # macOS leaves these beside files
-        return False
-    if suffixes := _suffixes(path):
-        return not suffixes.isdisjoint(names)
-    return "" in names and not path.name.startswith(".") and not _is_text(path)
-
-
-def _is_text(path: Path) -> bool:
-    start = path.read_bytes()[:4096] if path.is_file() else b""
-    return bool(start) and b"\0" not in start and start.isascii()
-
-
-def _contents(path: Path) -> str:
-    if not path.is_file():
-        return "a link that leads nowhere, or no file"
-    return "an empty file" if path.stat().st_size == 0 else f"{path.stat().st_size} bytes of something else"

@@ -1,4 +1,4 @@
-"""The stored values of one DICOM slice: plain, deflated, run-length or JPEG; complete, and within their bits.
+"""The stored values of DICOM slices: plain, deflated, run-length or JPEG; complete, and within their bits.
 
 Given a damaged stream, a decoder may fill in what is missing, run for minutes or crash the process, so a stream's size
 and end are checked before it is decoded.
@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from flare_lib.ct.dicom_headers import Header, WithinFile
+from flare_lib.ct.dicom_headers import Header, open_dicom
+from flare_lib.ct.volume import scale_values
 
 _BIG_ENDIAN, _DEFLATED, _RLE = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.5"
 _PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", _BIG_ENDIAN, _DEFLATED)
@@ -20,46 +21,92 @@ _JPEG = {
     **{f"1.2.840.10008.1.2.4.{n}": "jpeg2k_decode" for n in (90, 91)},
 }
 _SYNTAXES = (*_PLAIN, _RLE, *_JPEG)
+_DECODED_BY = (
+    *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"),
+    *("BitsAllocated", "BitsStored", "PixelRepresentation"),
+)
 
 
 def read_stored_values(header: Header) -> np.ndarray:
-    """Return the stored values of a slice, integers (rows, columns), before slope and intercept are applied.
+    """Return the stored values of a slice (a file, or a frame of one), as `stored_values` does."""
+    return stored_values(header, read_frames(header)[header.frame])
 
-    Raises ValueError, naming the file, for pixel data that is missing, truncated, longer than the image, damaged, of
-    the wrong size, in an unsupported transfer syntax, or that uses more bits than `BitsStored` says.
+
+def hu_of(header: Header, frame: memoryview) -> np.ndarray:
+    """Return a slice in HU (rows, columns): int16 if that loses nothing, float32 otherwise."""
+    slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept")
+    return scale_values(stored_values(header, frame)[..., None], slope, intercept, np.int16, header)[..., 0]
+
+
+def read_frames(header: Header) -> list[memoryview]:
+    """Return the pixel data of every frame of a slice's file, as it is stored: one frame if it is not multi-frame.
+
+    Raises ValueError, naming the file, for pixel data that is missing, truncated or too long, in an unsupported
+    transfer syntax, or of a layout that no CT has.
     """
-    path = header.path
-    if header.syntax not in _SYNTAXES:
+    file = header.file
+    if file.syntax not in _SYNTAXES:
         from pydicom.uid import UID
 
-        raise ValueError(f"{path} must be plain, RLE, JPEG, JPEG-LS or JPEG 2000, got {UID(header.syntax).name}")
-    names = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel")
-    rows, columns, allocated, stored, high, signed, samples = (header.whole(name) for name in names)
-    if samples != 1 or rows < 1 or columns < 1:
-        raise ValueError(f"{path} must hold one grey value a pixel, got {samples}, {rows} x {columns} pixels")
-    plain = header.syntax in _PLAIN
-    shift = high + 1 - stored
-    if allocated not in (8, 16, 32) or not 1 <= stored <= high + 1 <= allocated or signed not in (0, 1):
-        raise ValueError(
-            f"{path} must hold integers of 8, 16 or 32 bits, got {stored} bits up to bit {high} of {allocated}"
-        )
-    if (shift and not plain) or (allocated == 8 and header.syntax == _BIG_ENDIAN):
-        raise ValueError(f"{path} must hold values that begin at the lowest bit, got {stored} bits up to bit {high}")
+        raise ValueError(f"{file} must be plain, RLE, JPEG, JPEG-LS or JPEG 2000, got {UID(file.syntax).name}")
+    rows, columns, allocated, *_ = _layout(header)
+    n_frames = 1 if header.parent is None else file.whole("NumberOfFrames")
+    n_bytes = n_frames * rows * columns * allocated // 8
     try:
-        data = _read_pixel_data(header)
-        if plain:
-            raw = _plain(data, rows * columns, f"{'>' if header.syntax == _BIG_ENDIAN else '<'}u{allocated // 8}")
+        data = _read_pixel_data(file)
+        if file.syntax not in _PLAIN:
+            return _encapsulated(data, n_frames)
+        if len(data) not in (n_bytes, n_bytes + n_bytes % 2):
+            raise ValueError(f"{len(data)} bytes where there must be {n_bytes}")
+        each = n_bytes // n_frames
+        return [memoryview(data)[i * each : (i + 1) * each] for i in range(n_frames)]
+    except Exception as error:  # a damaged stream can fail anywhere in the parser
+        raise _incomplete(file, error) from error
+
+
+def stored_values(header: Header, frame: memoryview) -> np.ndarray:
+    """Return the stored values of a slice, integers (rows, columns), before slope and intercept are applied.
+
+    `frame`: its pixel data. Raises ValueError, naming the file, for pixel data that is damaged, of the wrong size, or
+    that uses more bits than `BitsStored` says.
+    """
+    rows, columns, allocated, stored, shift, signed = _layout(header)
+    try:
+        if header.syntax in _PLAIN:
+            raw = np.frombuffer(frame, f"{'>' if header.syntax == _BIG_ENDIAN else '<'}u{allocated // 8}")
+        elif header.syntax == _RLE:
+            raw = _run_length(header, bytes(frame))
         else:
-            raw = _run_length(header, data) if header.syntax == _RLE else _jpeg(header.syntax, data, rows, columns)
+            raw = _jpeg(header.syntax, bytes(frame), rows, columns)
         raw = raw.reshape(rows, columns)
     except Exception as error:  # a damaged stream can fail anywhere in the decoder
-        raise ValueError(f"{path} must hold complete pixel data, got: {' '.join(str(error).split())[:160]}") from error
+        raise _incomplete(header, error) from error
     values = _within_bits(raw, stored, shift, signed == 1)
     if values is None:
         raise ValueError(
-            f"{path} must use the {stored} bits a value that it says, got others set (an overlay, or a wrong header?)"
+            f"{header} must use the {stored} bits a value that it says, got others set (an overlay, or a wrong header?)"
         )
     return values
+
+
+def _layout(header: Header) -> tuple[int, int, int, int, int, int]:
+    """Return rows, columns, bits allocated, bits stored, their shift and whether they are signed; ValueError if odd."""
+    names = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel")
+    rows, columns, allocated, stored, high, signed, samples = (header.whole(name) for name in names)
+    if samples != 1 or rows < 1 or columns < 1:
+        raise ValueError(f"{header} must hold one grey value a pixel, got {samples}, {rows} x {columns} pixels")
+    shift = high + 1 - stored
+    if allocated not in (8, 16, 32) or not 1 <= stored <= high + 1 <= allocated or signed not in (0, 1):
+        raise ValueError(
+            f"{header} must hold integers of 8, 16 or 32 bits, got {stored} bits up to bit {high} of {allocated}"
+        )
+    if (shift and header.syntax not in _PLAIN) or (allocated == 8 and header.syntax == _BIG_ENDIAN):
+        raise ValueError(f"{header} must hold values that begin at the lowest bit, got {stored} bits up to bit {high}")
+    return rows, columns, allocated, stored, shift, signed
+
+
+def _incomplete(header: Header, error: Exception) -> ValueError:
+    return ValueError(f"{header} must hold complete pixel data, got: {' '.join(str(error).split())[:160]}")
 
 
 def _read_pixel_data(header: Header) -> bytes:
@@ -67,7 +114,7 @@ def _read_pixel_data(header: Header) -> bytes:
     from pydicom.dataset import Dataset
     from pydicom.filereader import dcmread, read_dataset
 
-    with WithinFile(header.path) as file:
+    with open_dicom(header.path) as file:
         if header.syntax == _DEFLATED:  # the pixels then have no position of their own in the file
             elements: Dataset = dcmread(file, specific_tags=["PixelData"])
         else:
@@ -79,18 +126,24 @@ def _read_pixel_data(header: Header) -> bytes:
     return elements["PixelData"].value or b""
 
 
-def _plain(data: bytes, n: int, dtype: str) -> np.ndarray:
-    expected = n * np.dtype(dtype).itemsize
-    if len(data) not in (expected, expected + expected % 2):
-        raise ValueError(f"{len(data)} bytes where there must be {expected}")
-    return np.frombuffer(data, dtype, n)
+def _encapsulated(data: bytes, n_frames: int) -> list[memoryview]:
+    from pydicom.encaps import generate_frames
+
+    frames = [memoryview(frame) for frame in generate_frames(data, number_of_frames=n_frames)]
+    if len(frames) != n_frames:
+        raise ValueError(f"{len(frames)} compressed frames where there must be {n_frames}")
+    return frames
 
 
-def _run_length(header: Header, data: bytes) -> np.ndarray:
+def _run_length(header: Header, stream: bytes) -> np.ndarray:
+    from pydicom import Dataset
+    from pydicom.encaps import encapsulate
     from pydicom.pixels import get_decoder
 
-    elements = header.elements.copy()
-    elements.PixelData = data
+    elements = Dataset()
+    for keyword in _DECODED_BY:
+        setattr(elements, keyword, header.value(keyword))
+    elements.PixelData = encapsulate([stream])
     how: Any = {
         "raw": True,
         "decoding_plugin": "pydicom",
@@ -100,11 +153,10 @@ def _run_length(header: Header, data: bytes) -> np.ndarray:
     return array.view(array.dtype.str.replace("i", "u"))
 
 
-def _jpeg(syntax: str, data: bytes, rows: int, columns: int) -> np.ndarray:
+def _jpeg(syntax: str, stream: bytes, rows: int, columns: int) -> np.ndarray:
     import imagecodecs
-    from pydicom.encaps import get_frame
 
-    stream = get_frame(data, 0, number_of_frames=1).rstrip(b"\0")
+    stream = stream.rstrip(b"\0")
     if not stream.endswith(b"\xff\xd9"):
         raise ValueError(f"a compressed stream of {len(stream)} bytes without its end")
     size = _size_2000(stream) if "2k" in _JPEG[syntax] else _size_jpeg(stream)

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from flare_lib.ct.dicom import load_dicom
+from flare_lib.ct.dicom_folder import may_hold_dicom
 from flare_lib.ct.hu import hu_problem
 from flare_lib.ct.nifti_file import SUFFIXES, load_nifti
 from flare_lib.ct.volume import Volume, to_file_axes
@@ -34,23 +35,30 @@ def find_images(folder: str | os.PathLike, *, channel: str = "") -> dict[str, Pa
     return found
 
 
-def load_ct(path: str | os.PathLike) -> Volume:
-    """Load a CT in HU from a .nii or .nii.gz file (NIfTI-1 or 2) or from a folder with one DICOM series.
+def load_ct(path: str | os.PathLike, *, series: str | None = None) -> Volume:
+    """Load a CT in HU from a .nii or .nii.gz file (NIfTI-1 or 2), or from a folder or .zip that holds DICOM.
 
-    int16 if every value is a whole number that fits, float32 otherwise; a float64 copy is never made. A fourth axis of
-    length 1 is dropped. Raises FileNotFoundError for a missing file and ValueError, in one line, for anything that is
-    not a complete 3-D CT: truncated or damaged, 2-D or 4-D, NaN or Inf, grey values that are not HU (`hu_problem`), a
-    spacing that is not positive, a sheared affine, no orientation in the header, several DICOM series.
+    `series` names one of several DICOM series (`dicom_series.find_series`); without it, the only CT is taken. int16 if
+    every value is a whole number that fits, float32 otherwise; a float64 copy is never made. A fourth axis of length 1
+    is dropped. Raises FileNotFoundError for a missing file and ValueError, in one line, for anything that is not a
+    complete 3-D CT: truncated or damaged, 2-D or 4-D, NaN or Inf, grey values that are not HU (`hu_problem`), a spacing
+    that is not positive, a sheared affine, no orientation in the header, several CT series.
     """
     path = Path(path)
-    volume = (
-        load_dicom(path)
-        if os.path.isdir(path) and not path.name.lower().endswith(SUFFIXES)
-        else load_nifti(path, (np.int16, np.float32))
-    )
+    if is_dicom(path):
+        volume = load_dicom(path, series)
+    elif series is None:
+        volume = load_nifti(path, (np.int16, np.float32))
+    else:
+        raise ValueError(f"--series needs a folder or a .zip that holds DICOM, got {path}")
     if problem := hu_problem(volume.array_zyx):
         raise ValueError(f"{path} must be a CT in HU: {problem}")
     return volume
+
+
+def is_dicom(path: Path) -> bool:
+    """Return whether a path leads to DICOM (a folder, a .zip, a DICOMDIR, a .dcm file) rather than to a NIfTI file."""
+    return may_hold_dicom(path) and not path.name.lower().endswith(SUFFIXES)
 
 
 def load_label_map(path: str | os.PathLike) -> Volume:

@@ -32,7 +32,7 @@ def load_nifti(path: Path, dtypes: tuple[type, ...]) -> Volume:
     if not os.path.lexists(path):
         raise FileNotFoundError(f"an image must exist to be loaded, got {path}")
     if not path.name.lower().endswith(SUFFIXES):
-        raise ValueError(f"an image must be a .nii or .nii.gz file, or a folder with one DICOM series, got {path}")
+        raise ValueError(f"an image must be a .nii or .nii.gz file, or a folder or .zip that holds DICOM, got {path}")
     if os.path.isdir(path):
         raise ValueError(f"an image whose name ends in .nii or .nii.gz must be a file, got the folder {path}")
     if not os.path.isfile(path):  # a link that leads nowhere, a pipe

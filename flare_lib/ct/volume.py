@@ -16,6 +16,8 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 
+from flare_lib.ct.dicom_headers import Header
+
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
 _Value = TypeVar("_Value")
@@ -34,12 +36,16 @@ class FileGrid:
     """The grid of the file a volume came from.
 
     `shape_xyz` in the file's own axis order (i, j, k); `affine` (4, 4) from index (i, j, k) to world RAS in mm;
-    `header` the NIfTI header, whose geometry fields are written back unchanged, or None for a DICOM series.
+    `header` the NIfTI header, whose geometry fields are written back unchanged, or None for a DICOM series. `slices`:
+    the headers of a DICOM series in the order of k; `tilt_rows`: how many rows further along j each of its slices lay
+    than the one before, until the tilt of its gantry was corrected.
     """
 
     shape_xyz: Shape
     affine: np.ndarray
     header: nib.Nifti1Header | None = None
+    slices: tuple[Header, ...] = ()
+    tilt_rows: float = 0.0
 
     @property
     def third_axis_zyx(self) -> tuple[int, int]:
@@ -54,7 +60,8 @@ class Volume:
 
     `array_zyx` is canonical (RAS+): array_zyx[z, y, x] with x growing to the patient's right, y to the front, z to the
     head. `spacing_zyx_mm`: distance between voxel centres. `affine`: (4, 4) float64, from index (x, y, z) to world RAS
-    in mm. `file_grid`: the grid to save on; None for a volume made in memory, which is saved on its own grid.
+    in mm. `file_grid`: the grid to save on; None for a volume made in memory, which is saved on its own grid. `notes`:
+    what a reader of any result must know of how it was read.
     Raises ValueError for an array without 3 axes, a spacing that is not positive, an affine that is not (4, 4).
     """
 
@@ -62,6 +69,7 @@ class Volume:
     spacing_zyx_mm: Triple
     affine: np.ndarray
     file_grid: FileGrid | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.array_zyx.ndim != 3 or not self.array_zyx.size:
@@ -101,7 +109,7 @@ class Volume:
         """Return a volume of other values (any dtype) on the same grid; ValueError if the shape differs."""
         if array_zyx.shape != self.shape_zyx:
             raise ValueError(f"array_zyx must have the volume's shape {self.shape_zyx}, got {array_zyx.shape}")
-        return Volume(array_zyx, self.spacing_zyx_mm, self.affine, self.file_grid)
+        return Volume(array_zyx, self.spacing_zyx_mm, self.affine, self.file_grid, self.notes)
 
 
 def triple(values: Iterable[_Value]) -> tuple[_Value, _Value, _Value]:
@@ -159,7 +167,7 @@ def empty_in_file_axes(grid: FileGrid, dtype: type) -> np.ndarray:
     return to_file_axes(np.empty(shape_zyx, dtype), grid)
 
 
-def scale_values(raw: np.ndarray, slope: float, intercept: float, integers: type, path: Path) -> np.ndarray:
+def scale_values(raw: np.ndarray, slope: float, intercept: float, integers: type, path: object) -> np.ndarray:
     """Return raw * slope + intercept, slice by slice: as `integers` if that loses nothing, as float32 otherwise."""
     if raw.dtype.kind not in "iuf":
         raise ValueError(f"{path} must hold one real number a voxel, got {raw.dtype}")
@@ -176,7 +184,7 @@ def stack_slices(
     empty: Callable[[type], np.ndarray],
     slope_intercept: tuple[float, float],
     dtypes: tuple[type, ...],
-    path: Path,
+    path: object,
 ) -> np.ndarray:
     """Collect slices (x, y) along the file's third axis into one array of values, stored * slope + intercept.
 
@@ -247,11 +255,11 @@ def check_grid(grid: FileGrid, path: Path) -> None:
         )
 
 
-def place_in_world(array_xyz: np.ndarray, grid: FileGrid, path: Path) -> Volume:
+def place_in_world(array_xyz: np.ndarray, grid: FileGrid, path: Path, notes: tuple[str, ...] = ()) -> Volume:
     """Return an array in a file's axes as a canonical volume; ValueError as `check_grid` raises it."""
     check_grid(grid, path)
     affine = grid.affine @ inv_ornt_aff(io_orientation(grid.affine), grid.shape_xyz)
-    return Volume(from_file_axes(array_xyz, grid), _spacing_zyx_mm(grid, affine), affine, grid)
+    return Volume(from_file_axes(array_xyz, grid), _spacing_zyx_mm(grid, affine), affine, grid, notes)
 
 
 def _spacing_zyx_mm(grid: FileGrid, affine: np.ndarray) -> Triple:

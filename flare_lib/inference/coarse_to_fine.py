@@ -159,7 +159,7 @@ class _Run:
         """Paste the region's labels into the CT's grid and return them with everything that was noted."""
         label_map = paste(labels_zyx, roi, ct.shape_zyx)
         self.lap("paste")
-        self.notes += [*hu_doubts(ct.array_zyx), *anatomy_doubts(ct, label_map)]
+        self.notes += [*ct.notes, *hu_doubts(ct.array_zyx), *anatomy_doubts(ct, label_map)]
         self.lap("doubts")
         coarse = ct.with_array(label_map) if coarse is None else coarse
         return Segmentation(label_map, coarse, roi, self.seconds, tuple(self.notes), self.removed, self.precision)

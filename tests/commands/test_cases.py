@@ -5,6 +5,8 @@ import gzip
 import nibabel as nib
 import numpy as np
 import pytest
+from dicoms import SERIES, every, other_series, write_series
+from pydicom import uid
 from scans import AFFINE, SHAPE_XYZ, assert_refused, files_in, grey_values, labels_zyx, save, save_labels
 
 from flare_lib.ct.files import load_ct, load_label_map
@@ -51,6 +53,38 @@ def test_info_says_what_the_file_holds(flare, ct_path):
         "-1000 to 40 HU, int16",
         "1:4, 1:5, 1:6",
     ]
+
+
+def test_info_lists_the_series_of_a_folder_and_describes_the_only_one(flare, tmp_path):
+    write_series(tmp_path / "ct", every(ConvolutionKernel="B30f"))
+    code, out, err = flare("info", tmp_path / "ct")
+    assert (code, err) == (0, [])
+    assert out[:2] == [
+        "Abdomen 3.0: CT (CT Image), 5 slices of 3 x 1.25 x 0.75 mm (z, y, x), kernel B30f",
+        f"    --series {SERIES}",
+    ]
+    assert out[4] == "voxels (z, y, x)  5 x 6 x 7"
+
+
+def test_info_lists_several_series_with_what_speaks_against_each(flare, tmp_path):
+    other_series(write_series(tmp_path), 7, every(Modality="SR", SOPClassUID=uid.EnhancedSRStorage))
+    other_series(tmp_path, 8, slices=[2])
+    code, out, err = flare("info", tmp_path)
+    assert (code, err) == (0, [])
+    assert out == [
+        "Abdomen 3.0: CT (CT Image), 5 slices of 3 x 1.25 x 0.75 mm (z, y, x)",
+        f"    --series {SERIES}",
+        "Abdomen 3.0: SR (Enhanced SR), 1 file (7_000.dcm)",
+        f"    --series {SERIES}.7",
+        f"    against it: {tmp_path / '7_000.dcm'} must be a CT, got SR (Enhanced SR)",
+        "Abdomen 3.0: CT (CT Image), 1 slice of 5 x 1.25 x 0.75 mm (z, y, x) (8_002.dcm)",
+        f"    --series {SERIES}.8",
+        "    against it: a single slice",
+        f"3 series in {tmp_path}",
+    ]
+    code, out, err = flare("info", tmp_path, "--series", SERIES)
+    assert (code, out[2], err) == (0, "voxels (z, y, x)  5 x 6 x 7", [])
+    assert_refused(flare("info", tmp_path, "--series", "1.2"), "--series must name one series in")
 
 
 def truncated(path):

@@ -4,6 +4,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from dicoms import SERIES, every, other_series, write_series, zipped
+from pydicom import uid
 from scans import AFFINE, VOXEL_ML, assert_refused, files_in, grey_values, labels_zyx, save, save_labels
 
 
@@ -63,6 +65,17 @@ def test_several_cts_go_into_a_folder_and_a_bad_one_does_not_stop_the_others(fla
     assert files_in(tmp_path / "out") == ["a.nii.gz", "c.nii.gz"]
     assert [line for line in err if line.startswith("error: ")] == [line for line in err if "b.nii" in line]
     assert len([line for line in out if "wrote" in line]) == 2
+
+
+def test_a_series_of_an_archive_is_segmented_and_its_notes_are_told(flare, nets, tmp_path):
+    report = every(Modality="SR", SOPClassUID=uid.EnhancedSRStorage, SeriesDescription="Doses")
+    other_series(write_series(tmp_path / "ct"), 7, report)
+    archive = zipped(other_series(tmp_path / "ct", 8, slices=range(1, 4)), tmp_path / "ct.zip")
+    (tmp_path / "out").mkdir()
+    assert_refused(flare("segment", archive, "-o", tmp_path / "out"), "--series must name one")
+    code, _, err = flare("segment", archive, "-o", tmp_path / "out", "--series", SERIES)
+    assert (code, err) == (0, ["note: looked everywhere"])
+    assert nib.load(tmp_path / "out" / "ct.nii.gz").shape == (7, 6, 5)
 
 
 def test_several_cts_need_a_folder_and_have_no_reference(flare, nets, ct_path, tmp_path):

@@ -1,6 +1,5 @@
 """A DICOM series as a volume: at its place in the world, whole, and alone in its folder."""
 
-import re
 from pathlib import Path
 
 import nibabel as nib
@@ -9,7 +8,10 @@ import pytest
 import SimpleITK as sitk
 from grids import random_hu, refusal_of, rotation, world_values
 
+from flare_lib.ct.dicom import on_slices, straightened
+from flare_lib.ct.dicom_stack import first_row
 from flare_lib.ct.files import load_ct, load_label_map, save_label_map
+from flare_lib.ct.volume import to_file_axes
 
 
 def _write_series(
@@ -81,13 +83,13 @@ def test_several_series_in_a_folder_are_refused_by_name(tmp_path):
     for uid in ("1.2.826.0.1.3680043.2.1125.1", "1.2.826.0.1.3680043.2.1125.2"):
         _write_series(tmp_path, random_hu((3, 4, 5)), uid)
     message = refusal_of(tmp_path)
-    assert message.startswith("FILE must hold exactly one DICOM series, got 2: ")
+    assert message.startswith("FILE must hold exactly one CT series, or --series must name one")
     assert all(f"1.2.826.0.1.3680043.2.1125.{k}" in message for k in (1, 2))
 
 
 def test_a_folder_without_dicom_is_refused(tmp_path, capfd):
     (tmp_path / "notes.txt").write_text("no image here")
-    assert refusal_of(tmp_path) == "FILE must hold exactly one DICOM series, got 0: none"
+    assert refusal_of(tmp_path) == "FILE must hold a DICOM series, got no DICOM file"
     assert capfd.readouterr() == ("", "")
 
 
@@ -101,6 +103,40 @@ def test_a_dicom_series_with_a_slice_missing_is_refused(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_dicom_series_of_a_tilted_gantry_is_refused(tmp_path):
-    _write_series(tmp_path, random_hu((6, 7, 5)), tilt_mm=0.7)
-    assert re.search("got one [23].[0-9] mm off its place", refusal_of(tmp_path))
+@pytest.mark.parametrize("tilt_mm", [0.7, -0.7])
+def test_slices_of_a_tilted_gantry_are_put_straight(tmp_path, tilt_mm):
+    z, y, x = np.meshgrid(range(6), range(7), range(5), indexing="ij")
+    array = (100 * y + 10 * x).astype(np.int16)  # linear along the columns: interpolation must be exact
+    array += (tilt_mm / 1.25 * 100 * z).astype(np.int16)  # a gradient in the world, not in each slice
+    _write_series(tmp_path, array, degrees=(0, 0, 0), tilt_mm=tilt_mm)
+    volume = load_ct(tmp_path)
+    straight = to_file_axes(volume.array_zyx, volume.grid).T
+    assert straight.shape == (6, 7 + 3, 5)  # the last slice lies 3.5 mm off: 2.8 rows
+    first = -3 if tilt_mm < 0 else 0
+    expected = 100 * (np.arange(10) + first)[:, None] + 10 * np.arange(5)
+    for k, slice_hu in enumerate(straight):
+        inside = slice_hu != -1024
+        rows = np.arange(10) + first - k * tilt_mm / 1.25
+        np.testing.assert_array_equal(inside.all(axis=1), (rows > -1e-9) & (rows < 6 + 1e-9))
+        np.testing.assert_allclose(slice_hu[inside], expected[inside], atol=1)
+    np.testing.assert_allclose(volume.spacing_zyx_mm, (3.0, 1.25, 0.75))
+    np.testing.assert_allclose(volume.grid.affine[:3, 3], (31, -42 - 1.25 * first, 7.5))
+    degrees = np.degrees(np.arctan(0.7 / 3))
+    assert volume.notes == (
+        f"the gantry was tilted by {degrees:.1f} degrees: the slices were shifted along their columns to lie straight "
+        "above one another (10 rows instead of 7)",
+    )
+
+
+@pytest.mark.parametrize("tilt_rows", [0.56, -0.56, 1.0])
+def test_labels_of_straight_slices_go_back_to_where_the_slices_lay(tilt_rows):
+    labels = np.random.default_rng(3).integers(0, 14, (6, 7, 5)).astype(np.int16)
+    shifts = np.arange(6) * tilt_rows - first_row(tilt_rows, 6)
+    straight = np.zeros((6, 7 + int(np.ceil(abs(tilt_rows) * 5)), 5), np.int16)
+    for k, shift in enumerate(np.rint(shifts).astype(int)):
+        straight[k, shift : shift + 7] = labels[k]
+    np.testing.assert_array_equal(on_slices(straight, tilt_rows, 7), labels)
+    if tilt_rows == 1.0:
+        np.testing.assert_array_equal(
+            np.where(straightened(labels, 1.0) == -1024, 0, straightened(labels, 1.0)), straight
+        )

@@ -1,16 +1,16 @@
-"""What is read of DICOM headers: which files count, how they are grouped, what is said of them."""
+"""What is read of one DICOM header, and what is said of it."""
 
 import warnings
 
 import pytest
-from dicoms import PATIENT, SERIES, a_slice, every, write, write_series
+from dicoms import PATIENT, every, headers_in, write_series
 from pydicom import uid
 
-from flare_lib.ct.dicom_headers import about_series, by_series, quiet, read_headers
+from flare_lib.ct.dicom_headers import plain_text, quiet, read_header
 
 
 def test_headers_hold_what_places_and_scales_a_slice_and_nothing_of_the_patient(tmp_path):
-    (header,) = read_headers(write_series(tmp_path, slices=[3]))
+    (header,) = headers_in(write_series(tmp_path, slices=[3]))
     assert header.numbers("ImagePositionPatient", 3) == (-31.0, 42.0, 16.5)
     assert header.number("SliceThickness") == 5.0
     assert header.whole("Columns") == 7
@@ -19,6 +19,7 @@ def test_headers_hold_what_places_and_scales_a_slice_and_nothing_of_the_patient(
     assert header.syntax == uid.ExplicitVRLittleEndian
     assert header.path.read_bytes()[header.pixels_at :][:4] == b"\xe0\x7f\x10\0"
     assert (header.kind, header.suspect) == ("CT (CT Image)", "")
+    assert (str(header), header.file) == (str(tmp_path / "003.dcm"), header)
 
 
 @pytest.mark.parametrize(
@@ -34,26 +35,22 @@ def test_headers_hold_what_places_and_scales_a_slice_and_nothing_of_the_patient(
     ],
 )
 def test_other_numbers_are_refused_by_name(tmp_path, change, read, said):
-    (header,) = read_headers(write_series(tmp_path, every(**change), slices=[0]))
+    (header,) = headers_in(write_series(tmp_path, every(**change), slices=[0]))
     with pytest.raises(ValueError) as refusal:
         read(header)
     assert str(refusal.value).startswith(f"{tmp_path / '000.dcm'} must hold {said}")
 
 
-def test_an_empty_folder_has_no_headers(tmp_path):
-    assert read_headers(tmp_path) == []
-    assert by_series([]) == {}
+def test_what_is_no_dicom_has_no_header(tmp_path):
+    (tmp_path / "notes.txt").write_text("nothing")
+    assert read_header(tmp_path / "notes.txt") is None
+    assert read_header(tmp_path / "nowhere") is None
 
 
-def test_series_are_told_apart_by_their_uid_and_said_in_few_words(tmp_path):
-    write_series(tmp_path)
-    other = a_slice(1)
-    other.SeriesInstanceUID, other.SeriesDescription = "", "Odd\nname" + "!" * 50
-    write(other, tmp_path / "other.dcm")
-    series = by_series(read_headers(tmp_path))
-    assert {name: len(headers) for name, headers in series.items()} == {SERIES: 5, "": 1}
-    assert about_series(SERIES, series[SERIES]) == f"Abdomen 3.0: CT (CT Image), 5 files, {SERIES}"
-    assert about_series("", series[""]) == "Odd name: CT (CT Image), 1 file (other.dcm), no UID"
+def test_texts_are_shown_in_plain_letters_and_not_when_they_are_too_long():
+    assert plain_text("Odd\nname" + "!" * 50, "no description") == "Odd name"
+    assert plain_text(None, "no description") == "no description"
+    assert plain_text("x" * 65, "no description") == "a damaged description"
 
 
 def test_warnings_are_kept_back_inside_and_only_there():

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from dicoms import COLUMNS, HU, ROWS, store, write_series, written_as
+from dicoms import COLUMNS, HU, ROWS, headers_in, store, write_series, written_as
 from pydicom import uid
 
-from flare_lib.ct.dicom_headers import read_headers
 from flare_lib.ct.dicom_pixels import read_stored_values
 
 SYNTAXES = (
@@ -19,7 +18,7 @@ SYNTAXES = (
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name)
 def test_values_are_those_stored(tmp_path, syntax):
-    (header,) = read_headers(write_series(tmp_path, written_as(syntax), slices=[1]))
+    (header,) = headers_in(write_series(tmp_path, written_as(syntax), slices=[1]))
     np.testing.assert_array_equal(read_stored_values(header), HU[1].astype(int) + 1024)
 
 
@@ -48,7 +47,7 @@ def test_a_value_is_taken_from_its_bits_and_the_others_must_be_empty_or_its_sign
         ds.BitsStored, ds.HighBit, ds.PixelRepresentation = stored, high, signed
         store(ds, np.full((ROWS, COLUMNS), written))
 
-    (header,) = read_headers(write_series(tmp_path, change, slices=[0]))
+    (header,) = headers_in(write_series(tmp_path, change, slices=[0]))
     if read is None:
         with pytest.raises(ValueError, match="got others set"):
             read_stored_values(header)
@@ -61,5 +60,5 @@ def test_eight_bits_are_read(tmp_path):
         ds.BitsAllocated, ds.BitsStored, ds.HighBit = 8, 8, 7
         store(ds, np.arange(ROWS * COLUMNS).reshape(ROWS, COLUMNS), "u1")
 
-    (header,) = read_headers(write_series(tmp_path, change, slices=[0]))
+    (header,) = headers_in(write_series(tmp_path, change, slices=[0]))
     np.testing.assert_array_equal(read_stored_values(header).ravel(), np.arange(ROWS * COLUMNS))

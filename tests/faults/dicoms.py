@@ -1,6 +1,7 @@
 """Small DICOM series to put a fault into: five slices of 6 x 7 pixels, 3.0 x 1.25 x 0.75 mm apart."""
 
 import warnings
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,9 @@ import numpy as np
 from pydicom import Dataset, config, uid
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
+
+from flare_lib.ct.dicom_folder import read_files
+from flare_lib.ct.dicom_headers import Header
 
 N, ROWS, COLUMNS = 5, 6, 7
 HU = np.random.default_rng(0).integers(-1000, 1200, (N, ROWS, COLUMNS)).astype(np.int16)
@@ -115,3 +119,63 @@ def _write_as(ds: Dataset, syntax: str) -> None:
     elif syntax == uid.ExplicitVRBigEndian:
         ds.PixelData = stored.astype(">u2").tobytes()
     ds.file_meta.TransferSyntaxUID = syntax
+
+
+def other_series(folder: Path, number: int, change: Change = lambda ds, k: None, slices: Iterable[int] = (0,)) -> Path:
+    """Write a series with a UID of its own, SERIES.number, beside others: number_000.dcm ..."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for k in slices:
+        ds = a_slice(k)
+        ds.SeriesInstanceUID, ds.SOPInstanceUID = f"{SERIES}.{number}", f"{SERIES}.{number}.{k + 1}"
+        ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+        with unchecked():
+            change(ds, k)
+        ds.file_meta.MediaStorageSOPClassUID = ds.get("SOPClassUID", uid.CTImageStorage)
+        write(ds, folder / f"{number}_{k:03}.dcm")
+    return folder
+
+
+def zipped(folder: Path, archive: Path) -> Path:
+    """Pack a folder with everything below it; return the archive."""
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+        for path in sorted(folder.rglob("*")):
+            packed.write(path, path.relative_to(folder))
+    return archive
+
+
+def enhanced(path: Path, hu: np.ndarray = HU, change: Change = lambda ds, k: None) -> Path:
+    """Write slices as one Enhanced CT, each frame's functional groups changed first; its frames run from head to feet.
+
+    What a single-frame slice states by itself stands in the functional groups here, some shared and some a frame's own.
+    """
+    ds = a_slice(0)
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = uid.EnhancedCTImageStorage
+    orientation, spacing, values = Dataset(), Dataset(), Dataset()
+    orientation.ImageOrientationPatient = ds.ImageOrientationPatient
+    spacing.PixelSpacing, spacing.SliceThickness = ds.PixelSpacing, ds.SliceThickness
+    values.RescaleSlope, values.RescaleIntercept, values.RescaleType = 1, -1024, "HU"
+    shared = Dataset()
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [spacing]
+    shared.PixelValueTransformationSequence = [values]
+    frames = []
+    for k in range(len(hu)):
+        place, frame = Dataset(), Dataset()
+        place.ImagePositionPatient = [-31.0, 42.0, 7.5 + 3.0 * k]
+        frame.PlanePositionSequence = [place]
+        with unchecked():
+            change(frame, k)
+        frames.insert(0, frame)
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
+        delattr(ds, keyword)
+    for keyword in ("RescaleSlope", "RescaleIntercept", "RescaleType"):
+        delattr(ds, keyword)
+    ds.SharedFunctionalGroupsSequence, ds.PerFrameFunctionalGroupsSequence = [shared], frames
+    ds.NumberOfFrames = len(hu)
+    store(ds, hu[::-1] + 1024)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write(ds, path)
+
+
+def headers_in(folder: Path) -> list[Header]:
+    """Return the headers of all DICOM files below a folder."""
+    return read_files(folder).headers

@@ -19,6 +19,7 @@ from dicoms import (
     a_slice,
     every,
     only,
+    other_series,
     store,
     write,
     write_series,
@@ -194,10 +195,15 @@ def test_a_localizer_among_the_slices_is_refused(tmp_path):
     assert refusal_of(tmp_path) == "FOLDER/000.dcm must be a slice of a CT, got a localizer (scout)"
 
 
-def test_a_multi_frame_file_is_refused_by_name(tmp_path):
+def test_a_multi_frame_file_of_a_class_without_frames_is_refused_by_name(tmp_path):
+    write_series(tmp_path, every(NumberOfFrames=2), slices=[0])
+    assert refusal_of(tmp_path) == "FOLDER/000.dcm must hold one slice, got 2 frames: CT (CT Image)"
+
+
+def test_a_multi_frame_file_that_does_not_describe_its_frames_is_refused_by_name(tmp_path):
     change = every(NumberOfFrames=2, SOPClassUID=uid.EnhancedCTImageStorage, ImagePositionPatient=None)
     write_series(tmp_path, change, slices=[0])
-    assert refusal_of(tmp_path) == "FOLDER/000.dcm must hold one slice, got 2 frames: CT (Enhanced CT Image)"
+    assert refusal_of(tmp_path) == "FOLDER/000.dcm must describe each of its frames, got 0 of 2"
 
 
 @pytest.mark.parametrize("colour", ["RGB", "PALETTE COLOR", None])
@@ -206,15 +212,12 @@ def test_colours_are_refused(tmp_path, colour):
     assert f"FOLDER/001.dcm must hold grey values, got {colour or 'none'}" in refusal_of(tmp_path)
 
 
-def test_several_series_are_listed_by_what_they_are(tmp_path):
-    write_series(tmp_path)
-    dose = a_slice(0)
-    dose.SeriesInstanceUID, dose.SeriesDescription = f"{SERIES}.7", "Dose\nreport"
-    dose.Modality, dose.SOPClassUID = "SR", uid.XRayRadiationDoseSRStorage
-    write(dose, tmp_path / "report")
+def test_several_series_that_qualify_are_listed_by_what_they_are(tmp_path):
+    other_series(write_series(tmp_path), 7, every(SeriesDescription="Abdomen\n5.0"), range(1, N))
     assert refusal_of(tmp_path) == (
-        f"FOLDER must hold exactly one DICOM series, got 2: Abdomen 3.0: CT (CT Image), 5 files, {SERIES}; "
-        f"Dose report: SR (X-Ray Radiation Dose SR), 1 file (report), {SERIES}.7"
+        "FOLDER must hold exactly one CT series, or --series must name one (flare info tells more), got 2 of 2: "
+        f"Abdomen 3.0: CT (CT Image), 5 slices of 3 x 1.25 x 0.75 mm (z, y, x), {SERIES}; "
+        f"Abdomen 5.0: CT (CT Image), 4 slices of 3 x 1.25 x 0.75 mm (z, y, x), {SERIES}.7"
     )
 
 
@@ -280,9 +283,28 @@ def test_a_gap_is_refused(tmp_path, missing):
     assert re.search(r"evenly spaced .* got one [12]\.0 mm off its place: 00\d\.dcm", refusal_of(tmp_path))
 
 
-def test_a_tilted_gantry_is_refused(tmp_path):
-    write_series(tmp_path, lambda ds, k: every(ImagePositionPatient=[-31, 42 + 0.8 * k, 7.5 + 3 * k])(ds, k))
-    assert "straight above one another (none missing, no tilted gantry), got one 3.2 mm off" in refusal_of(tmp_path)
+def tilted(ds, k):
+    ds.ImagePositionPatient = [-31, 42 + 1.6 * k, 7.5 + 3 * k]
+
+
+@pytest.mark.parametrize(
+    ("change", "off_mm"),
+    [
+        (lambda ds, k: every(ImagePositionPatient=[-31, 42 + 1.9 * k, 7.5 + 3 * k])(ds, k), 7.6),  # 32 degrees
+        (lambda ds, k: every(ImagePositionPatient=[-31 + 0.8 * k, 42, 7.5 + 3 * k])(ds, k), 3.2),  # sideways
+        (lambda ds, k: every(ImagePositionPatient=[-31, 42 + 0.4 * k * k, 7.5 + 3 * k])(ds, k), 6.4),  # bent
+        (lambda ds, k: (tilted(ds, k), every(GantryDetectorTilt=12)(ds, k)), 6.4),  # 28 degrees, not 12
+    ],
+)
+def test_what_is_no_clean_shear_is_refused(tmp_path, change, off_mm):
+    write_series(tmp_path, change)
+    said = refusal_of(tmp_path)
+    assert f"straight above one another, or tilted as a gantry tilts them (none missing), got one {off_mm} mm" in said
+
+
+def test_a_slice_missing_from_a_tilted_series_is_refused(tmp_path):
+    write_series(tmp_path, tilted, slices=[0, 1, 3, 4])
+    assert "none missing" in refusal_of(tmp_path)
 
 
 def test_copies_of_a_slice_are_one_slice(tmp_path):

@@ -1,0 +1,185 @@
+"""Every DICOM file below a folder or in a .zip archive: its header, or the reason why it cannot be read.
+
+What makes a file DICOM is its content, not its name. A file that is named like DICOM but holds none (damaged, empty,
+packed, not yet downloaded) may be a slice that would go missing, so it is kept with a reason and speaks against the
+series that it lies beside. All other files are skipped. An index (DICOMDIR) tells which files there should be.
+Reference: DICOM PS3.10 (files and media), PS3.3, F (directory records).
+"""
+
+import os
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flare_lib.ct.dicom_headers import (
+    DICOM_SUFFIXES,
+    FilePath,
+    Header,
+    MemberPath,
+    open_dicom,
+    read_header,
+    suffixes_of,
+)
+
+ZIP_SUFFIX = ".zip"
+
+
+class Unread(NamedTuple):
+    """A file that may be a slice and cannot be read: the folder it lies in, and why, in one line that names it."""
+
+    folder: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class DicomFiles:
+    """What was found: `headers` sorted by folder and name; `unread`; `listed` by an index, {series: {image: file}}."""
+
+    headers: list[Header] = field(default_factory=list)
+    unread: list[Unread] = field(default_factory=list)
+    listed: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+def may_hold_dicom(path: Path) -> bool:
+    """Return whether a path is a folder, an archive, a DICOM file or a DICOMDIR, the latter three by their names."""
+    named = path.suffix.lower() in {ZIP_SUFFIX, *DICOM_SUFFIXES} or path.name.upper() == "DICOMDIR"
+    return path.is_dir() or (named and path.is_file())
+
+
+def read_files(path: Path) -> DicomFiles:
+    """Read the headers of all DICOM files below a folder or in a .zip, or that of a single file.
+
+    Folders and archives within are entered, also through links; a DICOMDIR stands for the folder that it lies in.
+    Raises ValueError if the folder or the archive itself cannot be read.
+    """
+    found = DicomFiles()
+    if path.suffix.lower() in DICOM_SUFFIXES and path.is_file():
+        list(_read_entries(path.parent, [path], found))
+        return found
+    todo: list[FilePath] = [_open_zip(path) if path.suffix.lower() == ZIP_SUFFIX and path.is_file() else path]
+    if path.name.upper() == "DICOMDIR" and path.is_file():
+        todo = [path.parent]
+    entered: set[str] = set()
+    while todo:
+        folder = todo.pop()
+        if isinstance(folder, Path) and (real := os.path.realpath(folder)) not in entered:
+            entered.add(real)
+        elif isinstance(folder, Path):  # a link back to where we came from
+            continue
+        try:
+            entries: list[FilePath] = sorted(folder.iterdir(), key=lambda entry: entry.name)
+        except OSError as error:
+            reason = f"{folder} must be a folder that can be read, got: {error.strerror or error}"
+            if folder == path:
+                raise ValueError(reason) from error
+            found.unread.append(Unread(str(folder), reason))
+            continue
+        todo += reversed(list(_read_entries(folder, entries, found)))
+    return found
+
+
+def folder_of(header: Header) -> str:
+    """Return the folder that a file lies in."""
+    return str(header.path.parent)
+
+
+def _read_entries(folder: FilePath, entries: list[FilePath], found: DicomFiles) -> Iterator[FilePath]:
+    """Add the files of one folder to what was found; yield the folders and archives in it."""
+    headers, others = [], []
+    for entry in entries:
+        try:
+            if entry.is_dir():
+                yield entry
+            elif Path(entry.name).suffix.lower() == ZIP_SUFFIX and entry.is_file():
+                yield _open_zip(entry)
+            elif entry.name.upper() == "DICOMDIR":
+                _add_listed(entry, found.listed)
+            elif (header := read_header(entry)) is None:
+                others.append(entry)
+            elif header.is_index:
+                _add_listed(entry, found.listed)
+            else:
+                headers.append(header)
+        except ValueError as error:
+            found.unread.append(Unread(str(folder), str(error)))
+        except OSError as error:
+            found.unread.append(Unread(str(folder), f"{entry} must be a file that can be read, got: {error.strerror}"))
+    names = DICOM_SUFFIXES.union(*(suffixes_of(header.path) or {""} for header in headers))
+    for path in others:
+        if _is_called_like_one(path, names):
+            reason = f"{path} must be a complete DICOM file, as its name says, got {_contents(path)}"
+            found.unread.append(Unread(str(folder), reason))
+    found.headers.extend(headers)
+
+
+def _open_zip(path: FilePath) -> MemberPath:
+    """Return the root of an archive; ValueError, in one line, if its members cannot all be read."""
+    if not isinstance(path, Path):
+        raise ValueError(f"{path} must be unpacked first, got an archive within an archive")
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} must be a complete .zip archive, got: {error}") from error
+    names = archive.namelist()
+    if any(member.flag_bits & 1 for member in archive.infolist()):
+        raise ValueError(f"{path} must be a .zip archive without a password, got one that needs it")
+    if len(set(names)) != len(names):
+        raise ValueError(f"{path} must hold every member once, got {len(names) - len(set(names))} of the same name")
+    return MemberPath(archive)
+
+
+def _add_listed(index: FilePath, listed: dict[str, dict[str, str]]) -> None:
+    """Add what an index lists. One that cannot be read lists nothing: it is no slice."""
+    try:
+        for series, image, name in _directory_records(index):
+            listed.setdefault(series, {})[image] = name
+    except Exception:  # a damaged index can fail anywhere in the parser
+        return
+
+
+def _directory_records(index: FilePath) -> Iterator[tuple[str, str, str]]:
+    """Yield the series, the instance and the file of every record below a series: {offset: record} is a tree."""
+    from pydicom import dcmread
+
+    with open_dicom(index) as file:
+        elements = dcmread(file, specific_tags=["DirectoryRecordSequence"])
+    records: dict[int, Any] = {record.seq_item_tell: record for record in elements.DirectoryRecordSequence}
+    for series in records.values():
+        if series.DirectoryRecordType != "SERIES":
+            continue
+        at, seen = series.OffsetOfReferencedLowerLevelDirectoryEntity, set()
+        while at in records and at not in seen:
+            seen.add(at)
+            record = records[at]
+            if "ReferencedFileID" in record and "ReferencedSOPInstanceUIDInFile" in record:
+                parts = record.ReferencedFileID
+                name = parts if isinstance(parts, str) else "/".join(parts)
+                yield str(series.SeriesInstanceUID), str(record.ReferencedSOPInstanceUIDInFile), name
+            at = record.OffsetOfTheNextDirectoryRecord
+
+
+def _is_called_like_one(path: FilePath, names: set[str]) -> bool:
+    """Return whether a file that is not DICOM is named like one.
+
+    `names`: the suffixes of DICOM files, including "" if some have none; in that case only text files (a README) may
+    have no suffix either.
+    """
+    if path.name.startswith("._"):  # macOS leaves these beside files
+        return False
+    if suffixes := suffixes_of(path):
+        return not suffixes.isdisjoint(names)
+    return "" in names and not path.name.startswith(".") and not _is_text(path)
+
+
+def _is_text(path: FilePath) -> bool:
+    start = path.read_bytes()[:4096] if path.is_file() else b""
+    return bool(start) and b"\0" not in start and start.isascii()
+
+
+def _contents(path: FilePath) -> str:
+    if not path.is_file():
+        return "a link that leads nowhere, or no file"
+    n_bytes = path.stat().st_size if isinstance(path, Path) else len(path.read_bytes())
+    return "an empty file" if n_bytes == 0 else f"{n_bytes} bytes of something else"

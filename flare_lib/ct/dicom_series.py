@@ -1,0 +1,260 @@
+"""The DICOM series in a folder: what each is, and what speaks against it.
+
+A series is all files with one SeriesInstanceUID. Scouts, reports and contours among its slices are passed over by name.
+One that holds several volumes (phases, gates, reconstructions) is told apart by the first element that separates them;
+the volumes are called UID#1, UID#2, ... A slice is never left out because it is damaged: what cannot be read, or fits
+nowhere, speaks against the series that it lies beside.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flare_lib.ct.dicom_folder import DicomFiles, Unread, folder_of, read_files
+from flare_lib.ct.dicom_frames import ENHANCED_CT, frames_of
+from flare_lib.ct.dicom_headers import Header, plain_text, quiet
+from flare_lib.ct.dicom_stack import CT_IMAGE, Stack, check_is_ct_slice, is_localizer, place_slices
+
+CT_CLASSES = {"", CT_IMAGE, *ENHANCED_CT}
+# What tells the volumes of one series apart, the surest first, and what it is called.
+_TELLS_APART = {
+    "TemporalPositionIdentifier": "phase",
+    "NominalPercentageOfCardiacPhase": "percent of the heart cycle",
+    "TriggerTime": "trigger time",
+    "AcquisitionNumber": "acquisition",
+    "ConvolutionKernel": "kernel",
+    "ImageType": "image type",
+    "AcquisitionTime": "acquisition time",
+}
+_PROJECTIONS = {"MIP", "MINIP", "MPR", "CPR", "VRT", "CSA MPR", "PROJECTION IMAGE", "REFORMATTED"}
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """One series, or one volume of a series that holds several.
+
+    `name`: its UID, with #1, #2 ... for a volume. `slices`: its images, unsorted; `stack`: in order, or None if they
+    are no stack. `against`: why it is not a CT that can be loaded, in one line, or None. `doubt`: why another series is
+    preferred to it, or None. `part`: what sets a volume apart from the others of its series. `beside`: what lies among
+    its slices and was passed over.
+    """
+
+    name: str
+    slices: tuple[Header, ...]
+    stack: Stack | None = None
+    against: str | None = None
+    doubt: str | None = None
+    part: str = ""
+    beside: tuple[str, ...] = ()
+
+    @property
+    def description(self) -> str:
+        """Its description, in plain letters, and the part of the series that it is."""
+        text = plain_text(self.slices[0].value("SeriesDescription"), "no description")
+        return f"{text}, {self.part}" if self.part else text
+
+    @property
+    def kind(self) -> str:
+        """Its modality and class."""
+        kinds = " and ".join(sorted({header.kind for header in self.slices}))
+        return f"{kinds}, a scout" if all(map(is_localizer, self.slices)) else kinds
+
+    @property
+    def kernel(self) -> str:
+        """The convolution kernel, in plain letters; empty if none is stated."""
+        kernel: Any = self.slices[0].value("ConvolutionKernel")
+        return (
+            "" if kernel is None else plain_text(kernel if isinstance(kernel, str) else " ".join(kernel), "no kernel")
+        )
+
+    @property
+    def size(self) -> str:
+        """How much there is: slices and their spacing for a stack, otherwise images or files."""
+        files = {str(header.path): header.path.name for header in self.slices}
+        within = f" ({', '.join(files.values())})" if len(files) == 1 else ""
+        if self.stack is None:
+            return f"{len(files)} file{'s' * (len(files) != 1)}{within}"
+        spacing = " x ".join(f"{mm:.4g}" for mm in self.stack.spacing_zyx_mm)
+        n = len(self.stack.slices)
+        return f"{n} slice{'s' * (n != 1)} of {spacing} mm (z, y, x){within}"
+
+    def __str__(self) -> str:
+        return f"{self.description}: {self.kind}, {self.size}, {self.name or 'no UID'}"
+
+
+def find_series(path: Path) -> list[Series]:
+    """Return all series below a folder or in a .zip archive, sorted by UID; empty if there are none.
+
+    Pixels are read only where two slices lie at one place. Raises ValueError if the folder cannot be read, or if it
+    holds no series but files that are damaged.
+    """
+    with quiet():
+        return _find_series(path)
+
+
+def _find_series(path: Path) -> list[Series]:
+    files = read_files(path)
+    unread = list(files.unread)
+    groups = _by_uid(files.headers, unread)
+    folders = {folder_of(header) for headers in groups.values() for header in headers}
+    if not groups and unread:
+        raise ValueError(unread[0].reason)
+    found = []
+    for uid, headers in sorted(groups.items()):
+        inside = {folder_of(header) for header in headers}
+        damage = [reason for folder, reason in unread if folder in inside or folder not in folders]
+        found += _series(path, uid, headers, damage + _not_there(uid, headers, files))
+    return found
+
+
+def _by_uid(headers: Iterable[Header], unread: list[Unread]) -> dict[str, list[Header]]:
+    """Return {series UID: headers}; files that name no series form one of their own, with an empty UID.
+
+    A file that does not say what it is, or a CT slice alone in its series and without a place, is damaged: it may
+    belong to any series beside it.
+    """
+    groups = defaultdict(list)
+    for header in headers:
+        try:
+            uid = str(header.value("SeriesInstanceUID") or "")
+            if header.value("SOPClassUID") is None and header.value("Modality") is None:
+                raise ValueError(f"{header} must say what it is, got neither a class nor a modality")
+            groups[uid].append(header)
+        except ValueError as error:
+            unread.append(Unread(folder_of(header), str(error)))
+    for uid, group in list(groups.items()):
+        if len(group) == 1 and len(groups) > 1 and _is_lost(group[0], uid):
+            reason = f"{group[0]} must say what it is and where it belongs, got a header that leaves it open"
+            unread.append(Unread(folder_of(group[0]), reason))
+            del groups[uid]
+    return dict(groups)
+
+
+def _is_lost(header: Header, uid: str) -> bool:
+    """Return whether a file may be a slice of any series: it does not soundly say what it is, or where a slice lies."""
+    sop_class, modality = str(header.value("SOPClassUID") or ""), header.value("Modality")
+    stored_as = header.value("MediaStorageSOPClassUID", getattr(header.elements, "file_meta", None))
+    if not uid or not sop_class or modality is None or (stored_as in CT_CLASSES and sop_class != stored_as):
+        return True
+    if modality == "CT" and "." in header.kind:  # a class that pydicom has no name for
+        return True
+    if sop_class != CT_IMAGE or is_localizer(header):
+        return False
+    try:
+        check_is_ct_slice(header)
+        header.numbers("ImagePositionPatient", 3)
+        header.numbers("ImageOrientationPatient", 6)
+        header.numbers("PixelSpacing", 2)
+    except ValueError:
+        return True
+    return False
+
+
+def _not_there(uid: str, headers: list[Header], files: DicomFiles) -> list[str]:
+    """Say which image of a series an index lists that was not found."""
+    there = {str(header.value("SOPInstanceUID")) for header in headers}
+    gone = [name for image, name in files.listed.get(uid, {}).items() if image not in there]
+    return [f"all files that a DICOMDIR lists for a series must be there, got none for {gone[0]}"] if gone else []
+
+
+def _series(path: Path, uid: str, headers: list[Header], damage: list[str]) -> list[Series]:
+    """Return the volumes of one series; `damage` speaks against each of them."""
+    try:
+        slices, beside = _apart([frame for header in headers for frame in frames_of(header)])
+        parts = _parts(slices)
+    except ValueError as error:
+        return [Series(uid, tuple(headers), against=damage[0] if damage else str(error))]
+    notes = tuple(f"passed over among the slices: {_what(header)}" for header in beside)
+    found = []
+    for i, (part, headers_of_part) in enumerate(parts.items()):
+        name = f"{uid}#{i + 1}" if part else uid
+        stack, against = None, damage[0] if damage else None
+        try:
+            stack = place_slices(headers_of_part, path)
+        except ValueError as error:
+            against = against or str(error)
+        doubt = _doubt(stack) if stack else None
+        found.append(Series(name, tuple(headers_of_part), stack, against, doubt, part, notes))
+    return found
+
+
+def _apart(images: list[Header]) -> tuple[list[Header], list[Header]]:
+    """Return a series' slices, and what is certainly no slice: two elements say so. What is alone stays what it is.
+
+    A report, contours and the like have a class and a modality that are not those of a CT; a scout calls itself one,
+    and does not lie as the slices do.
+    """
+    slices = [image for image in images if not is_localizer(image) and not _is_no_ct(image)]
+    beside = [image for image in images if _is_no_ct(image) or (is_localizer(image) and not _lies_as(image, slices))]
+    if not slices:
+        return images, []
+    return [image for image in images if image not in beside], beside
+
+
+def _is_no_ct(header: Header) -> bool:
+    sop_class = str(header.value("SOPClassUID") or "")
+    unknown = "." in header.kind  # pydicom has no name for the class, only its UID: it may be a damaged one
+    return sop_class not in CT_CLASSES and header.value("Modality") not in (None, "CT") and not unknown
+
+
+def _lies_as(image: Header, slices: list[Header]) -> bool:
+    """Return whether an image is parallel to slices, as far as both say how they lie."""
+    name = "ImageOrientationPatient"
+    if not slices or image.value(name) is None or slices[0].value(name) is None:
+        return False
+    return np.allclose(image.numbers(name, 6), slices[0].numbers(name, 6), atol=1e-3)
+
+
+def _what(header: Header) -> str:
+    return f"{header.path.name}, {'a localizer (scout)' if is_localizer(header) else header.kind}"
+
+
+def _parts(slices: list[Header]) -> dict[str, list[Header]]:
+    """Return {what sets it apart: slices} for each volume of a series; {"": slices} if there is only one, or no way."""
+    if not _clash(slices):
+        return {"": slices}
+    for keyword, words in _TELLS_APART.items():
+        groups = defaultdict(list)
+        for header in slices:
+            value: Any = header.value(keyword)
+            values = value if isinstance(value, list | tuple) or hasattr(value, "append") else [value]
+            groups[plain_text("/".join(map(_in_words, values)), "none")].append(header)
+        if len(groups) > 1 and all(len(group) > 1 and not _clash(group) for group in groups.values()):
+            return {f"{words} {value}": groups[value] for value in sorted(groups, key=_as_number)}
+    return {"": slices}
+
+
+def _clash(slices: list[Header]) -> bool:
+    """Return whether two different images lie at one place."""
+    try:
+        places = {
+            (str(h.value("SOPInstanceUID") or h), h.frame): np.round(h.numbers("ImagePositionPatient", 3), 2).tobytes()
+            for h in slices
+        }
+    except ValueError:
+        return False
+    return max(Counter(places.values()).values(), default=0) > 1
+
+
+def _in_words(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value or "none")
+
+
+def _as_number(text: str) -> tuple[float, str]:
+    try:
+        return float(text), text
+    except ValueError:
+        return float("inf"), text
+
+
+def _doubt(stack: Stack) -> str | None:
+    image_type: Any = stack.slices[0].value("ImageType") or []
+    if len(stack.slices) == 1:
+        return "a single slice"
+    if not stack.is_axial:
+        return "not axial"
+    return "a reformation or a projection" if _PROJECTIONS & set(image_type) else None

@@ -1,0 +1,126 @@
+"""Where DICOM files lie: below folders, in archives, on discs with an index."""
+
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pydicom.data
+import pytest
+from dicoms import HU, N, a_slice, headers_in, write, write_series, zipped
+
+from flare_lib.ct.dicom_folder import read_files
+from flare_lib.ct.dicom_series import find_series
+from flare_lib.ct.files import load_ct
+from flare_lib.ct.volume import to_file_axes
+
+DISC = Path(pydicom.data.__file__).parent / "test_files" / "dicomdirtests"
+
+
+def hu_of(path):
+    volume = load_ct(path)
+    return to_file_axes(volume.array_zyx, volume.grid).T
+
+
+def spread(folder):
+    """Write a series with no suffixes, a slice or two to a folder, below one another."""
+    write_series(folder)
+    for k, place in enumerate(["A", "A/B", "A/B", "C", "C/D"]):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        (folder / f"{k:03}.dcm").rename(folder / place / f"IM{k}")
+    return folder
+
+
+def test_a_series_spread_over_folders_is_one(tmp_path):
+    np.testing.assert_array_equal(hu_of(spread(tmp_path)), HU)
+
+
+def test_links_are_followed_once(tmp_path):
+    write_series(tmp_path / "elsewhere")
+    (tmp_path / "ct").mkdir()
+    (tmp_path / "ct" / "slices").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "ct")
+    assert len(headers_in(tmp_path / "ct")) == N
+
+
+def test_an_archive_is_read_like_the_folder_in_it(tmp_path):
+    archive = zipped(spread(tmp_path / "ct"), tmp_path / "ct.zip")
+    shutil.rmtree(tmp_path / "ct")
+    np.testing.assert_array_equal(hu_of(archive), HU)
+    np.testing.assert_array_equal(hu_of(tmp_path), HU)  # also below a folder
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ct.zip"]
+
+
+def test_a_damaged_member_of_an_archive_is_refused_by_name(tmp_path):
+    write_series(tmp_path / "ct")
+    archive = tmp_path / "ct.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as packed:
+        for path in sorted((tmp_path / "ct").iterdir()):
+            packed.write(path, path.name)
+    whole = bytearray(archive.read_bytes())
+    at = whole.rindex((HU[4] + 1024).astype("<u2").tobytes())
+    whole[at + 6] ^= 1  # one bit of one voxel
+    archive.write_bytes(whole)
+    with pytest.raises(ValueError, match=r"ct\.zip/004\.dcm must "):
+        load_ct(archive)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda whole: whole[:-300], "must be a complete .zip archive"),
+        (lambda whole: b"", "must be a complete .zip archive"),
+        (lambda whole: whole.replace(b"PK\1\2\x14\3\x14\0\0\0", b"PK\1\2\x14\3\x14\0\1\0"), "without a password"),
+    ],
+)
+def test_an_archive_that_cannot_be_read_is_refused(tmp_path, spoil, said):
+    archive = zipped(write_series(tmp_path / "ct"), tmp_path / "ct.zip")
+    archive.write_bytes(spoil(archive.read_bytes()))
+    with pytest.raises(ValueError, match=said):
+        load_ct(archive)
+    write_series(tmp_path)
+    shutil.rmtree(tmp_path / "ct")
+    with pytest.raises(ValueError, match=said):  # beside a series it may hold some of its slices
+        load_ct(tmp_path)
+
+
+def test_an_archive_within_an_archive_is_refused(tmp_path):
+    zipped(write_series(tmp_path / "ct"), tmp_path / "ct" / "again.zip")
+    archive = zipped(tmp_path / "ct", tmp_path / "both.zip")
+    with pytest.raises(ValueError, match=r"again\.zip must be unpacked first, got an archive within an archive"):
+        load_ct(archive)
+
+
+def test_a_disc_is_listed_by_its_folder_or_its_index(tmp_path):
+    """pydicom's own: three persons of four studies, among them a gated CT with its scout, and a brain in pieces."""
+    found = {series.name: series for series in find_series(DISC)}
+    assert [series.name for series in find_series(DISC / "DICOMDIR")] == list(found)
+    assert len(found) == 14
+    gated = found["1.3.6.1.4.1.5962.1.1.0.0.0.1194734704.16302.0.6"]
+    assert str(gated).startswith("SmartScore - Gated 0.5 sec: CT (CT Image), 5 slices of 2.5 x 0.4883 x 0.4883 mm")
+    assert (gated.kernel, gated.against) == ("STANDARD", None)
+    volume = load_ct(DISC / "98892001")
+    assert volume.shape_zyx == (5, 16, 16)
+    assert volume.notes[0].startswith("passed over beside this series: Scout: CT (CT Image), a scout, 2 files, 1.3.6.1")
+
+
+def test_a_slice_that_an_index_lists_and_that_is_not_there_is_missed(tmp_path):
+    disc = tmp_path / "disc"
+    shutil.copytree(DISC, disc)
+    assert not [s for s in find_series(disc) if "DICOMDIR" in (s.against or "")]
+    gone = sorted(path for path in (disc / "77654033" / "CT2").iterdir())[-1]
+    gone.unlink()
+    missed = [s for s in find_series(disc) if "DICOMDIR" in (s.against or "")]
+    assert len(missed) == 1
+    assert missed[0].against.endswith(f"got none for 77654033/CT2/{gone.name}")
+
+
+def test_a_folder_that_cannot_be_read_is_told(tmp_path):
+    with pytest.raises(ValueError, match="must be a folder that can be read, got: No such file"):
+        read_files(tmp_path / "nowhere")
+
+
+def test_a_single_slice_given_as_a_file_is_no_ct(tmp_path):
+    path = write(a_slice(2), tmp_path / "one.dcm")
+    with pytest.raises(ValueError, match="must be a folder with all slices of a series, or a multi-frame file"):
+        load_ct(path)
