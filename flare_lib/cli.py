@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from flare_lib import __version__
-from flare_lib.commands import cases, course, evaluation, segmentation, training
+from flare_lib.commands import cases, course, evaluation, exports, segmentation, training
 from flare_lib.commands.terminal import tell_error
 from flare_lib.machine.extras import MissingExtra
 from flare_lib.machine.failures import reason_of
@@ -47,6 +47,7 @@ for _command in (  # in the order the help shows them: that of the work, not of 
     evaluation.profile,
     cases.check,
     training.train,
+    exports.export,
     course.notebooks,
     course.editions,
 ):

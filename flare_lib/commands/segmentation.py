@@ -1,9 +1,10 @@
 """Commands that turn CTs into labels (segment) and labels into numbers (measure)."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from flare_lib.ct.volume import Volume
-    from flare_lib.inference.stages import Stage
+    from flare_lib.inference.coarse_to_fine import Segmentation
 
 _ENDING = r"(_0000)?(\.nii|\.zip|\.dcm)?(\.gz)?$"  # of a CT's name: channel number and format, upper or lower case
 _Series = Annotated[str | None, typer.Option(help="The UID of the DICOM series to take; flare info lists them.")]
@@ -32,8 +33,21 @@ def segment(
     margin_mm: Annotated[float, typer.Option(min=0.0, help="How far beyond the organs the fine stage looks.")] = 20.0,
     weights_dir: Annotated[Path | None, typer.Option(help="Folder with your own coarse and fine weights.")] = None,
     series: _Series = None,
+    nnunet: Annotated[
+        Path | None, typer.Option(help="Results folder of nnU-Net v2 (plans.json, fold_0...): use its nets and labels.")
+    ] = None,
+    fold: Annotated[
+        list[str] | None, typer.Option(help="With --nnunet: 0, 1..., all; repeatable. Default: each.")
+    ] = None,
+    roi: Annotated[
+        bool, typer.Option("--roi", help="With --nnunet: look only where the coarse net finds the 13 organs.")
+    ] = False,
 ) -> None:
     """Segment 13 organs, coarse to fine, and save the labels on each CT's own grid."""
+    if nnunet is None and (fold or roi):
+        raise ValueError(f"{'--fold' if fold else '--roi'} needs --nnunet, got none")
+    if nnunet is not None and weights_dir is not None and not roi:
+        raise ValueError("--weights-dir with --nnunet is for the coarse net and needs --roi, got none")
     targets = _targets(cts, output)
     check_outputs(targets, [*cts, *([reference] if reference else [])], figure)
     if len(cts) > 1 and (reference or figure):
@@ -41,23 +55,24 @@ def segment(
     if missing := [path for path in (*cts, reference) if path and not path.exists()]:
         raise FileNotFoundError(f"every input must exist, got {missing[0]}")
 
-    from flare_lib.inference.stages import load_stages
+    from flare_lib.ct.labels import are_flares
     from flare_lib.machine.device import choose_device
     from flare_lib.machine.failures import Failure
     from flare_lib.machine.processes import map_in_processes
 
-    coarse, fine = load_stages(weights_dir, device=choose_device(device), precision=precision)
+    settings: dict[str, Any] = {"device": choose_device(device), "precision": precision}
+    method = (
+        _coarse_to_fine(weights_dir, margin_mm, **settings)
+        if nnunet is None
+        else _nnunet(nnunet, fold or [], weights_dir, margin_mm if roi else None, **settings)
+    )
+    if figure and not are_flares(method.names):
+        raise ValueError(
+            f"--figure shows FLARE's 13 organs, got a net with other labels: {', '.join(method.names.values())}"
+        )
 
     def segment_one(path_and_target: tuple[Path, Path]) -> None:
-        _segment_one(
-            *path_and_target,
-            series=series,
-            coarse=coarse,
-            fine=fine,
-            margin_mm=margin_mm,
-            reference=reference,
-            figure=figure,
-        )
+        _segment_one(*path_and_target, series=series, method=method, reference=reference, figure=figure)
 
     failed = 0
     outcomes = map_in_processes(segment_one, list(zip(cts, targets, strict=True)), 1)
@@ -67,27 +82,53 @@ def segment(
     raise typer.Exit(failed)
 
 
+class _Method(NamedTuple):
+    """A way to segment a CT, the names of its labels, and the stage whose number format is told."""
+
+    segment: "Callable[..., Segmentation]"
+    names: Mapping[int, str]
+    stage: str
+
+
+def _coarse_to_fine(weights_dir: Path | None, margin_mm: float, **settings: Any) -> _Method:
+    """Return FLARE's 13 organs by the packaged nets, or others like them."""
+    from flare_lib.ct.labels import ORGAN_NAMES
+    from flare_lib.inference.coarse_to_fine import segment as segment_ct
+    from flare_lib.inference.stages import load_stages
+
+    coarse, fine = load_stages(weights_dir, **settings)
+    return _Method(partial(segment_ct, coarse=coarse, fine=fine, margin_mm=margin_mm), ORGAN_NAMES, "fine")
+
+
+def _nnunet(
+    folder: Path, folds: Sequence[str], weights_dir: Path | None, margin_mm: float | None, **settings: Any
+) -> _Method:
+    """Return the labels of an nnU-Net; in the whole CT, or within a margin around the organs if one is given."""
+    from flare_lib.inference.nnunet_stage import NAME, NnunetStage, segment_with_nnunet
+    from flare_lib.inference.stages import load_stages
+    from flare_lib.network.nnunet_folder import load_nnunet_folder
+
+    stage = NnunetStage(load_nnunet_folder(folder, folds), **settings)
+    only_here: dict[str, Any] = {}
+    if margin_mm is not None:
+        only_here = {"coarse": load_stages(weights_dir, **settings)[0], "margin_mm": margin_mm}
+        if not stage.plans.has_flares_organs:
+            typer.echo("note: --roi looks near the 13 organs alone; anything else far from them is missed", err=True)
+    return _Method(partial(segment_with_nnunet, stage=stage, **only_here), stage.plans.names, NAME)
+
+
 def _segment_one(
-    path: Path,
-    target: Path,
-    *,
-    series: str | None,
-    coarse: "Stage",
-    fine: "Stage",
-    margin_mm: float,
-    reference: Path | None,
-    figure: Path | None,
+    path: Path, target: Path, *, series: str | None, method: _Method, reference: Path | None, figure: Path | None
 ) -> None:
     """Segment one CT, save its labels (and a figure, if wanted), and report what was found."""
     from flare_lib.ct.files import load_ct, save_label_map
     from flare_lib.evaluation.efficiency import note_steps
     from flare_lib.evaluation.measurements import volume_table
-    from flare_lib.inference.coarse_to_fine import segment as segment_ct
 
     ct = load_ct(path, series=series)
-    truth = None if reference is None else _load_on_grid_of(ct, reference)
+    truth = None if reference is None else _load_on_grid_of(ct, reference, n_classes=len(method.names) + 1)
     with Bars() as bars:
-        result = segment_ct(ct, coarse, fine, margin_mm=margin_mm, progress=bars)
+        result = method.segment(ct, progress=bars)
     note_steps(result.seconds)
     save_label_map(target, result.label_map_zyx, ct)
     if figure is not None:
@@ -96,11 +137,11 @@ def _segment_one(
         save_figure(overlay_figure(ct, result.label_map_zyx), figure)
     for note in result.notes:
         typer.echo(f"note: {note}", err=True)
-    typer.echo(volume_table(ct, result.label_map_zyx, truth))
+    typer.echo(volume_table(ct, result.label_map_zyx, truth, names=method.names))
     for stage, report in result.clean_up.items():
         typer.echo(f"removed after the {stage} stage: {report.summary()}")
     seconds = sum(result.seconds.values())
-    typer.echo(f"{path}: {seconds:.1f} s, nets in {result.precision['fine']}; {wrote(target, figure)}")
+    typer.echo(f"{path}: {seconds:.1f} s, nets in {result.precision[method.stage]}; {wrote(target, figure)}")
 
 
 def measure(
@@ -133,8 +174,8 @@ def _targets(cts: Sequence[Path], output: Path) -> list[Path]:
     return [output / f"{re.sub(_ENDING, '', ct.name, flags=re.IGNORECASE)}.nii.gz" for ct in cts]
 
 
-def _load_on_grid_of(ct: "Volume", path: Path) -> "np.ndarray":
-    """Load reference labels (ZYX, 0 to 13); ValueError for any other label, or if the grid is not the CT's."""
+def _load_on_grid_of(ct: "Volume", path: Path, **label_set: Any) -> "np.ndarray":
+    """Load reference labels (ZYX, 0 to 13 or `n_classes` - 1); ValueError for other labels or another grid."""
     from flare_lib.ct.files import load_label_map
     from flare_lib.ct.labels import as_label_map
     from flare_lib.ct.volume import grid_difference
@@ -142,4 +183,4 @@ def _load_on_grid_of(ct: "Volume", path: Path) -> "np.ndarray":
     labels = load_label_map(path)
     if differs := grid_difference(labels, ct):
         raise ValueError(f"{path} must lie on the CT's grid, got {differs}")
-    return as_label_map(labels.array_zyx, str(path))
+    return as_label_map(labels.array_zyx, str(path), **label_set)

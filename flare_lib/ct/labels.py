@@ -5,6 +5,7 @@ One table, so that an organ has the same id and the same colour everywhere. The 
 References: FLARE 2022 evaluation script (ids, tolerances); the data sets' own label lists (mappings).
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +40,7 @@ ORGANS: tuple[Organ, ...] = (
 )
 N_ORGANS = len(ORGANS)
 N_CLASSES = N_ORGANS + 1  # the background is class 0
+ORGAN_NAMES: dict[int, str] = {o.id: o.name for o in ORGANS}
 
 # The ids that each data set gives to FLARE's organs 1..13, in FLARE's order. Several ids mean that it labels the organ
 # in parts; an id for two FLARE organs at once (both kidneys in one label) cannot be mapped and is left out.
@@ -90,12 +92,28 @@ def to_flare(label_map: np.ndarray, data_set: str) -> np.ndarray:
     return table[label_map]
 
 
-def as_label_map(label_map: np.ndarray, name: str = "label_map", *, shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """Check that something holds FLARE's labels and return it as an array: integers 0..13, at least one axis.
+def are_flares(names: Mapping[int, str]) -> bool:
+    """Say whether labels {id: name}, without the background, are FLARE's 13 organs, by name or abbreviation."""
+    if set(names) != {o.id for o in ORGANS}:
+        return False
+    return all(
+        names[o.id].lower().replace("_", " ") in (o.name, o.abbreviation.lower(), o.name.removesuffix(" gland"))
+        for o in ORGANS
+    )
+
+
+def as_label_map(
+    label_map: np.ndarray,
+    name: str = "label_map",
+    *,
+    shape: tuple[int, ...] | None = None,
+    n_classes: int = N_CLASSES,
+) -> np.ndarray:
+    """Check that something holds labels and return it as an array: integers 0..13, at least one axis.
 
     Any integer type; an array is not copied, and an empty one is accepted. If `shape` is given, the array must have it.
-    Raises TypeError for labels that are not integers, ValueError for other labels and shapes; the message calls the
-    array `name`.
+    `n_classes`: of a label set other than FLARE's, the background included. Raises TypeError for labels that are not
+    integers, ValueError for other labels and shapes; the message calls the array `name`.
     """
     label_map = np.asarray(label_map)
     if not np.issubdtype(label_map.dtype, np.integer):
@@ -105,32 +123,34 @@ def as_label_map(label_map: np.ndarray, name: str = "label_map", *, shape: tuple
     if shape is not None and label_map.shape != tuple(shape):
         raise ValueError(f"{name} must have the CT's shape {tuple(shape)}, got {label_map.shape}")
     lowest, highest = label_map.min(initial=0), label_map.max(initial=0)
-    if lowest < 0 or highest > N_ORGANS:
-        raise ValueError(f"the labels of {name} must be 0 to {N_ORGANS}, got {lowest} to {highest}")
+    if lowest < 0 or highest >= n_classes:
+        raise ValueError(f"the labels of {name} must be 0 to {n_classes - 1}, got {lowest} to {highest}")
     return label_map
 
 
-def label_counts(label_map: np.ndarray) -> np.ndarray:
-    """Count the voxels of each label: int64 (14,), background first. Raises the errors of `as_label_map`."""
-    counts = np.zeros(N_CLASSES, np.int64)
-    for part in as_label_map(label_map):  # slice by slice: bincount needs 8 bytes per voxel
-        counts += np.bincount(part.ravel(), minlength=N_CLASSES)
+def label_counts(label_map: np.ndarray, n_classes: int = N_CLASSES) -> np.ndarray:
+    """Count the voxels of each label: int64 (n_classes,), background first. Raises the errors of `as_label_map`."""
+    counts = np.zeros(n_classes, np.int64)
+    for part in as_label_map(label_map, n_classes=n_classes):  # slice by slice: bincount needs 8 bytes per voxel
+        counts += np.bincount(part.ravel(), minlength=n_classes)
     return counts
 
 
-def joint_histogram(prediction: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Count the voxels with label p in the prediction and r in the reference: int64 (14, 14), [p, r].
+def joint_histogram(prediction: np.ndarray, reference: np.ndarray, n_classes: int = N_CLASSES) -> np.ndarray:
+    """Count the voxels with label p in the prediction and r in the reference: int64 (n_classes, n_classes), [p, r].
 
     Raises the errors of `as_label_map`, and ValueError if the two label maps differ in shape.
     """
-    prediction, reference = as_label_map(prediction, "prediction"), as_label_map(reference, "reference")
+    prediction = as_label_map(prediction, "prediction", n_classes=n_classes)
+    reference = as_label_map(reference, "reference", n_classes=n_classes)
     if prediction.shape != reference.shape:
         raise ValueError(f"prediction and reference must have one shape, got {prediction.shape} and {reference.shape}")
-    counts = np.zeros(N_CLASSES**2, np.int64)
+    small = np.min_scalar_type(n_classes**2 - 1).type  # uint8 for FLARE's 14: at most 195
+    counts = np.zeros(n_classes**2, np.int64)
     for p, r in zip(prediction, reference, strict=True):
-        pairs = p.astype(np.uint8) * np.uint8(N_CLASSES) + r.astype(np.uint8)  # at most 195
-        counts += np.bincount(pairs.ravel(), minlength=N_CLASSES**2)
-    return counts.reshape(N_CLASSES, N_CLASSES)
+        pairs = p.astype(small) * small(n_classes) + r.astype(small)
+        counts += np.bincount(pairs.ravel(), minlength=n_classes**2)
+    return counts.reshape(n_classes, n_classes)
 
 
 # (an organ, an organ that must lie further to the patient's left)

@@ -6,7 +6,7 @@ several pieces is marked as such.
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from flare_lib.ct.border import cut_labels
-from flare_lib.ct.labels import N_ORGANS, ORGANS, Organ, as_label_map, label_counts
+from flare_lib.ct.labels import N_ORGANS, ORGAN_NAMES, ORGANS, Organ, as_label_map, label_counts
 from flare_lib.ct.volume import Volume
 from flare_lib.evaluation.metrics import dice_scores
 from flare_lib.machine.atomic_write import atomic_write
@@ -82,19 +82,30 @@ def measurement_table(measured: Sequence[Measurement]) -> str:
     return "\n".join(lines)
 
 
-def volume_table(ct: Volume, label_map_zyx: np.ndarray, reference_zyx: np.ndarray | None = None) -> str:
+def volume_table(
+    ct: Volume,
+    label_map_zyx: np.ndarray,
+    reference_zyx: np.ndarray | None = None,
+    *,
+    names: Mapping[int, str] = ORGAN_NAMES,
+) -> str:
     """Return one line per organ: its volume, any doubts about it and, given a reference, its Dice score.
 
-    Raises the errors of `measure_organs`.
+    `names`: {label: name} of label maps with other structures than FLARE's, labels 1 to their number. Raises the errors
+    of `as_label_map`.
     """
-    volumes_ml, cut = organ_volumes_ml(ct, label_map_zyx), cut_labels(label_map_zyx, ct.array_zyx)
-    rows = [f"{'organ':20}{'mL':>10}  {'':{_WIDTH}}"]
-    for o, ml in zip(ORGANS, volumes_ml, strict=True):
-        doubt = _CUT if o.id in cut else "" if ml else _ABSENT
-        rows.append(f"{o.name:20}{_volume(ml, o.id in cut):>10}  {doubt:{_WIDTH}}")
+    n_classes = len(names) + 1
+    label_map_zyx = as_label_map(label_map_zyx, shape=ct.shape_zyx, n_classes=n_classes)
+    volumes_ml, cut = label_counts(label_map_zyx, n_classes) * ct.voxel_ml, cut_labels(label_map_zyx, ct.array_zyx)
+    width = max(20, *(len(name) + 1 for name in names.values()))
+    rows = [f"{'organ':{width}}{'mL':>10}  {'':{_WIDTH}}"]
+    for label, name in names.items():
+        ml = volumes_ml[label]
+        doubt = _CUT if label in cut else "" if ml else _ABSENT
+        rows.append(f"{name:{width}}{_volume(ml, label in cut):>10}  {doubt:{_WIDTH}}")
     if reference_zyx is not None:
-        dice, has = dice_scores(label_map_zyx, reference_zyx), organ_volumes_ml(ct, reference_zyx) > 0
-        scores = [f"{d:.3f}" if h else "not in it" for d, h in zip(dice, has, strict=True)]
+        dice, has = dice_scores(label_map_zyx, reference_zyx, n_classes), label_counts(reference_zyx, n_classes)[1:] > 0
+        scores = [f"{dice[label - 1]:.3f}" if has[label - 1] else "not in it" for label in names]
         rows = [f"{row}{score:>22}" for row, score in zip(rows, ("Dice with reference", *scores), strict=True)]
         mean = dice[has].mean() if has.any() else math.nan
         rows.append(f"{f'mean of the {has.sum()} organs in it':{len(rows[0]) - 22}}{mean:22.3f}")

@@ -20,8 +20,8 @@ from flare_lib.ct.volume import Triple, Volume
 from flare_lib.inference.plausibility import anatomy_doubts
 from flare_lib.inference.postprocess import MAX_DISTANCE_MM, Report, postprocess
 from flare_lib.inference.slice_interpolation import resize_argmax
-from flare_lib.inference.sliding_window import Slab, sliding_window
-from flare_lib.inference.stages import Stage
+from flare_lib.inference.sliding_window import Slab, Weights, sliding_window
+from flare_lib.inference.stages import PatchPredictor, Stage
 from flare_lib.machine.progress import StageProgress, of_stage
 
 
@@ -63,25 +63,11 @@ def segment(
     called along the way. If the coarse stage finds nothing, the fine stage looks at the whole foreground, and the notes
     say so.
     """
-    run = _Run(max_distance_mm if clean_up else None, progress)
+    run = Run(max_distance_mm if clean_up else None, progress)
     foreground = find_foreground(ct.array_zyx)
     body = crop_volume(ct, foreground)
     run.lap("foreground")
-
-    image = coarse.prepare(body)
-    run.lap("coarse preprocessing")
-    slabs = [slab.scores.argmax(dim=0) for slab in run.slide(image, coarse, tile_steps[0], "coarse")]
-    coarse_labels = torch.cat(slabs).to(torch.uint8).cpu().numpy()
-    run.lap("coarse net")
-    seen = place_resampled(body, coarse_labels)
-    seen = seen.with_array(run.clean_up(coarse_labels, seen.spacing_zyx_mm, "coarse"))
-    found = bounding_box(seen.array_zyx)
-    if found is None:
-        run.notes.append("the coarse stage found no organ, so the fine stage looked at the whole foreground")
-        found = Box((0, 0, 0), seen.shape_zyx)
-    roi = found.rescale(seen.shape_zyx, body.shape_zyx).widen(margin_mm, body.spacing_zyx_mm, body.shape_zyx)
-    run.lap("coarse clean-up")
-
+    seen, roi = run.find_region(body, coarse, tile_steps[0], margin_mm)
     fine_labels = run.segment_region(crop_volume(body, roi), fine, tile_steps[1], "fine")
     return run.result(ct, fine_labels, roi.shift(foreground.start_zyx), seen)
 
@@ -99,7 +85,7 @@ def segment_in_one_stage(
 
     Arguments as in `segment`; the region of interest is the foreground.
     """
-    run = _Run(max_distance_mm if clean_up else None, progress)
+    run = Run(max_distance_mm if clean_up else None, progress)
     foreground = find_foreground(ct.array_zyx)
     body = crop_volume(ct, foreground)
     run.lap("foreground")
@@ -107,7 +93,7 @@ def segment_in_one_stage(
     return run.result(ct, labels, foreground, None)
 
 
-class _Run:
+class Run:
     """One case in progress: what its steps share, and what they note along the way."""
 
     def __init__(self, max_distance_mm: float | None, progress: StageProgress | None) -> None:
@@ -124,8 +110,17 @@ class _Run:
         self.seconds[step] = now - self._last
         self._last = now
 
-    def slide(self, image: torch.Tensor, stage: Stage, tile_step: float, name: str) -> Iterator[Slab]:
-        """Slide the stage's net over the image and return averaged probabilities in finished slabs."""
+    def slide(
+        self,
+        image: torch.Tensor,
+        stage: PatchPredictor,
+        tile_step: float,
+        name: str,
+        *,
+        weights: Weights = "uniform",
+        pad_value: float | None = None,
+    ) -> Iterator[Slab]:
+        """Slide the stage's net over the image and return averaged scores in finished slabs; None pads with air."""
         if precision := getattr(stage, "precision", None):
             self.precision[name] = precision.name
         return sliding_window(
@@ -133,9 +128,27 @@ class _Run:
             stage.predict_patch,
             patch_size=stage.patch_size,
             tile_step=tile_step,
-            pad_value=float(image.min()),  # air
+            weights=weights,
+            pad_value=float(image.min()) if pad_value is None else pad_value,
             progress=of_stage(self.progress, name),
         )
+
+    def find_region(self, body: Volume, coarse: Stage, tile_step: float, margin_mm: float) -> tuple[Volume, Box]:
+        """Return what the coarse stage sees in a body, cleaned up on its own grid, and the box to look at closely."""
+        image = coarse.prepare(body)
+        self.lap("coarse preprocessing")
+        slabs = [slab.scores.argmax(dim=0) for slab in self.slide(image, coarse, tile_step, "coarse")]
+        coarse_labels = torch.cat(slabs).to(torch.uint8).cpu().numpy()
+        self.lap("coarse net")
+        seen = place_resampled(body, coarse_labels)
+        seen = seen.with_array(self.clean_up(coarse_labels, seen.spacing_zyx_mm, "coarse"))
+        found = bounding_box(seen.array_zyx)
+        if found is None:
+            self.notes.append("the coarse stage found no organ, so the fine stage looked at the whole foreground")
+            found = Box((0, 0, 0), seen.shape_zyx)
+        roi = found.rescale(seen.shape_zyx, body.shape_zyx).widen(margin_mm, body.spacing_zyx_mm, body.shape_zyx)
+        self.lap("coarse clean-up")
+        return seen, roi
 
     def segment_region(self, region: Volume, stage: Stage, tile_step: float, name: str) -> np.ndarray:
         """Return the labels of a region on its own grid, cleaned up."""
@@ -155,11 +168,16 @@ class _Run:
         cleaned, self.removed[name] = postprocess(label_map_zyx, spacing_zyx_mm, max_distance_mm=self.max_distance_mm)
         return cleaned
 
-    def result(self, ct: Volume, labels_zyx: np.ndarray, roi: Box, coarse: Volume | None) -> Segmentation:
-        """Paste the region's labels into the CT's grid and return them with everything that was noted."""
+    def result(
+        self, ct: Volume, labels_zyx: np.ndarray, roi: Box, coarse: Volume | None, *, organs: bool = True
+    ) -> Segmentation:
+        """Paste the region's labels into the CT's grid and return them with everything that was noted.
+
+        `organs`: whether the labels are FLARE's, whose anatomy is known well enough to be doubted.
+        """
         label_map = paste(labels_zyx, roi, ct.shape_zyx)
         self.lap("paste")
-        self.notes += [*ct.notes, *hu_doubts(ct.array_zyx), *anatomy_doubts(ct, label_map)]
+        self.notes += [*ct.notes, *hu_doubts(ct.array_zyx), *(anatomy_doubts(ct, label_map) if organs else ())]
         self.lap("doubts")
         coarse = ct.with_array(label_map) if coarse is None else coarse
         return Segmentation(label_map, coarse, roi, self.seconds, tuple(self.notes), self.removed, self.precision)

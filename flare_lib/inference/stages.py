@@ -18,19 +18,23 @@ from flare_lib.machine.precision import Precision, choose_precision
 from flare_lib.network.weights import TrainedNet, load_trained, packaged_weights
 
 
-class Stage(Protocol):
-    """What coarse to fine needs from a net: how a CT becomes its input image, and what it predicts for one patch.
+class PatchPredictor(Protocol):
+    """What can slide over an image: scores for one patch of a size.
 
-    If a stage also has a `precision`, as `NetStage` does, the result reports it.
+    If it also has a `precision`, as `NetStage` does, the result reports it.
     """
 
     patch_size: Shape
 
+    def predict_patch(self, patch: torch.Tensor) -> torch.Tensor:
+        """Return the scores of K classes (1, K, Z, Y, X), a stage's probabilities, for a patch (1, C, Z, Y, X)."""
+
+
+class Stage(PatchPredictor, Protocol):
+    """What coarse to fine needs from a net: how a CT becomes its input image, and 14 probabilities for one patch."""
+
     def prepare(self, ct: Volume) -> torch.Tensor:
         """Return the image (C, Z, Y, X) of a CT that the net sees, on any grid that has the CT's extent."""
-
-    def predict_patch(self, patch: torch.Tensor) -> torch.Tensor:
-        """Return probabilities (1, 14, Z, Y, X) for a patch (1, C, Z, Y, X)."""
 
 
 class NetStage:

@@ -52,20 +52,22 @@ _V2: tuple[tuple[str, str], ...] = (
 _V2_ALIASES = re.compile(r"decoder\.encoder\.|.*\.all_modules\.")
 
 
-def load_nnunet(path_or_state_dict: str | Path | Mapping[str, Any], *, n_heads: int | None = None) -> UNet:
+def load_nnunet(
+    path_or_state_dict: str | Path | Mapping[str, Any], *, n_heads: int | None = None, source: str = "the state dict"
+) -> UNet:
     """Return a 3D nnU-Net (v1 Generic_UNet or v2 PlainConvUNet, two convolutions a stage) as a UNet in eval mode.
 
     Takes the path of a checkpoint (.model, .pth), the checkpoint itself, or its state dict. `n_heads` keeps that many
-    of the finest heads; None keeps all. Kernels of size 1 along an axis become kernels of 3 padded with zeros, which is
-    the same function. Raises FileNotFoundError, or ValueError for a file that holds Python objects, another network, or
-    only part of one.
+    of the finest heads; None keeps all. `source`: what error messages call weights that are not a file's. Kernels of
+    size 1 along an axis become kernels of 3 padded with zeros, which is the same function. Raises FileNotFoundError, or
+    ValueError for a file that holds Python objects, another network, or only part of one.
     """
     if isinstance(path_or_state_dict, str | Path):
         source = str(path_or_state_dict)
-        checkpoint = _read(Path(path_or_state_dict))
+        checkpoint = read_checkpoint(Path(path_or_state_dict))
     else:
-        source, checkpoint = "the state dict", path_or_state_dict
-    tensors = _rename(_state_dict(checkpoint, source), source)
+        checkpoint = path_or_state_dict
+    tensors = _rename(state_dict_of(checkpoint, source), source)
     tensors = {name: _widen(name, tensor, source) for name, tensor in tensors.items()}
     architecture = _architecture(tensors, source)
     if n_heads is not None:
@@ -80,8 +82,11 @@ def load_nnunet(path_or_state_dict: str | Path | Mapping[str, Any], *, n_heads: 
     return net.to(torch.float32).eval()
 
 
-def _read(path: Path) -> Any:
-    """Unpickle tensors, plain values and NumPy's numbers (nnU-Net stores its losses as these), and nothing else."""
+def read_checkpoint(path: Path) -> Any:
+    """Unpickle tensors, plain values and NumPy's numbers (nnU-Net stores its losses as these), and nothing else.
+
+    Raises FileNotFoundError, or ValueError for a file that holds Python objects or is no whole checkpoint.
+    """
     with path.open("rb") as file, torch.serialization.safe_globals(_numpy_numbers()):
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -110,8 +115,11 @@ def _numpy_numbers() -> list:
     return [*names, np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in kinds)]
 
 
-def _state_dict(checkpoint: Any, source: str) -> Tensors:
-    """Take the network's tensors out of a checkpoint, without the prefixes of DataParallel and torch.compile."""
+def state_dict_of(checkpoint: Any, source: str) -> Tensors:
+    """Take the network's tensors out of a checkpoint, without the prefixes of DataParallel and torch.compile.
+
+    Raises ValueError, about `source`, if it holds none.
+    """
     for key in ("network_weights", "state_dict"):
         if isinstance(checkpoint, Mapping) and isinstance(checkpoint.get(key), Mapping):
             checkpoint = checkpoint[key]

@@ -18,12 +18,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from torch import nn
 
 from flare_lib.ct.preprocess import Preprocessing
 from flare_lib.machine.atomic_write import atomic_write
 from flare_lib.network.unet import UNet
 
 PACKAGED = ("coarse", "fine")
+
+_NAMED_AT_MOST = 6  # tensors, in the line that refuses them
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ def load_trained(
     return TrainedNet(net.eval(), preprocessing, patch_size, card)
 
 
-def load_strict(net: UNet, tensors: Mapping[str, torch.Tensor], *, source: str) -> None:
+def load_strict(net: nn.Module, tensors: Mapping[str, torch.Tensor], *, source: str) -> None:
     """Copy `tensors` into the net's parameters, strictly: all of them, no others, and of the same shapes.
 
     A net on the meta device, which has no numbers yet, then lies where the tensors do and has their types.
@@ -127,12 +130,18 @@ def load_strict(net: UNet, tensors: Mapping[str, torch.Tensor], *, source: str) 
         "of another shape": differ,
     }
     if any(wrong.values()):
-        found = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in wrong.items() if names)
+        found = "; ".join(f"{kind}: {_first_of(names)}" for kind, names in wrong.items() if names)
         raise ValueError(f"{source} must hold exactly the net's tensors, got {found}")
     if any(tensor.is_meta for tensor in own.values()):
         net.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
     else:
         net.load_state_dict(tensors)
+
+
+def _first_of(names: list[str]) -> str:
+    """Return names for one line: where there are many, the first, and how many more there are."""
+    shown = ", ".join(names[:_NAMED_AT_MOST])
+    return f"{shown} and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else shown
 
 
 def _pair(path: str | Path) -> tuple[Path, Path]:

@@ -7,6 +7,11 @@ import torch
 from dicoms import SERIES, every, other_series, write_series, zipped
 from pydicom import uid
 from scans import AFFINE, VOXEL_ML, assert_refused, files_in, grey_values, labels_zyx, save, save_labels
+from small_nnunet import small_ct, write_results
+
+from flare_lib.ct.roi import Box
+from flare_lib.inference import nnunet_stage, stages
+from flare_lib.inference.coarse_to_fine import Segmentation
 
 
 def test_labels_are_saved_on_the_cts_own_grid(flare, nets, ct_path, tmp_path):
@@ -107,6 +112,57 @@ def test_a_reference_with_other_labels_is_refused(flare, nets, ct_path, tmp_path
 def test_a_device_that_is_not_there_is_refused(flare, nets, ct_path, tmp_path, device):
     answer = flare("segment", ct_path, "-o", tmp_path / "labels.nii.gz", "--device", device)
     assert_refused(answer, f"device must be auto or one that torch can use here, got {device} (")
+
+
+def test_an_nnunet_folder_gives_its_own_labels_with_its_own_names(flare, tmp_path):
+    folder, target = write_results(tmp_path / "r"), tmp_path / "labels.nii.gz"
+    nib.save(small_ct("mild"), tmp_path / "ct.nii.gz")
+    settings = ("--nnunet", folder, "--device", "cpu", "--precision", "float32")
+    code, out, err = flare("segment", tmp_path / "ct.nii.gz", "-o", target, *settings)
+    assert (code, err) == (0, [])
+    labels = np.asarray(nib.load(target).dataobj)
+    assert [line.split()[0] for line in out[:5]] == ["organ", "lung_vessels", "rib", "skin", "marrow"]
+    voxel_ml = 1.9 * 2.3 * 2.6 / 1000
+    assert f"{(labels == 3).sum() * voxel_ml:.1f}" in out[3]
+    assert "nets in float32; wrote" in out[-1]
+    both = ("segment", tmp_path / "ct.nii.gz", "-o", tmp_path / "one.nii.gz", "--fold", "1", "--reference", target)
+    code, out, err = flare(*both, *settings)
+    assert (code, err) == (0, [])
+    assert out[0].split()[2:] == ["Dice", "with", "reference"]
+    assert 0 < float(out[-2].split()[-1]) < 1
+    answer = flare("segment", tmp_path / "ct.nii.gz", "-o", target, *settings, "--figure", tmp_path / "a.png")
+    assert_refused(answer, "--figure shows FLARE's 13 organs, got a net with other labels: lung_vessels, rib, skin")
+
+
+def test_an_nnunet_can_look_where_the_coarse_net_finds_the_organs(flare, monkeypatch, ct_path, tmp_path):
+    asked = {}
+
+    def segment(ct, *, stage, progress, **rest):
+        asked.update(rest, folds=len(stage.folds))
+        box = Box((0, 0, 0), ct.shape_zyx)
+        return Segmentation(labels_zyx() % 5, ct, box, {"net": 1.0}, (), precision={"nnU-Net": "float32"})
+
+    monkeypatch.setattr(nnunet_stage, "segment_with_nnunet", segment)
+    monkeypatch.setattr(stages, "load_stages", lambda folder, **_: (f"coarse of {folder}", "fine"))
+    folder, target = write_results(tmp_path / "r"), tmp_path / "labels.nii.gz"
+    settings = ("--nnunet", folder, "--roi", "--margin-mm", 7, "--weights-dir", "w")
+    code, _, err = flare("segment", ct_path, "-o", target, *settings)
+    assert code == 0
+    assert asked == {"coarse": "coarse of w", "margin_mm": 7.0, "folds": 2}
+    assert err == ["note: --roi looks near the 13 organs alone; anything else far from them is missed"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--fold", "0"), "--fold needs --nnunet, got none"),
+        (("--roi",), "--roi needs --nnunet, got none"),
+        (("--nnunet", "r", "--weights-dir", "w"), "--weights-dir with --nnunet is for the coarse net and needs --roi"),
+        (("--nnunet", "nowhere"), "a results folder of nnU-Net must be a folder, got nowhere"),
+    ],
+)
+def test_options_of_nnunet_that_do_not_fit_are_refused(flare, ct_path, tmp_path, options, message):
+    assert_refused(flare("segment", ct_path, "-o", tmp_path / "labels.nii.gz", *options), message)
 
 
 def test_measure_prints_and_writes_what_a_label_map_says(flare, tmp_path):

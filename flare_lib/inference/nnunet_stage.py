@@ -1,0 +1,122 @@
+"""Any nnU-Net as one stage that looks at a whole CT, or at the region that a coarse net found: nnU-Net's own way.
+
+    CT -> the net's axes -> splines -> scaled -> [folds in sliding_window, Gaussian weights] -> resize + argmax -> back
+
+The labels are those that nnU-Net's predictor would give: the same preprocessing, tiles, weights and interpolation. Two
+things differ. Numbers are summed in float32, not in float16; and the test-time mirroring, which nnU-Net has switched on
+for nets trained with it and which takes eight times as long, is left out.
+
+The region makes the difference in speed: most tiles of a whole CT hold none of the organs (paper 2).
+
+Reference: nnU-Net 2.8, `DefaultPreprocessor`, `nnUNetPredictor`, `export_prediction`.
+"""
+
+import numpy as np
+import torch
+
+from flare_lib.ct.axes import Axes
+from flare_lib.ct.preprocess import find_foreground
+from flare_lib.ct.resample import resample_nearest, resampled_shape
+from flare_lib.ct.roi import Box, bounding_box, crop, crop_volume
+from flare_lib.ct.spline import resample_spline, thick_axis
+from flare_lib.ct.volume import Triple, Volume, triple
+from flare_lib.inference.coarse_to_fine import Run, Segmentation
+from flare_lib.inference.postprocess import MAX_DISTANCE_MM
+from flare_lib.inference.slice_interpolation import resize_argmax
+from flare_lib.inference.stages import Stage
+from flare_lib.machine.device import memory_errors_of
+from flare_lib.machine.precision import Precision, choose_precision
+from flare_lib.machine.progress import StageProgress
+from flare_lib.network.nnunet_folder import NnunetModel
+from flare_lib.network.nnunet_plans import Scaling
+
+NAME = "nnU-Net"
+
+
+class NnunetStage:
+    """The nets of a results folder, loaded once, used for many cases; they move to its device.
+
+    `precision`: see `choose_precision`, which raises ValueError for one that does not exist here.
+    """
+
+    def __init__(
+        self, model: NnunetModel, *, device: str | torch.device = "cpu", precision: str | Precision = "auto"
+    ) -> None:
+        self.plans, self.patch_size = model.plans, model.plans.patch_size
+        self.device = torch.device(device)
+        self.precision = choose_precision(precision, device=self.device)
+        for fold in model.folds:
+            fold.net.to(self.device)
+        self.folds = [fold.predict for fold in model.folds]
+
+    def prepare(self, array: np.ndarray, spacing_mm: Triple, scaling: Scaling) -> torch.Tensor:
+        """Return the image (1, ...) that the nets see of a CT: clipped, resampled and scaled.
+
+        Array, spacing and image are along the net's axes.
+        """
+        image = resample_spline(
+            array,
+            resampled_shape(array.shape, spacing_mm, self.plans.spacing_mm),
+            order=self.plans.ct_order,
+            thick=thick_axis(spacing_mm, self.plans.spacing_mm),
+            window_hu=scaling.window_hu,
+        )
+        image -= np.float32(scaling.shift)
+        image /= np.float32(scaling.divisor)
+        return torch.from_numpy(image)[None]
+
+    def predict_patch(self, patch: torch.Tensor) -> torch.Tensor:
+        """Return the mean logits of all folds, float32 (1, n_classes, ...); MemoryError for a full device."""
+        with memory_errors_of(self.device), torch.inference_mode(), self.precision.autocast(self.device):
+            patch = patch.to(self.device)
+            logits = self.folds[0](patch).float()
+            for predict in self.folds[1:]:
+                logits += predict(patch)
+        return logits / len(self.folds)
+
+
+def segment_with_nnunet(
+    ct: Volume,
+    stage: NnunetStage,
+    *,
+    coarse: Stage | None = None,
+    margin_mm: float = 20.0,
+    tile_step: float = 0.5,
+    progress: StageProgress | None = None,
+) -> Segmentation:
+    """Segment a CT with an nnU-Net: all of it, or the box that a coarse stage finds around the 13 organs.
+
+    `coarse` and `margin_mm` as in `segment`, `tile_step` as in `sliding_window`. Labels are those of the net's data set
+    and are not cleaned up. In a box, tiles lie elsewhere and see less around them, so labels can differ a little from
+    those in the whole CT; what lies outside is background. Grey values are scaled as in the whole CT.
+    """
+    run = Run(None if coarse is None else MAX_DISTANCE_MM, progress)
+    whole = Box((0, 0, 0), ct.shape_zyx)
+    scanned = bounding_box(ct.array_zyx != 0) or whole  # as nnU-Net crops; 0 HU is water, 0 all around is padding
+    scaling = stage.plans.normalisation.scaling_of(crop(ct.array_zyx, scanned))
+    run.lap("grey values")
+    seen, region = None, scanned
+    if coarse is not None:
+        foreground = find_foreground(ct.array_zyx)
+        seen, roi = run.find_region(crop_volume(ct, foreground), coarse, 1.0, margin_mm)
+        region = roi.shift(foreground.start_zyx)
+    axes = stage.plans.axes(ct.grid)
+    labels = _segment_region(run, axes, crop_volume(ct, region), stage, scaling, tile_step)
+    return run.result(ct, labels, region, seen, organs=stage.plans.has_flares_organs)
+
+
+def _segment_region(
+    run: Run, axes: Axes, region: Volume, stage: NnunetStage, scaling: Scaling, tile_step: float
+) -> np.ndarray:
+    """Return the labels of a region on its own grid, canonical; `axes`: the net's."""
+    array, spacing_mm = axes.turn(region.array_zyx), axes.turn_spacing(region.spacing_zyx_mm)
+    image = stage.prepare(array, spacing_mm, scaling)
+    run.lap(f"{NAME} preprocessing")
+    slabs = run.slide(image, stage, tile_step, NAME, weights="gaussian", pad_value=0.0)
+    small = triple(image.shape[1:])
+    thick = thick_axis(stage.plans.spacing_mm, spacing_mm)
+    # thick slices are not interpolated between: every new slice gets the labels of the nearest
+    shape = triple(small[a] if a == thick else n for a, n in enumerate(array.shape))
+    labels = resample_nearest(resize_argmax(slabs, shape, in_shape_zyx=small), array.shape)
+    run.lap(f"{NAME} net, resize + argmax")
+    return axes.turn_back(labels)

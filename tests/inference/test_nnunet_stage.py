@@ -1,0 +1,134 @@
+"""Any nnU-Net: the labels that nnU-Net itself gives (recorded), whole or in a box, in every number of folds."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from small_nnunet import DATASET, PLANS, plans, small_ct, small_net
+
+from flare_lib.ct.files import load_ct
+from flare_lib.ct.labels import N_CLASSES, ORGAN_NAMES
+from flare_lib.ct.volume import to_file_axes
+from flare_lib.inference.nnunet_stage import NnunetStage, segment_with_nnunet
+from flare_lib.network.nnunet_folder import Fold, NnunetModel
+from flare_lib.network.nnunet_plans import Scaling, read_plans
+
+# of nnU-Net 2.8.1: python benchmarks/against_nnunet.py --record
+ANSWERS = np.load(Path(__file__).parent / "nnunet_answer.npz")
+AS_IT_IS = Scaling((-np.inf, np.inf), 0.0, 1.0)
+
+
+def stage(predicts=None, changed=PLANS, dataset=DATASET):
+    """The miniature model of the recording, or one with other functions in place of its nets."""
+    nets = [small_net(seed) for seed in (0, 1)]
+    predicts = predicts or [net.finest for net in nets]
+    folds = tuple(Fold(str(n), nets[0], predict) for n, predict in enumerate(predicts))
+    return NnunetStage(NnunetModel(read_plans(changed, dataset, "3d_fullres"), folds), precision="float32")
+
+
+@pytest.fixture
+def ct(tmp_path, request):
+    nib.save(small_ct(getattr(request, "param", "mild")), tmp_path / "ct.nii.gz")
+    return load_ct(tmp_path / "ct.nii.gz")
+
+
+@pytest.mark.parametrize("ct", ["mild", "thick"], indirect=True)
+def test_labels_are_those_of_nnunet(ct, request):
+    expected = ANSWERS[request.node.callspec.params["ct"]]
+    result = segment_with_nnunet(ct, stage())
+    labels = to_file_axes(result.label_map_zyx, ct.grid)
+    assert labels.shape == expected.shape
+    assert len(np.unique(expected)) == 5
+    # nnU-Net sums in float16, so a voxel in a few hundred, where two labels tie, may differ
+    assert (labels != expected).mean() < 0.004
+    assert result.precision == {"nnU-Net": "float32"}
+    assert result.notes == ()
+
+
+def test_labels_in_the_files_axes_are_those_in_canonical_ones_only_for_such_a_net(ct):
+    reorienting = {**PLANS, "image_reader_writer": "NibabelIOWithReorient"}
+    labels, mirrored = (
+        to_file_axes(segment_with_nnunet(ct, stage(changed=changed)).label_map_zyx, ct.grid)
+        for changed in (PLANS, reorienting)
+    )
+    assert (labels != mirrored).mean() > 0.05
+
+
+def test_the_folds_logits_are_averaged():
+    votes = [torch.full((1, 5, 2, 2, 2), value) for value in (1.0, 2.0, 6.0)]
+    averaged = stage([lambda patch, vote=vote: vote.clone() for vote in votes]).predict_patch(
+        torch.zeros(1, 1, 2, 2, 2)
+    )
+    torch.testing.assert_close(averaged, torch.full((1, 5, 2, 2, 2), 3.0))
+    assert votes[0].eq(1).all()
+
+
+def brighter_than_0(patch):
+    """Class 1 where the image is above 0, background elsewhere."""
+    logits = torch.zeros((1, 5, *patch.shape[2:]))
+    logits[:, 1] = patch[:, 0]
+    return logits
+
+
+def test_images_are_scaled_and_lie_on_the_planned_grid():
+    array = np.full((4, 6, 8), -50, np.int16)
+    array[:, 3:] = 500
+    image = stage().prepare(array, (5.0, 3.1, 1.1), Scaling((0.0, 100.0), 20.0, 40.0))
+    assert image.shape == (1, 8, 6, 4)
+    assert image[0, :, :3].eq(-0.5).all()
+    assert image[0, :, 3:].eq(2.0).all()
+    same = stage().prepare(array, (2.5, 3.1, 2.2), AS_IT_IS)
+    np.testing.assert_array_equal(same[0].numpy(), array)
+
+
+class Box:
+    """A coarse stage that finds the liver in one corner of whatever it sees."""
+
+    patch_size = (4, 4, 4)
+
+    def prepare(self, ct):
+        image = torch.zeros(1, 4, 4, 4)
+        image[0, 2:, 2:, 2:] = 1
+        return image
+
+    def predict_patch(self, patch):
+        scores = torch.zeros(1, N_CLASSES, 4, 4, 4)
+        scores[:, 0] = 0.5
+        scores[:, 1] = patch[:, 0]
+        return scores
+
+
+def test_a_box_found_first_holds_all_labels_and_the_whole_cts_grey_values_count(ct):
+    changed = plans(normalization_schemes=["ZScoreNormalization"])
+    seeing = stage([brighter_than_0], changed)
+    whole = segment_with_nnunet(ct, seeing)
+    found = segment_with_nnunet(ct, seeing, coarse=Box(), margin_mm=1.0)
+    inside = found.roi.slices
+    assert found.roi.shape_zyx < ct.shape_zyx
+    assert found.coarse.shape_zyx == (4, 4, 4)
+    outside = found.label_map_zyx.copy()
+    outside[inside] = 0
+    assert not outside.any()
+    assert 0 < found.label_map_zyx[inside].mean() < 1
+    # the grid of the box differs from that of the whole by less than a voxel
+    assert (found.label_map_zyx[inside] == whole.label_map_zyx[inside]).mean() > 0.95
+
+
+def test_padding_of_0_all_around_is_not_looked_at(ct):
+    padded = ct.with_array(np.where(np.arange(ct.shape_zyx[2]) < 5, 0, np.where(ct.array_zyx == 0, 1, ct.array_zyx)))
+    result = segment_with_nnunet(padded, stage([lambda patch: -brighter_than_0(patch)]))
+    assert result.roi.start_zyx == (0, 0, 5)
+    assert not result.label_map_zyx[:, :, :5].any()
+
+
+def test_anatomy_is_doubted_for_flares_organs_alone(ct):
+    def nothing(patch):
+        scores = torch.zeros((1, N_CLASSES, *patch.shape[2:]))
+        scores[:, 0] = 1
+        return scores
+
+    organs = {**DATASET, "labels": {"background": 0, **{name: label for label, name in ORGAN_NAMES.items()}}}
+    assert "none of the 13 organs was found" in segment_with_nnunet(ct, stage([nothing], dataset=organs)).notes[0]
+    assert segment_with_nnunet(ct, stage([nothing])).notes == ()

@@ -1,0 +1,96 @@
+"""Results folders of nnU-Net: right, or one clear line."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from small_nnunet import PLANS, plans, small_net, write_results
+
+from flare_lib.network.nnunet_folder import load_nnunet_folder
+
+
+def test_every_numbered_fold_is_loaded_in_order(tmp_path):
+    folder = write_results(tmp_path / "r", folds=("0", "1", "10", "2", "all"))
+    model = load_nnunet_folder(folder)
+    assert [fold.name for fold in model.folds] == ["0", "1", "2", "10"]
+    assert model.plans.patch_size == (12, 16, 20)
+    patch = torch.zeros(1, 1, 8, 8, 8) + torch.arange(8.0)
+    with torch.no_grad():
+        torch.testing.assert_close(model.folds[1].predict(patch), small_net(1).finest(patch))
+
+
+def test_folds_can_be_chosen_and_all_is_the_last_resort(tmp_path):
+    folder = write_results(tmp_path / "r", folds=("all",))
+    assert [fold.name for fold in load_nnunet_folder(folder).folds] == ["all"]
+    several = write_results(tmp_path / "s", folds=("0", "1", "all"))
+    assert [fold.name for fold in load_nnunet_folder(several, ["all", "1"]).folds] == ["all", "1"]
+
+
+def test_the_configuration_is_the_checkpoints(tmp_path):
+    child = write_results(tmp_path / "r", configuration="3d_child")
+    assert load_nnunet_folder(child, ["0"]).plans.configuration == "3d_child"
+    flat = write_results(tmp_path / "s", configuration="2d")
+    with pytest.raises(ValueError, match="must be 3-D, got 2d"):
+        load_nnunet_folder(flat)
+
+
+def test_a_fold_that_is_not_there_is_named_with_those_that_are(tmp_path):
+    folder = write_results(tmp_path / "r")
+    with pytest.raises(FileNotFoundError, match=r"a fold must be one of 0, 1 with its checkpoint_final.pth, got 4"):
+        load_nnunet_folder(folder, ["4"])
+    with pytest.raises(FileNotFoundError, match=r"must hold fold_0/checkpoint_final.pth or other folds, got none"):
+        load_nnunet_folder(write_results(tmp_path / "s", folds=()))
+
+
+def test_what_is_no_results_folder_is_refused_with_what_it_is(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"must be a folder, got .*nowhere"):
+        load_nnunet_folder(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"must hold plans\.json and dataset\.json, got"):
+        load_nnunet_folder(tmp_path)
+    write_results(tmp_path / "nnUNetTrainer__nnUNetPlans__3d_fullres")
+    with pytest.raises(ValueError, match=r"must be one of .*results, got all of them: nnUNetTrainer__nnUNetPlans__3d"):
+        load_nnunet_folder(tmp_path)
+
+
+class Stranger:
+    ran = False
+
+    def __reduce__(self):
+        return setattr, (Stranger, "ran", True)
+
+
+def test_version_1_is_refused_and_its_pickle_not_read(tmp_path):
+    (tmp_path / "plans.pkl").write_bytes(pickle.dumps(Stranger()))
+    with pytest.raises(ValueError, match=r"must be nnU-Net v2's \(plans.json\), got nnU-Net v1's"):
+        load_nnunet_folder(tmp_path)
+    assert not Stranger.ran
+
+
+def test_nothing_in_a_checkpoint_runs(tmp_path):
+    folder = write_results(tmp_path / "r")
+    torch.save({"network_weights": {}, "logging": Stranger()}, folder / "fold_0" / "checkpoint_final.pth")
+    with pytest.raises(ValueError, match="got Python objects, which could run code"):
+        load_nnunet_folder(folder)
+    assert not Stranger.ran
+
+
+def test_damaged_files_are_refused_by_name(tmp_path):
+    folder = write_results(tmp_path / "r")
+    (folder / "plans.json").write_text("[1, 2]")
+    with pytest.raises(ValueError, match=r"plans\.json must hold a JSON object, got a list"):
+        load_nnunet_folder(folder)
+    (folder / "plans.json").write_text("{")
+    with pytest.raises(ValueError, match=r"plans\.json must be JSON, got"):
+        load_nnunet_folder(folder)
+    (folder / "plans.json").write_text(json.dumps(PLANS))
+    torch.save({"network_weights": {}}, folder / "fold_0" / "checkpoint_final.pth")
+    with pytest.raises(ValueError, match="must be a checkpoint of nnU-Net v2, which names its configuration, got none"):
+        load_nnunet_folder(folder)
+
+
+def test_plans_that_are_not_those_of_the_weights_are_refused(tmp_path):
+    changed = plans()
+    changed["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["n_conv_per_stage"] = [1, 2, 2]
+    with pytest.raises(ValueError, match=r"checkpoint_final\.pth must hold exactly the net's tensors, got unknown"):
+        load_nnunet_folder(write_results(tmp_path / "r", plans=changed))
