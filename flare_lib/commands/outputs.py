@@ -7,12 +7,20 @@ from pathlib import Path
 _FIGURE_SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
 
 
-def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], figure: Path | None = None) -> None:
-    """Raise ValueError unless every output can be written and differs from every input and every other output."""
-    from flare_lib.ct.files import check_writable
+def check_outputs(
+    outputs: Sequence[Path], inputs: Sequence[Path], figure: Path | None = None, *, seg: bool = False
+) -> None:
+    """Raise ValueError unless every output can be written and differs from every input and every other output.
+
+    Outputs are NIfTI files, or DICOM-SEG too if `seg`, whose extra must then be installed.
+    """
+    from flare_lib.ct.files import LABEL_SUFFIXES, SUFFIXES, check_writable, is_seg
+    from flare_lib.machine.extras import check_extra
 
     for output in outputs:
-        check_writable(output)
+        check_writable(output, suffixes=LABEL_SUFFIXES if seg else SUFFIXES)
+        if is_seg(output):
+            check_extra("highdicom", "dicom")
     check_figure(figure)
     taken = {path.resolve() for path in inputs}
     for output in (*outputs, *([figure] if figure else [])):

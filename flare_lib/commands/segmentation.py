@@ -25,7 +25,9 @@ def segment(
     cts: Annotated[
         list[Path], typer.Argument(metavar="CT...", help="NIfTI files, or folders or .zip files with DICOM.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Label file, or an existing folder for several.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Label file (.nii.gz, or .dcm), or an existing folder.")
+    ],
     reference: Annotated[Path | None, typer.Option(help="Labels to compare against, on the CT's grid.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Where to save a picture of the CT with labels.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
@@ -49,27 +51,27 @@ def segment(
     if nnunet is not None and weights_dir is not None and not roi:
         raise ValueError("--weights-dir with --nnunet is for the coarse net and needs --roi, got none")
     targets = _targets(cts, output)
-    check_outputs(targets, [*cts, *([reference] if reference else [])], figure)
+    check_outputs(targets, [*cts, *([reference] if reference else [])], figure, seg=True)
     if len(cts) > 1 and (reference or figure):
         raise ValueError(f"--reference and --figure need exactly one CT, got {len(cts)}")
     if missing := [path for path in (*cts, reference) if path and not path.exists()]:
         raise FileNotFoundError(f"every input must exist, got {missing[0]}")
 
+    from flare_lib.ct.files import is_seg
     from flare_lib.ct.labels import are_flares
     from flare_lib.machine.device import choose_device
     from flare_lib.machine.failures import Failure
     from flare_lib.machine.processes import map_in_processes
 
+    seg = any(map(is_seg, targets))
     settings: dict[str, Any] = {"device": choose_device(device), "precision": precision}
     method = (
         _coarse_to_fine(weights_dir, margin_mm, **settings)
         if nnunet is None
         else _nnunet(nnunet, fold or [], weights_dir, margin_mm if roi else None, **settings)
     )
-    if figure and not are_flares(method.names):
-        raise ValueError(
-            f"--figure shows FLARE's 13 organs, got a net with other labels: {', '.join(method.names.values())}"
-        )
+    if not are_flares(method.names) and (only := "--figure shows" if figure else "a DICOM-SEG holds" if seg else ""):
+        raise ValueError(f"{only} FLARE's 13 organs, got a net with other labels: {', '.join(method.names.values())}")
 
     def segment_one(path_and_target: tuple[Path, Path]) -> None:
         _segment_one(*path_and_target, series=series, method=method, reference=reference, figure=figure)
@@ -121,11 +123,12 @@ def _segment_one(
     path: Path, target: Path, *, series: str | None, method: _Method, reference: Path | None, figure: Path | None
 ) -> None:
     """Segment one CT, save its labels (and a figure, if wanted), and report what was found."""
-    from flare_lib.ct.files import load_ct, save_label_map
+    from flare_lib.ct.files import check_labels_fit, load_ct, save_label_map
     from flare_lib.evaluation.efficiency import note_steps
     from flare_lib.evaluation.measurements import volume_table
 
     ct = load_ct(path, series=series)
+    check_labels_fit(target, ct)
     truth = None if reference is None else _load_on_grid_of(ct, reference, n_classes=len(method.names) + 1)
     with Bars() as bars:
         result = method.segment(ct, progress=bars)

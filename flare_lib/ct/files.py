@@ -12,10 +12,14 @@ import numpy as np
 
 from flare_lib.ct.dicom import load_dicom
 from flare_lib.ct.dicom_folder import may_hold_dicom
+from flare_lib.ct.dicom_seg import SEG_SUFFIX, check_dicom_seg, save_dicom_seg
 from flare_lib.ct.hu import hu_problem
+from flare_lib.ct.labels import as_label_map
 from flare_lib.ct.nifti_file import SUFFIXES, load_nifti
 from flare_lib.ct.volume import Volume, to_file_axes
 from flare_lib.machine.atomic_write import atomic_write
+
+LABEL_SUFFIXES = (*SUFFIXES, SEG_SUFFIX)
 
 
 def find_images(folder: str | os.PathLike, *, channel: str = "") -> dict[str, Path]:
@@ -73,13 +77,29 @@ def save_label_map(path: str | os.PathLike, label_map_zyx: np.ndarray, like: Vol
     """Save labels as uint8 (slope 1, intercept 0) on the grid of the file that `like` came from.
 
     `label_map_zyx`: integers 0..255, of like's shape. The new file has the shape, affine, orientation and NIfTI version
-    of the original, and appears complete or not at all. Raises ValueError for other labels or shapes, or for a path
-    that cannot be written.
+    of the original, and appears complete or not at all. A path that ends in .dcm gets a DICOM-SEG of labels 0..13
+    (`dicom_seg`), which only a CT read from DICOM has. Raises ValueError for other labels or shapes, or for a path that
+    cannot be written.
     """
     labels = like.with_array(np.asarray(label_map_zyx)).array_zyx
     if labels.dtype != np.uint8 and not (labels.dtype.kind in "bui" and labels.min() >= 0 and labels.max() <= 255):
         raise ValueError(f"labels must be integers from 0 to 255, got {labels.dtype}, {labels.min()} to {labels.max()}")
-    _save(path, like.with_array(labels.astype(np.uint8, copy=False)))
+    if is_seg(path):
+        check_writable(path, suffixes=(SEG_SUFFIX,))
+        save_dicom_seg(Path(path), as_label_map(labels).astype(np.uint8, copy=False), like)
+    else:
+        _save(path, like.with_array(labels.astype(np.uint8, copy=False)))
+
+
+def is_seg(path: str | os.PathLike) -> bool:
+    """Return whether labels saved to `path` become a DICOM-SEG."""
+    return str(path).lower().endswith(SEG_SUFFIX)
+
+
+def check_labels_fit(path: str | os.PathLike, like: Volume) -> None:
+    """Raise ValueError unless labels of this CT can be saved in the format of `path`; call it before long work."""
+    if is_seg(path):
+        check_dicom_seg(like)
 
 
 def save_ct(path: str | os.PathLike, volume: Volume) -> None:
@@ -88,11 +108,11 @@ def save_ct(path: str | os.PathLike, volume: Volume) -> None:
     _save(path, volume.with_array(volume.array_zyx.astype(dtype, copy=False)))
 
 
-def check_writable(path: str | os.PathLike) -> None:
-    """Raise ValueError unless a .nii or .nii.gz file can be written to `path`; leaves nothing behind."""
+def check_writable(path: str | os.PathLike, *, suffixes: tuple[str, ...] = SUFFIXES) -> None:
+    """Raise ValueError unless a file with one of `suffixes` can be written to `path`; leaves nothing behind."""
     path = Path(path)
-    if not path.name.lower().endswith(SUFFIXES):
-        raise ValueError(f"an output must end in .nii or .nii.gz, got {path}")
+    if not path.name.lower().endswith(suffixes):
+        raise ValueError(f"an output must end in {' or '.join(suffixes)}, got {path}")
     if not path.parent.is_dir():
         raise ValueError(f"the output's folder must exist, got {path.parent}")
     try:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from dicoms import SERIES, every, other_series, write_series, zipped
-from pydicom import uid
+from pydicom import dcmread, uid
 from scans import AFFINE, VOXEL_ML, assert_refused, files_in, grey_values, labels_zyx, save, save_labels
 from small_nnunet import small_ct, write_results
 
@@ -81,6 +81,24 @@ def test_a_series_of_an_archive_is_segmented_and_its_notes_are_told(flare, nets,
     code, _, err = flare("segment", archive, "-o", tmp_path / "out", "--series", SERIES)
     assert (code, err) == (0, ["note: looked everywhere"])
     assert nib.load(tmp_path / "out" / "ct.nii.gz").shape == (7, 6, 5)
+
+
+def test_labels_become_a_dicom_seg_where_the_name_says_so(flare, nets, tmp_path):
+    write_series(tmp_path / "ct", every(StudyInstanceUID=f"{SERIES}.500"))
+    code, out, _ = flare("segment", tmp_path / "ct", "-o", tmp_path / "labels.dcm")
+    assert (code, out[-1]) == (0, f"{tmp_path / 'ct'}: 1.5 s, nets in float32; wrote {tmp_path / 'labels.dcm'}")
+    ds = dcmread(tmp_path / "labels.dcm")
+    organs = [
+        frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber for frame in ds.PerFrameFunctionalGroupsSequence
+    ]
+    assert (ds.Modality, sorted(set(organs))) == ("SEG", [1, 5])
+
+
+def test_a_dicom_seg_needs_a_dicom_ct(flare, nets, ct_path, tmp_path):
+    answer = flare("segment", ct_path, "-o", tmp_path / "labels.dcm")
+    assert_refused(answer, "only labels of a DICOM series can be saved as .dcm")
+    assert_refused(flare("phantom", tmp_path / "ct.dcm", tmp_path / "l.nii"), "an output must end in .nii or .nii.gz")
+    assert (nets, files_in(tmp_path)) == ([], ["case_0000.nii.gz"])
 
 
 def test_several_cts_need_a_folder_and_have_no_reference(flare, nets, ct_path, tmp_path):
