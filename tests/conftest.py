@@ -1,5 +1,9 @@
 """What every test shares: the `flare` command, and property tests that draw the same examples on every run."""
 
+import os
+
+os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported: its kernels then run on the CPU
+
 import pytest
 from hypothesis import HealthCheck, settings
 

@@ -10,7 +10,7 @@ everywhere in between.
 Paper 2.5 and Fig. 4. The sampling points are those of `torch.nn.functional.interpolate`, to the last bit.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -19,9 +19,17 @@ from flare_lib.ct.linear_taps import linear_taps
 from flare_lib.inference.slice_kernels import paint_with_numba
 from flare_lib.inference.slice_tensors import paint_with_torch
 from flare_lib.inference.sliding_window import Slab
+from flare_lib.machine.extras import extra
 
 # if more than this share of voxels lies between disagreeing corners, it is faster to interpolate everywhere
-DENSE_ABOVE = {"auto": 0.15, "torch": -1.0, "torch_pruned": 1.0, "numba_dense": -1.0, "numba_pruned": 1.0}
+DENSE_ABOVE = {
+    "auto": 0.15,
+    "torch": -1.0,
+    "torch_pruned": 1.0,
+    "numba_dense": -1.0,
+    "numba_pruned": 1.0,
+    "triton": 1.0,
+}
 CPU_MEMORY_BYTES = 32 * 2**20  # more memory was no faster
 GPU_MEMORY_BYTES = 512 * 2**20
 
@@ -43,12 +51,14 @@ def resize_argmax(
     coarser. `align_corners`: False if both grids have the same extent (their outer voxel borders meet), True if the
     centres of their outermost voxels meet. `memory_bytes`: how much may be used besides input and output (default
     32 MiB on a CPU, 512 MiB on a GPU; never less than one slice). `method`: "torch" (interpolate everywhere),
-    "torch_pruned" (only where corners disagree), "numba_dense" and "numba_pruned" (the same two, compiled for the CPU)
-    or "auto" (the fastest).
+    "torch_pruned" (only where corners disagree), "numba_dense" and "numba_pruned" (the same two, compiled for the CPU),
+    "triton" (one kernel on the GPU, compared with "torch" on its first use; not yet part of "auto") or "auto" (the
+    fastest).
 
     Returns uint8 (Z, Y, X): the argmax of the float32 trilinear interpolation of the whole volume, with ties going to
     the lower class; it can differ only where two classes tie within rounding. Raises ValueError if a shape is empty or
-    does not fit, or if a score is NaN or infinite; TypeError for other dtypes.
+    does not fit, or if a score is NaN or infinite; TypeError for other dtypes; MissingExtra for "triton" if that
+    package is not installed.
     """
     shape_zyx = _checked_shape("shape_zyx", shape_zyx)
     if method not in DENSE_ABOVE:
@@ -73,12 +83,22 @@ def resize_argmax(
         taps_zyx = (z.part(first, stop, start_z), y, x)
         on_cpu = window.device.type == "cpu"
         budget = memory_bytes or (CPU_MEMORY_BYTES if on_cpu else GPU_MEMORY_BYTES)
-        with_numba = method.startswith("numba") or (method == "auto" and on_cpu)
-        paint = paint_with_numba if with_numba else paint_with_torch
+        paint = _engine(method, window.device)
         if not paint(window, taps_zyx, labels[first:stop], budget, DENSE_ABOVE[method]):
             raise ValueError(f"scores must be finite, got NaN or infinity in slices {start_z} to {stop_z - 1}")
         del window  # before the stream makes the next one
     return labels
+
+
+def _engine(method: str, device: torch.device) -> Callable[..., bool]:
+    """Return what paints a few slices."""
+    if method == "triton":
+        with extra("triton"):
+            from flare_lib.inference.slice_triton import check_once_on, paint_with_triton
+        check_once_on(device)
+        return paint_with_triton
+    with_numba = method.startswith("numba") or (method == "auto" and device.type == "cpu")
+    return paint_with_numba if with_numba else paint_with_torch
 
 
 def _checked_shape(name: str, shape_zyx: Sequence[int]) -> tuple[int, ...]:
