@@ -26,7 +26,7 @@ LIBRARY = [path for path in FILES if path.is_relative_to(ROOT / "flare_lib") and
 NOTEBOOKS = [path for path in FILES if path.suffix == ".ipynb"]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = "notebooks,test,dev"  # what is installed to work on the project
-OPTIONAL = {"niivue", "train", "triton"}  # what users may add, and what those bring along
+OPTIONAL = {"niivue", "nnunet", "train", "triton"}  # what users may add, and what those bring along
 
 
 def name_of(path):
@@ -57,6 +57,9 @@ def direct_requirements():
 # Versions
 
 
+ELSEWHERE = {"nnunetv2"}  # in an environment of its own: benchmarks/against_nnunet.py
+
+
 def imported_by(folder):
     """Return the packages that the Python files of a folder import, anywhere in them."""
     found = set()
@@ -70,13 +73,13 @@ def imported_by(folder):
 
 
 @pytest.mark.parametrize(
-    ("folder", "extras"), [("flare_lib", "notebooks,niivue,triton"), ("tests", "test"), ("benchmarks", "test")]
+    ("folder", "extras"), [("flare_lib", "notebooks,niivue,nnunet,triton"), ("tests", "test"), ("benchmarks", "test")]
 )
 def test_what_is_imported_is_asked_for(folder, extras):
     wanted = [*map(Requirement, PYPROJECT["dependencies"]), *(r for e in extras.split(",") for r in required_by(e))]
     brought = packages_distributions()
     own = {path.stem for path in FILES if path.suffix == ".py"} | {"flare_lib"}
-    foreign = imported_by(folder) - set(sys.stdlib_module_names) - own
+    foreign = imported_by(folder) - set(sys.stdlib_module_names) - own - ELSEWHERE
     names = {canonicalize_name(requirement.name) for requirement in wanted}
     assert [name for name in sorted(foreign) if not {*map(canonicalize_name, brought.get(name, [name]))} & names] == []
 
@@ -171,7 +174,7 @@ def test_every_module_has_a_test_file(path):
 
 def test_no_file_names_a_place_on_somebodys_machine():
     place = re.compile(r"(?<![\w.:/-])/(?:work|home|root|Users)/\w")
-    binary = {".png", ".safetensors"}
+    binary = {".npz", ".png", ".safetensors"}
     texts = {name_of(path): path.read_text(encoding="utf-8") for path in FILES if path.suffix not in binary}
     assert [name for name, text in texts.items() if place.search(text)] == []
 
