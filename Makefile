@@ -41,8 +41,9 @@ links: pages ## check the site's external links (needs the internet)
 pages: $(INSTALLED)
 	@rm -rf build/book && mkdir -p build/book out
 	@cp -r docs build/book/docs && cp -r notebooks build/book/docs/notebooks && cp data/README.md build/book/docs/data.md
+	@cp -r assets build/book/docs/assets
 	@sed -i.bak 's#\.\./data/README\.md#../data.md#' build/book/docs/notebooks/*.ipynb
-	@sed -i.bak 's#\.\./data/README\.md#data.md#; s#\.\./notebooks/#notebooks/#' build/book/docs/*.md
+	@sed -i.bak 's#\.\./data/README\.md#data.md#; s#\.\./notebooks/#notebooks/#; s#\.\./assets/#assets/#' build/book/docs/*.md
 
 lab: $(INSTALLED) ## open the course in JupyterLab, at the first notebook
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb

@@ -13,8 +13,8 @@ from flare_lib.course.editions import find_exercise
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = {path: nbformat.read(path, as_version=4) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
-# what the user named for the course, and IPython, which shows things
-PACKAGES = {"flare_lib", "IPython", "ipywidgets", "matplotlib", "nibabel", "numpy", "scipy", "torch"}
+# what the user named for the course, IPython, which shows things, and scikit-image, with which the paper compares
+PACKAGES = {"flare_lib", "IPython", "ipywidgets", "matplotlib", "nibabel", "numpy", "scipy", "skimage", "torch"}
 LONGEST_FUNCTION = 15
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -2,7 +2,7 @@
 
 papermill executes a notebook with the interpreter that runs this file, whatever kernels are registered on the machine.
 A result stays valid as long as the notebook, the library, the parameters and Python stay the same.
-References: papermill (parameters), nbconvert (pages).
+Reference: papermill (parameters).
 """
 
 import hashlib
@@ -24,9 +24,9 @@ with extra("notebooks"):
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
     from nbclient.exceptions import DeadKernelError
-    from nbconvert import HTMLExporter
     from papermill.exceptions import PapermillExecutionError
 
+from flare_lib.course.pages import html_page
 from flare_lib.machine.atomic_write import atomic_write
 
 LIBRARY = Path(__file__).parents[1]
@@ -178,9 +178,8 @@ def _execute(path: Path, out: Path, parameters: dict[str, Any], *, progress: boo
     made["seconds"] = round(time.perf_counter() - start, 1)
     notebook = nbformat.read(result, as_version=4)
     run = _run(path, out, notebook, made["seconds"], error=error)
-    page, _ = HTMLExporter().from_notebook_node(notebook)
     with atomic_write(run.page) as unfinished:
-        unfinished.write_text(page, encoding="utf-8")
+        unfinished.write_text(html_page(notebook), encoding="utf-8")
     if error is None:  # last, so that anything with a fingerprint has a page
         notebook.metadata["flare_lib"] = made
         with atomic_write(result) as unfinished:

