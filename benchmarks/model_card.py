@@ -1,0 +1,178 @@
+"""The model card: a page of the site, made from the cards that lie beside the packaged weights.
+
+python benchmarks/model_card.py             # writes docs/model_card.md
+python benchmarks/model_card.py --pictures  # segments 20 phantoms and draws the one with the lowest score as well
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from flare_lib.ct.labels import ORGANS
+from flare_lib.network.weights import packaged_weights
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE, PICTURE = DOCS / "model_card.md", DOCS / "model_card_worst.png"
+PHANTOM_SEEDS = range(7000, 7020)  # never drawn in training
+ORGAN_COLUMNS = {  # of the table: what the fine net's card calls them
+    "sample, 3 mm reading": "agreement_on_totalseg_example",
+    "sample, 1.5 mm reading": "agreement_on_totalseg_example_1.5_mm",
+    "the two readings": "agreement_of_the_two_readings",
+    "20 phantoms": "dice_on_unseen_phantoms",
+    "a person held out, painted": "dice_on_a_person_held_out",
+}
+
+INTRODUCTION = """# Model card: the packaged nets
+
+<!-- made by benchmarks/model_card.py from the cards in flare_lib/weights: change those, not this page -->
+
+`flare segment` uses two nets that come with the package, together {mib:.0f} MiB. They have never seen a labelled CT: they
+learnt from CTs painted over label maps of six people and over invented bodies, the coarse net also from two real CTs
+without labels. Large organs come out well on real CTs. **Pancreas, duodenum, adrenal glands, gallbladder and esophagus
+often do not.**
+
+## What they are for, and what not
+
+They are for learning how the method works, for trying it on a CT of your own, and as a start for training on labelled
+CTs. They are not a medical device. Do not use them for diagnosis, for planning a treatment, or for measurements that
+anybody relies on. They know CTs of the abdomen alone: not MR, not children, not pregnancy, not large tumours, not bodies
+after surgery. Look at every label map before you use it (`flare segment --figure`), and read the notes that the command
+prints: they name what looks wrong.
+"""
+
+HOW = """## How they were trained
+
+`flare train coarse` and `flare train fine` with `--preset release` repeat the recipe; the full settings are in the cards,
+`flare_lib/weights/*.json`.
+"""
+
+
+def load_cards() -> dict[str, dict]:
+    """Return {net: its card} of the packaged nets."""
+    paths = {name: packaged_weights(name).with_suffix(".json") for name in ("coarse", "fine")}
+    return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items()}
+
+
+def page(cards: dict[str, dict], *, picture: str | None) -> str:
+    """Return the page in Markdown. `picture`: the caption of the drawn phantom, None for no picture."""
+    mib = sum(packaged_weights(name).with_suffix(".safetensors").stat().st_size for name in cards) / 2**20
+    parts = [INTRODUCTION.format(mib=mib), nets_table(cards), figures_table(cards["fine"])]
+    if picture:
+        parts.append(f"## The worst of the phantoms\n\n![reference and prediction]({PICTURE.name})\n\n{picture}\n")
+    return "\n".join([*parts, HOW, training(cards), tried(cards["fine"])])
+
+
+def nets_table(cards: dict[str, dict]) -> str:
+    """Return what the nets are, as a table."""
+    rows: list[tuple[str, list[str]]] = [
+        ("grid (z, y, x)", [_times(c["preprocessing"]["spacing_zyx_mm"]) + " mm" for c in cards.values()]),
+        ("patch (z, y, x)", [_times(c["patch_size"]) + " voxels" for c in cards.values()]),
+        ("features", [", ".join(map(str, c["architecture"]["features_per_stage"])) for c in cards.values()]),
+        ("supervised outputs", [str(c["architecture"]["n_heads"]) for c in cards.values()]),
+        ("normalisation", [_normalisation(c["preprocessing"]) for c in cards.values()]),
+        ("trained until", [c["trained_until"] for c in cards.values()]),
+        ("hours on two cores, at most", [f"{c['hours']}" for c in cards.values()]),
+        ("SHA-256", [f"`{c['weights_sha256'][:12]}`" for c in cards.values()]),
+    ]
+    lines = ["## The two nets", "", f"| | {' | '.join(cards)} |", f"|---|{'---|' * len(cards)}"]
+    return "\n".join([*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows), ""])
+
+
+def figures_table(fine: dict) -> str:
+    """Return the Dice of every organ on everything that was measured, with what was measured."""
+    columns = {title: fine[key] for title, key in ORGAN_COLUMNS.items() if key in fine}
+    lines = ["## How good they are", "", "Dice of the whole way, coarse to fine:", ""]
+    lines += [f"| organ | {' | '.join(columns)} |", f"|---|{'---|' * len(columns)}"]
+    for organ in ORGANS:
+        lines.append(f"| {organ.name} | {' | '.join(_score(column.get(organ.name)) for column in columns.values())} |")
+    means = [next(_score(v) for k, v in column.items() if k.startswith("mean of")) for column in columns.values()]
+    lines += [f"| **mean** | {' | '.join(means)} |", ""]
+    lines += [f"* *{title}*: {column['measure']}." for title, column in columns.items()]
+    heads = fine["ml_found_in_two_heads_and_necks"].values()
+    found = " and ".join(f"{ml:g} mL" for ml in heads)
+    lines += [
+        "",
+        f"In two real CTs of head and neck, which show none of the organs but some esophagus, they find {found}.",
+    ]
+    return "\n".join([*lines, ""])
+
+
+def training(cards: dict[str, dict]) -> str:
+    """Return what each net learnt from."""
+    lines = []
+    for name, card in cards.items():
+        note = card["note"][0].upper() + card["note"][1:]
+        lines += [f"**{name}**: {card['data']}. Started from {card['started_from']}. {note}.", ""]
+    return "\n".join([*lines, "The nets are published under the licence of the package.", ""])
+
+
+def tried(fine: dict) -> str:
+    """Return what was tried on the way."""
+    return "\n".join(["## What was tried", "", *(f"* {what}" for what in fine["tried"]), ""])
+
+
+def _times(numbers: list) -> str:
+    return " x ".join(f"{number:g}" for number in numbers)
+
+
+def _normalisation(preprocessing: dict) -> str:
+    if preprocessing["mean_hu"] is None:
+        return "each CT's own mean and SD"
+    return f"mean {preprocessing['mean_hu']:.0f} HU, SD {preprocessing['sd_hu']:.0f} HU"
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def draw_worst() -> str:
+    """Segment the phantoms, draw the one with the lowest mean Dice, and return the picture's caption."""
+    from flare_lib.display.figures import Panel, panel_figure
+    from flare_lib.display.slices import organ_center
+    from flare_lib.evaluation.metrics import dice_scores
+    from flare_lib.inference.coarse_to_fine import segment
+    from flare_lib.inference.stages import load_stages
+    from flare_lib.synthetic.phantom import phantom_case
+
+    stages, worst = load_stages(), None
+    for seed in PHANTOM_SEEDS:
+        ct, reference = phantom_case(seed)
+        found = segment(ct, *stages).label_map_zyx
+        scores = dice_scores(found, reference.array_zyx)
+        print(f"{seed}: {scores.mean():.3f}", flush=True)
+        if worst is None or scores.mean() < worst[0].mean():
+            worst = scores, seed, ct, reference.array_zyx, found
+    scores, seed, ct, reference, found = worst
+    middle = dict(zip(("axial", "coronal"), organ_center(reference)[:2], strict=True))
+    panels = [
+        Panel(name, ct, plane, at, labels)
+        for plane, at in middle.items()
+        for name, labels in (("reference", reference), ("prediction", found))
+    ]
+    panel_figure(panels, height=3.4).savefig(PICTURE, dpi=90, bbox_inches="tight")
+    low = ORGANS[int(np.argmin(scores))].name
+    return (
+        f"Seed {seed}: mean Dice {scores.mean():.2f}, lowest for the {low}, {scores.min():.2f}. The first of each pair "
+        "is the reference."
+    )
+
+
+def stored_caption() -> str | None:
+    """Return the caption of the picture on the page as it is, None if there is no picture."""
+    if not (PAGE.exists() and PICTURE.exists()):
+        return None
+    return next((line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("Seed ")), None)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", action="store_true", help="segment the phantoms and draw the worst, minutes")
+    picture = draw_worst() if parser.parse_args().pictures else stored_caption()
+    PAGE.write_text(page(load_cards(), picture=picture), encoding="utf-8")
+    print(f"wrote {PAGE}")
+
+
+if __name__ == "__main__":
+    main()
