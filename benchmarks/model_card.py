@@ -28,24 +28,24 @@ INTRODUCTION = """# Model card: the packaged nets
 
 <!-- made by benchmarks/model_card.py from the cards in flare_lib/weights: change those, not this page -->
 
-`flare segment` uses two nets that come with the package, together {mib:.0f} MiB. They have never seen a labelled CT: they
-learnt from CTs painted over label maps of six people and over invented bodies, the coarse net also from two real CTs
-without labels. Large organs come out well on real CTs. **Pancreas, duodenum, adrenal glands, gallbladder and esophagus
-often do not.**
+`flare segment` uses two nets that come with the package, together {mib:.0f} MiB. They have never seen a labelled CT:
+they learnt from CTs painted over label maps of six people and over invented bodies, the coarse net also from two real
+CTs without labels. Large organs come out well on real CTs. **Pancreas, duodenum, adrenal glands, gallbladder and
+esophagus often do not.**
 
 ## What they are for, and what not
 
 They are for learning how the method works, for trying it on a CT of your own, and as a start for training on labelled
 CTs. They are not a medical device. Do not use them for diagnosis, for planning a treatment, or for measurements that
-anybody relies on. They know CTs of the abdomen alone: not MR, not children, not pregnancy, not large tumours, not bodies
-after surgery. Look at every label map before you use it (`flare segment --figure`), and read the notes that the command
-prints: they name what looks wrong.
+anybody relies on. They know CTs of the abdomen alone: not MR, not children, not pregnancy, not large tumours, not
+bodies after surgery. Look at every label map before you use it (`flare segment --figure`), and read the notes that the
+command prints: they name what looks wrong.
 """
 
 HOW = """## How they were trained
 
-`flare train coarse` and `flare train fine` with `--preset release` repeat the recipe; the full settings are in the cards,
-`flare_lib/weights/*.json`.
+`flare train coarse` and `flare train fine` with `--preset release` repeat the recipe; the full settings are in the
+cards, `flare_lib/weights/*.json`.
 """
 
 
