@@ -26,7 +26,7 @@ LIBRARY = [path for path in FILES if path.is_relative_to(ROOT / "flare_lib") and
 NOTEBOOKS = [path for path in FILES if path.suffix == ".ipynb"]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = "notebooks,test,dev"  # what is installed to work on the project
-OPTIONAL = {"niivue", "nnunet", "train", "triton"}  # what users may add, and what those bring along
+OPTIONAL = {"dicom", "niivue", "nnunet", "train", "triton"}  # what users may add, and what those bring along
 
 
 def name_of(path):
@@ -73,7 +73,8 @@ def imported_by(folder):
 
 
 @pytest.mark.parametrize(
-    ("folder", "extras"), [("flare_lib", "notebooks,niivue,nnunet,triton"), ("tests", "test"), ("benchmarks", "test")]
+    ("folder", "extras"),
+    [("flare_lib", "notebooks,niivue,nnunet,triton,dicom"), ("tests", "test"), ("benchmarks", "test")],
 )
 def test_what_is_imported_is_asked_for(folder, extras):
     wanted = [*map(Requirement, PYPROJECT["dependencies"]), *(r for e in extras.split(",") for r in required_by(e))]
@@ -116,7 +117,7 @@ def test_the_conda_environment_agrees_with_the_lock_and_the_project():
     lock, wanted = read_lock(), direct_requirements()
     assert by_pip == [f"torch=={lock['torch']}", f"--editable .[{EXTRAS}]"]
     only_pip_has = {"torch", "dynamic-network-architectures", "ipyniivue", "latex2mathml", "playwright"}
-    only_pip_has |= {"surface-distance"}
+    only_pip_has |= {"dcmqi", "surface-distance"}
     assert by_conda.keys() == wanted.keys() - only_pip_has | {"python", "pip"}
     for name, version in by_conda.items():
         if name in wanted:
