@@ -150,6 +150,8 @@ def test_an_nnunet_folder_gives_its_own_labels_with_its_own_names(flare, tmp_pat
     assert 0 < float(out[-2].split()[-1]) < 1
     answer = flare("segment", tmp_path / "ct.nii.gz", "-o", target, *settings, "--figure", tmp_path / "a.png")
     assert_refused(answer, "--figure shows FLARE's 13 organs, got a net with other labels: lung_vessels, rib, skin")
+    answer = flare("segment", tmp_path / "ct.nii.gz", "-o", tmp_path / "labels.dcm", *settings)
+    assert_refused(answer, "a DICOM-SEG holds FLARE's 13 organs, got a net with other labels: lung_vessels, rib, skin")
 
 
 def test_an_nnunet_can_look_where_the_coarse_net_finds_the_organs(flare, monkeypatch, ct_path, tmp_path):
