@@ -109,7 +109,7 @@ def jobs(inputs: Path, archive: Archive, *, n_steps: int) -> dict[str, Job]:
     often = functools.partial(stage.train, checkpoint_every=5)
 
     def segment(out: Path) -> None:
-        flare("segment", *cts, "-o", out, "--weights-dir", inputs / "nets", "--device", "cpu")
+        flare("segment", *cts, "-o", out, "--weights-dir", inputs / "nets", "--workers", "0")
 
     def train(out: Path) -> None:
         given = ["--preset", "course", "--label-maps", inputs / "persons", "--device", "cpu", "--workers", "0"]
@@ -132,7 +132,7 @@ def jobs(inputs: Path, archive: Archive, *, n_steps: int) -> dict[str, Job]:
         return folder / "small-1.0.tar.gz"
 
     return {
-        "segment": Job(segment),
+        "segment": Job(segment, lambda path: path.name.endswith(".nii.gz")),
         "train": Job(train, lambda path: path.name == "coarse.safetensors"),
         "prepare": Job(prepare),
         "fetch": Job(fetch),

@@ -26,7 +26,7 @@ LIBRARY = [path for path in FILES if path.is_relative_to(ROOT / "flare_lib") and
 NOTEBOOKS = [path for path in FILES if path.suffix == ".ipynb"]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = "notebooks,test,dev"  # what is installed to work on the project
-OPTIONAL = {"dicom", "niivue", "nnunet", "train", "triton"}  # what users may add, and what those bring along
+OPTIONAL = {"cluster", "dicom", "niivue", "nnunet", "train", "triton"}  # what users may add, and what those bring along
 
 
 def name_of(path):
@@ -74,7 +74,7 @@ def imported_by(folder):
 
 @pytest.mark.parametrize(
     ("folder", "extras"),
-    [("flare_lib", "notebooks,niivue,nnunet,triton,dicom"), ("tests", "test"), ("benchmarks", "test")],
+    [("flare_lib", "notebooks,niivue,nnunet,triton,dicom,cluster"), ("tests", "test"), ("benchmarks", "test")],
 )
 def test_what_is_imported_is_asked_for(folder, extras):
     wanted = [*map(Requirement, PYPROJECT["dependencies"]), *(r for e in extras.split(",") for r in required_by(e))]

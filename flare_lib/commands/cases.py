@@ -8,6 +8,7 @@ import typer
 
 from flare_lib.commands.outputs import check_new_folder, check_outputs, wrote
 from flare_lib.commands.terminal import Bars
+from flare_lib.commands.workers import Scheduler, Workers, chosen_pool
 
 if TYPE_CHECKING:
     from flare_lib.ct.dicom_series import Series
@@ -105,13 +106,15 @@ def phantom(
 
 def check(
     folder: Annotated[Path, typer.Argument(help="CTs, with or without labels; data/README.md lists the layouts.")],
+    workers: Workers = 0,
+    scheduler: Scheduler = None,
 ) -> None:
     """Check every case in a folder and report every problem, before it can spoil a training run."""
     from flare_lib.data.cohort import check_cases, find_cases
 
-    cases = find_cases(folder)
-    with Bars() as bars:
-        problems = check_cases(cases, lambda done, total: bars("checking", done, total, unit="case"))
+    cases = find_cases(folder.absolute())  # the workers of a cluster are somewhere else
+    with chosen_pool(workers, scheduler) as pool, Bars() as bars:
+        problems = check_cases(cases, lambda done, total: bars("checking", done, total, unit="case"), pool=pool)
     for name, found in problems.items():
         for problem in found:
             typer.echo(f"{name}: {problem}")

@@ -8,6 +8,7 @@ import typer
 
 from flare_lib.commands.outputs import check_figure, check_folder, check_table, wrote
 from flare_lib.commands.terminal import Bars, tell_error
+from flare_lib.commands.workers import Scheduler, Workers, chosen_pool
 
 
 def evaluate(
@@ -20,7 +21,8 @@ def evaluate(
     figure: Annotated[
         Path | None, typer.Option(help="Also save box plots, one per organ: .png, .jpg, .pdf or .svg.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Number of processes; each holds one case in memory.")] = 1,
+    workers: Workers = 0,
+    scheduler: Scheduler = None,
 ) -> None:
     """Score label maps against references by the rules of FLARE 2022: DSC and NSD for 13 organs."""
     check_table(output)
@@ -29,12 +31,12 @@ def evaluate(
     from flare_lib.evaluation import cohort_scores
     from flare_lib.evaluation.flare_rules import CLEAN, OFFICIAL
 
-    pairs = cohort_scores.find_pairs(predictions, references)
-    with Bars() as bars:
+    pairs = cohort_scores.find_pairs(predictions.absolute(), references.absolute())
+    with chosen_pool(workers, scheduler) as pool, Bars() as bars:
         cases = cohort_scores.score_pairs(
             pairs,
             rules=CLEAN if clean else OFFICIAL,
-            n_workers=workers,
+            pool=pool,
             progress=lambda done, total: bars("scoring", done, total, unit="case"),
         )
     failed = [case for case in cases if case.scores is None]

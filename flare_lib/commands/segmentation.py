@@ -1,32 +1,31 @@
 """Commands that turn CTs into labels (segment) and labels into numbers (measure)."""
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flare_lib.commands.cohorts import segment_many
 from flare_lib.commands.outputs import check_outputs, check_table, wrote
-from flare_lib.commands.terminal import Bars, tell_error
+from flare_lib.commands.terminal import Bars
+from flare_lib.commands.workers import Job, Scheduler, Slurm
 
 if TYPE_CHECKING:
     import numpy as np
 
     from flare_lib.ct.volume import Volume
-    from flare_lib.inference.coarse_to_fine import Segmentation
+    from flare_lib.inference.methods import Method
 
-_ENDING = r"(_0000)?(\.nii|\.zip|\.dcm)?(\.gz)?$"  # of a CT's name: channel number and format, upper or lower case
 _Series = Annotated[str | None, typer.Option(help="The UID of the DICOM series to take; flare info lists them.")]
 
 
 def segment(
     cts: Annotated[
-        list[Path], typer.Argument(metavar="CT...", help="NIfTI files, or folders or .zip files with DICOM.")
+        list[Path],
+        typer.Argument(metavar="CT...", help="NIfTI files, folders or .zip files with DICOM; folders, lists of many."),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Label file (.nii.gz, or .dcm), or an existing folder.")
+        Path, typer.Option("--output", "-o", help="Label file (.nii.gz, or .dcm), or a folder for any number of CTs.")
     ],
     reference: Annotated[Path | None, typer.Option(help="Labels to compare against, on the CT's grid.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Where to save a picture of the CT with labels.")] = None,
@@ -44,89 +43,76 @@ def segment(
     roi: Annotated[
         bool, typer.Option("--roi", help="With --nnunet: look only where the coarse net finds the 13 organs.")
     ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="For a folder: processes side by side; 0: this one. Default: to suit.")
+    ] = None,
+    scheduler: Scheduler = None,
+    slurm: Slurm = False,
+    job: Job = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch job that --slurm would submit.")] = False,
+    time_limit_s: Annotated[float, typer.Option(min=1.0, help="For a folder: what takes longer has failed.")] = 3600.0,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="For a folder: try again what an earlier run put aside.")
+    ] = False,
 ) -> None:
-    """Segment 13 organs, coarse to fine, and save the labels on each CT's own grid."""
+    """Segment 13 organs, coarse to fine, and save the labels on each CT's own grid.
+
+    Into a folder go the labels of any number of CTs, of folders and lists (.csv) of them, with a page, cohort.html, and
+    manifest.jsonl, from which the same command goes on wherever it was stopped.
+    """
     if nnunet is None and (fold or roi):
         raise ValueError(f"{'--fold' if fold else '--roi'} needs --nnunet, got none")
     if nnunet is not None and weights_dir is not None and not roi:
         raise ValueError("--weights-dir with --nnunet is for the coarse net and needs --roi, got none")
-    targets = _targets(cts, output)
-    check_outputs(targets, [*cts, *([reference] if reference else [])], figure, seg=True)
-    if len(cts) > 1 and (reference or figure):
-        raise ValueError(f"--reference and --figure need exactly one CT, got {len(cts)}")
-    if missing := [path for path in (*cts, reference) if path and not path.exists()]:
-        raise FileNotFoundError(f"every input must exist, got {missing[0]}")
+    to_file = output.name.lower().endswith((".nii", ".nii.gz", ".dcm")) and not output.is_dir()
+    if not to_file and (reference or figure or series):
+        raise ValueError(
+            f"--reference, --figure and --series need a single CT and a label file, got the folder {output}"
+        )
+    if to_file and len(cts) > 1:
+        raise ValueError(f"for {len(cts)} CTs, --output must be a folder, got {output}")
+    if to_file and (workers is not None or scheduler or slurm or dry_run):
+        raise ValueError(f"--workers, --scheduler, --slurm and --dry-run need a folder as --output, got {output}")
+    if to_file:
+        check_outputs([output], [*cts, *([reference] if reference else [])], figure, seg=True)
+        if missing := [path for path in (*cts, reference) if path and not path.exists()]:
+            raise FileNotFoundError(f"every input must exist, got {missing[0]}")
 
-    from flare_lib.ct.files import is_seg
-    from flare_lib.ct.labels import are_flares
-    from flare_lib.machine.device import choose_device
-    from flare_lib.machine.failures import Failure
-    from flare_lib.machine.processes import map_in_processes
+    from flare_lib.inference.methods import Settings, open_method
 
-    seg = any(map(is_seg, targets))
-    settings: dict[str, Any] = {"device": choose_device(device), "precision": precision}
-    method = (
-        _coarse_to_fine(weights_dir, margin_mm, **settings)
-        if nnunet is None
-        else _nnunet(nnunet, fold or [], weights_dir, margin_mm if roi else None, **settings)
+    settings = Settings(weights_dir, nnunet, tuple(fold or ()), roi, margin_mm, device, precision)
+    if to_file:
+        method = open_method(settings)
+        _segment_one(cts[0], output, series=series, method=method, reference=reference, figure=figure)
+        return
+    segment_many(
+        cts,
+        output,
+        settings=settings,
+        workers=workers,
+        scheduler=scheduler,
+        slurm=slurm,
+        job=job,
+        dry_run=dry_run,
+        time_limit_s=time_limit_s,
+        retry_failed=retry_failed,
     )
-    if not are_flares(method.names) and (only := "--figure shows" if figure else "a DICOM-SEG holds" if seg else ""):
-        raise ValueError(f"{only} FLARE's 13 organs, got a net with other labels: {', '.join(method.names.values())}")
-
-    def segment_one(path_and_target: tuple[Path, Path]) -> None:
-        _segment_one(*path_and_target, series=series, method=method, reference=reference, figure=figure)
-
-    failed = 0
-    outcomes = map_in_processes(segment_one, list(zip(cts, targets, strict=True)), 1)
-    for path, outcome in zip(cts, outcomes, strict=True):
-        if isinstance(outcome, Failure):
-            failed = tell_error(outcome.reason, about=path)
-    raise typer.Exit(failed)
-
-
-class _Method(NamedTuple):
-    """A way to segment a CT, the names of its labels, and the stage whose number format is told."""
-
-    segment: "Callable[..., Segmentation]"
-    names: Mapping[int, str]
-    stage: str
-
-
-def _coarse_to_fine(weights_dir: Path | None, margin_mm: float, **settings: Any) -> _Method:
-    """Return FLARE's 13 organs by the packaged nets, or others like them."""
-    from flare_lib.ct.labels import ORGAN_NAMES
-    from flare_lib.inference.coarse_to_fine import segment as segment_ct
-    from flare_lib.inference.stages import load_stages
-
-    coarse, fine = load_stages(weights_dir, **settings)
-    return _Method(partial(segment_ct, coarse=coarse, fine=fine, margin_mm=margin_mm), ORGAN_NAMES, "fine")
-
-
-def _nnunet(
-    folder: Path, folds: Sequence[str], weights_dir: Path | None, margin_mm: float | None, **settings: Any
-) -> _Method:
-    """Return the labels of an nnU-Net; in the whole CT, or within a margin around the organs if one is given."""
-    from flare_lib.inference.nnunet_stage import NAME, NnunetStage, segment_with_nnunet
-    from flare_lib.inference.stages import load_stages
-    from flare_lib.network.nnunet_folder import load_nnunet_folder
-
-    stage = NnunetStage(load_nnunet_folder(folder, folds), **settings)
-    only_here: dict[str, Any] = {}
-    if margin_mm is not None:
-        only_here = {"coarse": load_stages(weights_dir, **settings)[0], "margin_mm": margin_mm}
-        if not stage.plans.has_flares_organs:
-            typer.echo("note: --roi looks near the 13 organs alone; anything else far from them is missed", err=True)
-    return _Method(partial(segment_with_nnunet, stage=stage, **only_here), stage.plans.names, NAME)
 
 
 def _segment_one(
-    path: Path, target: Path, *, series: str | None, method: _Method, reference: Path | None, figure: Path | None
+    path: Path, target: Path, *, series: str | None, method: "Method", reference: Path | None, figure: Path | None
 ) -> None:
     """Segment one CT, save its labels (and a figure, if wanted), and report what was found."""
-    from flare_lib.ct.files import check_labels_fit, load_ct, save_label_map
+    from flare_lib.ct.files import check_labels_fit, is_seg, load_ct, save_label_map
+    from flare_lib.ct.labels import are_flares
     from flare_lib.evaluation.efficiency import note_steps
     from flare_lib.evaluation.measurements import volume_table
 
+    only = "--figure shows" if figure else "a DICOM-SEG holds" if is_seg(target) else ""
+    if only and not are_flares(method.names):
+        raise ValueError(f"{only} FLARE's 13 organs, got a net with other labels: {', '.join(method.names.values())}")
+    for note in method.notes:
+        typer.echo(f"note: {note}", err=True)
     ct = load_ct(path, series=series)
     check_labels_fit(target, ct)
     truth = None if reference is None else _load_on_grid_of(ct, reference, n_classes=len(method.names) + 1)
@@ -166,15 +152,6 @@ def measure(
     if output is not None:
         write_measurements(output, measured)
     typer.echo(f"{len(measured)} organs measured{f'; {wrote(output)}' if output else ''}")
-
-
-def _targets(cts: Sequence[Path], output: Path) -> list[Path]:
-    """Return where each CT's labels go: `output` itself or, if that is a folder, CASE.nii.gz inside it."""
-    if not output.is_dir():
-        if len(cts) > 1:
-            raise ValueError(f"for {len(cts)} CTs, --output must be an existing folder, got {output}")
-        return [output]
-    return [output / f"{re.sub(_ENDING, '', ct.name, flags=re.IGNORECASE)}.nii.gz" for ct in cts]
 
 
 def _load_on_grid_of(ct: "Volume", path: Path, **label_set: Any) -> "np.ndarray":

@@ -9,6 +9,7 @@ import typer
 from flare_lib.commands.outputs import check_new_folder
 from flare_lib.commands.settings import parse_setting
 from flare_lib.commands.terminal import Bars
+from flare_lib.commands.workers import chosen_pool
 
 
 def train(
@@ -32,6 +33,10 @@ def train(
     workers: Annotated[
         int, typer.Option(min=0, help="Number of processes that prepare patches in the background.")
     ] = 1,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Have a Dask cluster prepare the cases: its scheduler's address, tcp://HOST:PORT."),
+    ] = None,
 ) -> None:
     """Train one stage; if it is stopped, the same command resumes from the last checkpoint.
 
@@ -48,17 +53,19 @@ def train(
     chosen = choose_device(device)
     number_format = choose_precision(precision, device=chosen)
     began = time.monotonic()
-    with Bars() as bars:
+    side_by_side = workers if workers > 1 else 0  # a single process more would only be slower to start
+    with chosen_pool(side_by_side, scheduler) as pool, Bars() as bars:
         stem = train_stage(
             recipe,
-            folder=output,
+            folder=output.absolute(),
             label_maps=label_maps,
-            cohort=cohort,
-            unlabelled=unlabelled,
+            cohort=cohort and cohort.absolute(),
+            unlabelled=unlabelled and unlabelled.absolute(),
             init=init,
             device=chosen,
             precision=number_format,
             n_workers=workers,
+            pool=pool,
             on_step=lambda step, loss: bars(stage, step + 1, recipe.n_steps, unit="step", beside=f"loss {loss:.3f}"),
             progress=lambda what, done, total: bars(what, done, total, unit="case"),
             on_note=lambda note: typer.echo(f"note: {note}", err=True),

@@ -21,8 +21,9 @@ from flare_lib.ct.hu import hu_doubts
 from flare_lib.ct.labels import N_ORGANS, left_right_problems, organ
 from flare_lib.ct.volume import Volume, grid_difference
 from flare_lib.machine.failures import Failure
-from flare_lib.machine.processes import map_in_processes
+from flare_lib.machine.processes import Pool
 from flare_lib.machine.progress import Progress
+from flare_lib.machine.runner import run_in_order
 from flare_lib.synthetic.structures import ORGAN_STRUCTURES
 from flare_lib.synthetic.subjects import join_masks
 
@@ -118,14 +119,14 @@ def check_case(case: Case) -> list[str]:
     return problems + left_right_problems(labels.array_zyx)
 
 
-def check_cases(cases: Sequence[Case], progress: Progress | None = None) -> dict[str, list[str]]:
-    """Check all cases and return {name: problems} for those that have any (see `check_case`)."""
+def check_cases(
+    cases: Sequence[Case], progress: Progress | None = None, *, pool: Pool | None = None
+) -> dict[str, list[str]]:
+    """Check all cases, in a `pool` or this process; return {name: problems} for those that have any (`check_case`)."""
     problems = {}
-    for done, (case, outcome) in enumerate(zip(cases, map_in_processes(check_case, cases, 1), strict=True), start=1):
+    for case, outcome in zip(cases, run_in_order(check_case, cases, pool, progress=progress), strict=True):
         if found := [outcome.reason] if isinstance(outcome, Failure) else outcome:
             problems[case.name] = found
-        if progress:
-            progress(done, len(cases))
     return problems
 
 

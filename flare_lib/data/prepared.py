@@ -33,8 +33,9 @@ from flare_lib.ct.volume import grid_difference
 from flare_lib.data.cohort import Case, load_labels
 from flare_lib.machine.atomic_write import atomic_folder, atomic_write
 from flare_lib.machine.failures import Failure, reason_of
-from flare_lib.machine.processes import map_in_processes
+from flare_lib.machine.processes import Pool
 from flare_lib.machine.progress import Progress
+from flare_lib.machine.runner import run_in_order
 
 AROUND = ("foreground", "organs")
 _FORMAT = 2  # of the files: increase it when they change
@@ -73,16 +74,16 @@ def prepare_cases(
     *,
     around: str = "foreground",
     margin_mm: float = 40.0,
-    n_workers: int = 1,
+    pool: Pool | None = None,
     progress: Progress | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> list[PreparedCase]:
     """Prepare the cases that `folder` does not hold yet, and return all of them in order.
 
     `around`: "foreground" (the paper's coarse data set) or "organs", the box around the labels widened by `margin_mm`
-    (its fine one). Spacing and window come from `preprocessing`; its mean and SD are not used. `n_workers` processes
-    work side by side; `progress(done, total)` is called; `on_note` is called with a note if a prepared case was damaged
-    and is prepared again.
+    (its fine one). Spacing and window come from `preprocessing`; its mean and SD are not used. The work is done in a
+    `pool`, or in this process; `progress(done, total)` is called; `on_note` is called with a note if a prepared case
+    was damaged and is prepared again.
 
     A case that cannot be prepared does not hold up the others; at the end, ValueError names each one and says why: no
     labels where they are needed, an empty label map, labels above 13 or off the CT's grid, files that do not load, no
@@ -104,13 +105,13 @@ def prepare_cases(
     if progress:
         progress(done, len(cases))
     make = partial(_prepare, folder=folder, preprocessing=preprocessing, around=around, margin_mm=margin_mm)
-    failed = []
-    for case, outcome in zip(missing, map_in_processes(make, missing, n_workers), strict=True):
-        if isinstance(outcome, Failure):
-            failed.append(f"case {case.name}: {outcome.reason}")
-        done += 1
-        if progress:
-            progress(done, len(cases))
+    count = (lambda n, _: progress(done + n, len(cases))) if progress else None
+    outcomes = run_in_order(make, missing, pool, progress=count)
+    failed = [
+        f"case {case.name}: {outcome.reason}"
+        for case, outcome in zip(missing, outcomes, strict=True)
+        if isinstance(outcome, Failure)
+    ]
     if failed:
         more = f"; and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
         raise ValueError("; ".join(failed[:_NAMED]) + more)

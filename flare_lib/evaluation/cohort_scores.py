@@ -17,8 +17,9 @@ from flare_lib.ct.volume import grid_difference
 from flare_lib.evaluation.flare_rules import OFFICIAL, Rules, Scores, flare_scores
 from flare_lib.machine.atomic_write import atomic_write
 from flare_lib.machine.failures import Failure
-from flare_lib.machine.processes import map_in_processes
+from flare_lib.machine.processes import Pool
 from flare_lib.machine.progress import Progress
+from flare_lib.machine.runner import run_in_order
 
 # the challenge's script's names for the organs
 COLUMNS = (
@@ -92,23 +93,18 @@ def score_pairs(
     pairs: Sequence[Pair],
     *,
     rules: Rules = OFFICIAL,
-    n_workers: int = 1,
+    pool: Pool | None = None,
     progress: Progress | None = None,
 ) -> list[CaseScores]:
-    """Score all cases in `n_workers` processes and return them in order; `progress(done, total)` is called.
+    """Score all cases, in a `pool` or this process, and return them in order; `progress(done, total)` is called.
 
     A case that cannot be scored, for whatever reason, has a problem instead of scores.
     """
-    cases = []
-    outcomes = map_in_processes(functools.partial(score_pair, rules=rules), pairs, n_workers)
-    for pair, outcome in zip(pairs, outcomes, strict=True):
-        if isinstance(outcome, Failure):
-            cases.append(CaseScores(pair.name, None, outcome.reason))
-        else:
-            cases.append(CaseScores(pair.name, outcome))
-        if progress:
-            progress(len(cases), len(pairs))
-    return cases
+    outcomes = run_in_order(functools.partial(score_pair, rules=rules), pairs, pool, progress=progress)
+    return [
+        CaseScores(pair.name, None, outcome.reason) if isinstance(outcome, Failure) else CaseScores(pair.name, outcome)
+        for pair, outcome in zip(pairs, outcomes, strict=True)
+    ]
 
 
 def write_table(path: str | Path, cases: Sequence[CaseScores]) -> None:

@@ -1,11 +1,23 @@
-"""Why the work on one case failed, in one line; the other cases go on."""
+"""How the work on one case ended: with a result and what it cost, or with the reason why there is none, in one line."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
+
+from flare_lib.machine.memory import watch_memory
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Done(Generic[Result]):
+    """A result, the wall time it took in s, and the most memory that its process held meanwhile, in MiB."""
+
+    result: Result
+    seconds: float
+    peak_mib: float
 
 
 @dataclass(frozen=True)
@@ -15,12 +27,15 @@ class Failure:
     reason: str
 
 
-def attempt(work: Callable[[Item], Result], item: Item) -> Result | Failure:
+def attempt(work: Callable[[Item], Result], item: Item) -> Done[Result] | Failure:
     """Return `work(item)`, or a Failure if it raises any exception other than an interruption (Ctrl-C)."""
+    began = time.perf_counter()
     try:
-        return work(item)
+        with watch_memory() as memory:
+            result = work(item)
     except Exception as error:  # a lying header, too little memory, a bug of ours: none may cost the other cases
         return Failure(reason_of(error))
+    return Done(result, time.perf_counter() - began, memory.peak_mib)
 
 
 def reason_of(error: BaseException) -> str:

@@ -1,85 +1,130 @@
-"""The same work for many cases, in one process or several side by side; a failing case does not affect the others."""
+"""Several processes of this computer that work side by side; one that hangs or is killed costs its own piece of work.
 
-import multiprocessing
+What their pieces need, and what there is, decides how many are at work at a time (`runner`). If memory runs short all
+the same, the process that holds most is ended before the system picks one.
+"""
+
+import math
 import os
-import signal
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+import queue
+import time
+from typing import NamedTuple, Protocol, Self
 
-from flare_lib.machine.failures import Failure, Item, Result, attempt
+from flare_lib.machine.child import Child, Outcome
+from flare_lib.machine.failures import Failure
+from flare_lib.machine.memory import free_memory_mib
 
-_KILLED = Failure("its process must run to the end, got killed (is there enough memory for so many at a time?)")
+KILLED = Failure("its process must run to the end, got killed (is there enough memory?)")
+_SHORT = Failure("its process must leave memory for others, got ended while it held most and nearly none was free")
+_LOOK_EVERY_S = 0.5
+_RESERVE_MIB = 256.0
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
-def map_in_processes(
-    work: Callable[[Item], Result], items: Sequence[Item], n_workers: int
-) -> Iterator[Result | Failure]:
-    """Yield `work(item)` for every item, in order, or the Failure it ended in.
+class Pool(Protocol):
+    """Somewhere to work: on this computer (`Processes`) or on a cluster (`machine.cluster`).
 
-    With fewer than 2 workers or items, the work is done in this process. A process that is killed, for example by a
-    system short of memory, costs only its own item: the items in progress are started again, the first of them by
-    itself. If the caller stops early, or on Ctrl-C, the processes are ended.
+    `memory_mib`: what all pieces under way may need together; None where each has memory of its own.
     """
-    if n_workers < 2 or len(items) < 2:
-        for item in items:
-            yield attempt(work, item)
-        return
-    done = 0
-    while done < len(items):
-        for outcome in _until_one_is_killed(work, items[done:], n_workers):
-            yield outcome
-            done += 1
-        if done < len(items):
-            yield next(_until_one_is_killed(work, items[done : done + 1], 1), _KILLED)
-            done += 1
+
+    memory_mib: float | None
+
+    def n_slots(self) -> int:
+        """Return how many pieces of work may be under way at a time, at least 1."""
+
+    def start(self, key: int, packed: bytes, time_limit_s: float | None) -> None:
+        """Start a piece of work (see `child.pack`); `key` tells it from the others under way."""
+
+    def finished(self) -> list[tuple[int, Outcome | None]]:
+        """Wait until something has ended and return (key, outcome); None if nobody knows what has become of it."""
+
+    def cancel(self) -> None:
+        """End everything that is under way."""
 
 
-def _until_one_is_killed(
-    work: Callable[[Item], Result], items: Sequence[Item], n_workers: int
-) -> Iterator[Result | Failure]:
-    """Yield the outcomes in order, up to that of the first item whose process was killed."""
-    others = set(multiprocessing.active_children())
-    # a forked process would inherit locks held by threads that numba and torch may have started
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(n_workers, len(items)), mp_context=spawn, initializer=_leave_when_told)
-    try:
-        with _ctrl_c_held_back():
-            futures = [pool.submit(_attempt_or_leave, work, item) for item in items]
-        for future in futures:
-            yield future.result()
-    except BrokenProcessPool:
-        return
-    except BaseException:  # GeneratorExit too: nobody waits for the rest
-        for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+class _Piece(NamedTuple):
+    """What a process is at: its key, how long it may take, and when that is over (s, monotonic)."""
+
+    key: int
+    limit_s: float
+    over: float
 
 
-@contextmanager
-def _ctrl_c_held_back() -> Iterator[None]:
-    """Make processes started in the block ignore Ctrl-C, which a terminal sends to all: this one will end them."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+class Processes:
+    """`n_workers` processes, each with `n_threads` threads (None: they choose themselves); use it in a `with`.
+
+    `memory_mib`: what all of them may take together, by default nine tenths of what is free now. A process is started
+    when it is first needed. Raises ValueError for fewer than one process or thread.
+    """
+
+    def __init__(self, n_workers: int, *, n_threads: int | None = None, memory_mib: float | None = None) -> None:
+        if n_workers < 1 or (n_threads is not None and n_threads < 1):
+            raise ValueError(f"there must be at least one worker with one thread, got {n_workers} with {n_threads}")
+        self.memory_mib: float | None = 0.9 * free_memory_mib() if memory_mib is None else memory_mib
+        self._n_workers = n_workers
+        self._environment = {} if n_threads is None else dict.fromkeys(_THREADS, str(n_threads))
+        self._answers: queue.SimpleQueue[tuple[Child, Outcome | None]] = queue.SimpleQueue()
+        self._idle: list[Child] = []
+        self._at_work: dict[Child, _Piece] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.cancel()
+        for child in self._idle:
+            child.end()
+        self._idle.clear()
+
+    def n_slots(self) -> int:
+        """Return the number of processes."""
+        return self._n_workers
+
+    def start(self, key: int, packed: bytes, time_limit_s: float | None) -> None:
+        """Give a piece of work to an idle process, or to a new one."""
+        child = self._idle.pop() if self._idle else Child(self._answers, self._environment)
+        limit_s = math.inf if time_limit_s is None else time_limit_s
+        self._at_work[child] = _Piece(key, limit_s, time.monotonic() + limit_s)
+        child.send(packed)
+
+    def finished(self) -> list[tuple[int, Outcome | None]]:
+        """Wait until a process has answered, died, run out of time or had to be ended for memory; [] if none works."""
+        while self._at_work:
+            soonest = min(piece.over for piece in self._at_work.values())
+            try:
+                child, outcome = self._answers.get(timeout=min(max(0.0, soonest - time.monotonic()), _LOOK_EVERY_S))
+            except queue.Empty:
+                if ended := self._end_the_late() or self._end_the_largest():
+                    return ended
+                continue
+            if child in self._at_work:
+                if outcome is not None:
+                    self._idle.append(child)
+                return [(self._at_work.pop(child).key, KILLED if outcome is None else outcome)]
+            if outcome is None and child in self._idle:  # killed while it had nothing to do
+                self._idle.remove(child)
+        return []
+
+    def cancel(self) -> None:
+        """End the processes that are at work."""
+        while self._at_work:
+            self._end(next(iter(self._at_work)))
+
+    def _end(self, child: Child) -> _Piece:
+        child.end()
+        return self._at_work.pop(child)
+
+    def _end_the_late(self) -> list[tuple[int, Outcome | None]]:
+        now = time.monotonic()
+        late = [self._end(child) for child, piece in list(self._at_work.items()) if piece.over <= now]
+        return [(piece.key, Failure(f"it must end within {piece.limit_s:g} s, got no end")) for piece in late]
+
+    def _end_the_largest(self) -> list[tuple[int, Outcome | None]]:
+        if len(self._at_work) < 2 or free_memory_mib() > _RESERVE_MIB:  # alone, it may take what there is
+            return []
+        return [(self._end(max(self._at_work, key=Child.memory_mib)).key, _SHORT)]
 
 
-def _leave_when_told() -> None:
-    """On a request to terminate, exit by an exception, so that nothing half-written is left behind."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-
-
-def _attempt_or_leave(work: Callable[[Item], Result], item: Item) -> Result | Failure:
-    try:
-        return attempt(work, item)
-    except SystemExit:
-        os._exit(1)  # the pool would go on to the next item
+def n_cores() -> int:
+    """Return how many cores this process may use: a container or batch job may be bound to some of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -19,6 +19,7 @@ from flare_lib.data.cohort import Case, find_cases, split_cases
 from flare_lib.data.prepared import PreparedCase, moments_of, prepare_cases
 from flare_lib.machine.distributed import end_distributed, init_distributed, main_process_first, rank_and_count
 from flare_lib.machine.precision import Precision, choose_precision
+from flare_lib.machine.processes import Pool
 from flare_lib.machine.progress import StageProgress, of_stage
 from flare_lib.network.weights import load_strict, load_trained, save_trained
 from flare_lib.synthetic.phantom import make_phantom
@@ -57,7 +58,7 @@ def gather(
     cohort: str | Path | None = None,
     unlabelled: str | Path | None = None,
     cache: str | Path | None = None,
-    n_workers: int = 1,
+    pool: Pool | None = None,
     progress: StageProgress | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> TrainingSet:
@@ -65,9 +66,9 @@ def gather(
 
     `label_maps`: a folder of persons to paint (see `synthetic.subjects`). `cohort`: a folder of labelled CTs (see
     `data.cohort`); any cases without labels are used as unlabelled ones. `unlabelled`: a folder of more CTs. Cases are
-    prepared once, in `cache`; `on_note` is called with a note if any of them were damaged there. Phantoms need no
-    folder. Before any work starts, raises ValueError for a folder that the recipe needs but was not given, and
-    FileNotFoundError for one without cases; after that, the errors of `prepare_cases`.
+    prepared once, in `cache`, by a `pool` if there is one; `on_note` is called with a note if any of them were damaged
+    there. Phantoms need no folder. Before any work starts, raises ValueError for a folder that the recipe needs but was
+    not given, and FileNotFoundError for one without cases; after that, the errors of `prepare_cases`.
     """
     share = recipe.sources.get
     persons = find_subjects(_given(label_maps, "label_maps", recipe)) if share("label_maps") else []
@@ -84,7 +85,7 @@ def gather(
             recipe.preprocessing,
             around=around,
             margin_mm=recipe.margin_mm,
-            n_workers=n_workers,
+            pool=pool,
             progress=of_stage(progress, "preparing"),
             on_note=on_note,
         )
@@ -162,6 +163,7 @@ def train_stage(
     device: str | torch.device = "cpu",
     precision: str | Precision = "auto",
     n_workers: int = 1,
+    pool: Pool | None = None,
     on_step: Callable[[int, float], None] | None = None,
     progress: StageProgress | None = None,
     on_note: Callable[[str], None] | None = None,
@@ -170,8 +172,9 @@ def train_stage(
 
     Log and checkpoint go to `folder/{stage}/`, so that both stages of a pair can share a folder, and prepared cases to
     `folder/prepared/`. `label_maps`, `cohort`, `unlabelled`: see `gather`. `init`: the weights to start from (strictly:
-    same names, same shapes). A fine recipe without mean and SD gets those of its training set. If the run is stopped,
-    the same call resumes from the last checkpoint. If torchrun started the processes, they all train one net.
+    same names, same shapes). A fine recipe without mean and SD gets those of its training set. `n_workers` processes
+    make patches; a `pool`, if there is one, prepares the cases. If the run is stopped, the same call resumes from the
+    last checkpoint. If torchrun started the processes, they all train one net.
     """
     folder = Path(folder)
     start = (
@@ -187,7 +190,7 @@ def train_stage(
                 cohort=cohort,
                 unlabelled=unlabelled,
                 cache=folder / "prepared",
-                n_workers=n_workers,
+                pool=pool,
                 progress=progress,
                 on_note=on_note,
             )

@@ -4,7 +4,7 @@ import pytest
 from scans import grey_values, labels_zyx, save
 
 from flare_lib.ct.roi import Box
-from flare_lib.inference import coarse_to_fine, stages
+from flare_lib.inference import coarse_to_fine, methods, stages
 from flare_lib.inference.coarse_to_fine import Segmentation
 
 
@@ -13,9 +13,10 @@ def nets(monkeypatch):
     """Nets that always find the two organs; the list holds what `segment` was asked for."""
     asked = []
 
-    def segment(ct, coarse, fine, *, margin_mm, progress):
+    def segment(ct, coarse, fine, *, margin_mm, progress=None):
         asked.append((coarse, fine, margin_mm))
-        progress("coarse", 1, 1)
+        if progress:
+            progress("coarse", 1, 1)
         box = Box((0, 0, 0), ct.shape_zyx)
         return Segmentation(
             labels_zyx(),
@@ -30,7 +31,9 @@ def nets(monkeypatch):
         stages, "load_stages", lambda folder, *, device, precision: (f"coarse of {folder} in {precision}", device)
     )
     monkeypatch.setattr(coarse_to_fine, "segment", segment)
-    return asked
+    methods.open_method.cache_clear()
+    yield asked
+    methods.open_method.cache_clear()
 
 
 @pytest.fixture

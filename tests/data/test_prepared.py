@@ -15,6 +15,7 @@ from flare_lib.ct.roi import bounding_box, crop, crop_volume
 from flare_lib.data import prepared
 from flare_lib.data.cohort import find_cases
 from flare_lib.data.prepared import moments_of, prepare_cases
+from flare_lib.machine.processes import Processes
 
 AS_THEY_ARE = Preprocessing(SPACING)
 FINER = Preprocessing((4.0, 3.0, 2.0))
@@ -103,7 +104,8 @@ def test_several_processes_make_the_same_cases(tmp_path):
     for seed in range(3):
         pair(tmp_path, f"c{seed}", ct=hu(seed))
     alone = prepare_cases(find_cases(tmp_path), tmp_path / "one", FINER)
-    together = prepare_cases(find_cases(tmp_path), tmp_path / "two", FINER, n_workers=2)
+    with Processes(2) as pool:
+        together = prepare_cases(find_cases(tmp_path), tmp_path / "two", FINER, pool=pool)
     for a, b in zip(alone, together, strict=True):
         assert (a.name, a.moments) == (b.name, b.moments)
         np.testing.assert_array_equal(a.image_hu, b.image_hu)

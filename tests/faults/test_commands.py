@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,13 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flare_lib.ct import files
 from flare_lib.ct.files import save_ct, save_label_map
 from flare_lib.ct.roi import Box
 from flare_lib.ct.volume import Volume
 from flare_lib.data import cohort
 from flare_lib.evaluation import cohort_scores
-from flare_lib.inference import coarse_to_fine, stages
+from flare_lib.inference import coarse_to_fine, cohort_run, methods, stages
 from flare_lib.inference.coarse_to_fine import Segmentation
 
 SHAPE, SPACING = (6, 8, 9), (3.0, 2.0, 1.5)
@@ -48,7 +48,8 @@ def segment(flare, tmp_path, monkeypatch):
     def segment_ct(ct, coarse, fine, **_):
         return Segmentation(LABELS, ct, Box((0, 0, 0), SHAPE), {"coarse net": 0.0}, (), precision={"fine": "float32"})
 
-    monkeypatch.setattr(files, "load_ct", load_ct)
+    monkeypatch.setattr(cohort_run, "load_ct", load_ct)
+    methods.open_method.cache_clear()
     monkeypatch.setattr(stages, "load_stages", lambda folder, **_: (None, None))
     monkeypatch.setattr(coarse_to_fine, "segment", segment_ct)
     (tmp_path / "out").mkdir()
@@ -57,9 +58,16 @@ def segment(flare, tmp_path, monkeypatch):
     def run(*names):
         for name in names:
             (tmp_path / "in" / name).touch()
-        return flare("segment", *(tmp_path / "in" / name for name in names), "-o", tmp_path / "out")
+        given = ("-o", tmp_path / "out", "--workers", 0)
+        code, said, err = flare("segment", *(tmp_path / "in" / name for name in names), *given)
+        for name in ("manifest.jsonl", ".manifest.jsonl.lock", "cohort.html", "thumbnails"):
+            assert (tmp_path / "out" / name).exists() or code, name
+            shutil.rmtree(tmp_path / "out" / name, ignore_errors=True)
+            (tmp_path / "out" / name).unlink(missing_ok=True)
+        return code, said, err
 
-    return run
+    yield run
+    methods.open_method.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -91,7 +99,8 @@ def test_a_full_disk_is_told_by_the_file_and_leaves_nothing(segment, tmp_path, m
     monkeypatch.setattr(os, "replace", full_disk)
     code, _, err = segment("a.nii")
     target = tmp_path / "out" / "a.nii.gz"
-    assert (code, err) == (2, [f"error: {tmp_path / 'in' / 'a.nii'}: {target}: No space left on device"])
+    assert code == 2
+    assert f"error: {tmp_path / 'in' / 'a.nii'}: {target}: No space left on device" in err
     assert names_in(tmp_path / "out") == []
 
 

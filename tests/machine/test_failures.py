@@ -43,7 +43,10 @@ def divide(number):
 
 
 def test_an_exception_is_a_failure_and_an_interruption_is_not():
-    assert attempt(divide, 3) == 2
+    done = attempt(divide, 3)
+    assert done.result == 2
+    assert done.peak_mib > 1
+    assert done.seconds >= 0
     assert attempt(divide, 0) == Failure("ZeroDivisionError: division by zero")
 
     def interrupted(_):

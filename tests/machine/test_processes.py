@@ -1,62 +1,85 @@
-"""Work done in one process and in several: the same results in the same order, and one that fails fails alone."""
+"""Processes side by side: one that is killed, hangs or takes all the memory costs its own piece of work."""
 
-import math
 import os
-import signal
 import time
 
 import pytest
+from pieces import first_at_once, half, killed_at_3, late_at_3, process_of
 
-from flare_lib.machine.failures import Failure
-from flare_lib.machine.processes import map_in_processes
-
-
-def process_of(_item):
-    return os.getpid()
-
-
-@pytest.mark.parametrize("n_workers", [1, 2])
-def test_results_come_in_the_order_of_the_items_and_failures_among_them(n_workers):
-    found = list(map_in_processes(math.factorial, [5, -1, 0, 3], n_workers))
-    assert found == [120, Failure("factorial() not defined for negative values"), 1, 6]
-    assert list(map_in_processes(math.factorial, [], n_workers)) == []
+from flare_lib.machine import processes
+from flare_lib.machine.child import pack
+from flare_lib.machine.failures import Done, Failure
+from flare_lib.machine.processes import KILLED, Processes, n_cores
 
 
-def test_other_processes_are_started_for_several_workers_and_items_only():
-    assert set(map_in_processes(process_of, [1, 2], 1)) == {os.getpid()}
-    assert set(map_in_processes(process_of, [1], 2)) == {os.getpid()}
-    assert os.getpid() not in set(map_in_processes(process_of, [1, 2], 2))
+def all_of(pool, work, items, time_limit_s=None):
+    """Start as much as there is room for, then return {key: result or reason}."""
+    for k, item in enumerate(items):
+        pool.start(k, pack(work, item), time_limit_s)
+    found = {}
+    while len(found) < len(items):
+        found |= dict(pool.finished())
+    return {k: outcome.result if isinstance(outcome, Done) else outcome.reason for k, outcome in found.items()}
 
 
-def killed_at_3(item):
-    if item == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return item
+def test_processes_are_used_again_and_ended_with_the_block():
+    with Processes(1) as pool:
+        first, second = (all_of(pool, process_of, [0])[0] for _ in range(2))
+    assert first == second != os.getpid()
+    with pytest.raises(ProcessLookupError):
+        os.kill(first, 0)
 
 
-def test_a_process_that_is_killed_costs_its_own_item_alone():
-    found = list(map_in_processes(killed_at_3, [1, 2, 3, 4, 5], 2))
-    assert found[:2] + found[3:] == [1, 2, 4, 5]
-    assert found[2].reason.startswith("its process must run to the end, got killed")
+def test_a_process_that_is_killed_costs_its_own_piece_alone():
+    with Processes(2) as pool:
+        assert all_of(pool, killed_at_3, [3, 4]) == {0: KILLED.reason, 1: 4}
+        assert all_of(pool, half, [8, 6]) == {0: 4, 1: 3}
 
 
-def write_slowly(path):
-    """Write for a minute, unless something comes in between: then take away what was written."""
-    try:
-        path.write_text(str(os.getpid()))
-        time.sleep(60)
-    finally:
-        path.unlink()
+def test_a_process_killed_while_idle_is_replaced():
+    with Processes(1) as pool:
+        idle = all_of(pool, process_of, [0])[0]
+        os.kill(idle, 9)
+        found = all_of(pool, half, [8])[0]  # it may have been sent into the void
+        assert found in (4, KILLED.reason)
+        assert all_of(pool, half, [8]) == {0: 4}
 
 
-def test_a_caller_who_stops_ends_the_processes_and_they_leave_nothing_behind(tmp_path):
-    outcomes = map_in_processes(_first_at_once, [tmp_path / "first", tmp_path / "slow", tmp_path / "never"], 2)
-    assert next(outcomes) == "first"
-    while not (tmp_path / "slow").exists():
-        time.sleep(0.01)
-    outcomes.close()
-    assert [path.name for path in tmp_path.iterdir()] == []
+def test_what_takes_too_long_is_ended_and_the_others_are_not():
+    with Processes(2) as pool:
+        all_of(pool, half, [8, 6])  # so that both are there
+        found = all_of(pool, late_at_3, [3, 4], time_limit_s=2.0)
+    assert found == {0: "it must end within 2 s, got no end", 1: 4}
 
 
-def _first_at_once(path):
-    return path.name if path.name == "first" else write_slowly(path)
+def test_the_largest_is_ended_when_memory_runs_short_unless_it_is_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "free_memory_mib", lambda: 10.0)
+    monkeypatch.setattr(processes, "_LOOK_EVERY_S", 0.01)
+    with Processes(2, memory_mib=1000.0) as pool:
+        sizes = {}
+        monkeypatch.setattr(processes.Child, "memory_mib", lambda child: sizes.setdefault(child, len(sizes)))
+        for k, name in enumerate(("small", "large")):
+            pool.start(k, pack(first_at_once, tmp_path / name), None)
+        [(_, outcome)] = pool.finished()
+        assert outcome == Failure(
+            "its process must leave memory for others, got ended while it held most and nearly none was free"
+        )
+        while not list(tmp_path.iterdir()):
+            time.sleep(0.01)
+        assert pool._end_the_largest() == []
+
+
+def test_memory_is_what_is_free_less_a_tenth(monkeypatch):
+    monkeypatch.setattr(processes, "free_memory_mib", lambda: 1000.0)
+    assert Processes(3).memory_mib == 900.0
+    assert Processes(3, memory_mib=50.0).memory_mib == 50.0
+
+
+@pytest.mark.parametrize(("n_workers", "n_threads"), [(0, None), (2, 0)])
+def test_there_must_be_a_worker_and_a_thread(n_workers, n_threads):
+    with pytest.raises(ValueError, match=f"at least one worker with one thread, got {n_workers} with {n_threads}"):
+        Processes(n_workers, n_threads=n_threads)
+
+
+def test_cores_are_those_that_this_process_may_use():
+    assert 1 <= n_cores() <= os.cpu_count()

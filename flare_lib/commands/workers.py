@@ -1,0 +1,49 @@
+"""Who does the work of a command that has many cases: this process, others beside it, or a cluster."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from flare_lib.machine.processes import Pool
+
+Workers = Annotated[int, typer.Option(min=0, help="Processes that work side by side; 0: this one, case by case.")]
+Scheduler = Annotated[
+    str | None, typer.Option(help="Have a Dask cluster do it instead: its scheduler's address, tcp://HOST:PORT.")
+]
+Slurm = Annotated[bool, typer.Option("--slurm", help="Submit --workers batch jobs to SLURM instead (dask-jobqueue).")]
+Job = Annotated[
+    list[str] | None,
+    typer.Option(help="Set what a batch job gets: cores=4, memory=8GB, walltime=02:00:00, queue=...; may be repeated."),
+]
+
+
+@contextmanager
+def chosen_pool(
+    workers: int, scheduler: str | None, *, jobs: dict[str, Any] | None = None, threads: int | None = 1
+) -> "Iterator[Pool | None]":
+    """Open what the options ask for; None is this process.
+
+    `jobs`: the settings of SLURM's jobs, if they are to do it; `threads`: those of each of several processes.
+    """
+    from flare_lib.machine.processes import Processes
+
+    if scheduler is not None:
+        from flare_lib.machine.cluster import DaskWorkers
+
+        with DaskWorkers(scheduler) as cluster:
+            typer.echo(f"note: Dask shows what is going on at {cluster.dashboard}", err=True)
+            yield cluster
+    elif jobs is not None:
+        from flare_lib.machine.cluster import DaskWorkers, slurm_cluster
+
+        with slurm_cluster(workers, jobs) as submitted, DaskWorkers(submitted) as cluster:
+            typer.echo(f"note: Dask shows what is going on at {cluster.dashboard}", err=True)
+            yield cluster
+    elif workers:
+        with Processes(workers, n_threads=threads) as processes:
+            yield processes
+    else:
+        yield None

@@ -1,0 +1,169 @@
+"""The whole way for thousands of CTs: labels, and a manifest that says of every case what came of it.
+
+    FOLDER/NAME.nii.gz            the labels
+    FOLDER/manifest.jsonl         one line a case (machine.manifest), "done" or "failed":
+        name, state, ct, input_sha256, input_stamp, weights_sha256, settings, version, and
+        done:   output, output_bytes, seconds {step: s}, total_s, peak_mib, volumes_ml {organ: mL}, cut_off, notes
+        failed: error
+
+A run may be stopped or killed at any moment; the same call goes on. What is done is done again only if the CT, the
+weights or the settings are not what they were, or the labels are gone. What failed failed twice, the second time alone,
+and stays aside until one of these changes, or the caller asks for it.
+"""
+
+import functools
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from flare_lib import __version__
+from flare_lib.ct.border import cut_labels
+from flare_lib.ct.files import load_ct, save_label_map
+from flare_lib.ct.labels import are_flares, label_counts
+from flare_lib.ct.nifti_file import SUFFIXES
+from flare_lib.ct.volume import Volume
+from flare_lib.data.cohort import Case
+from flare_lib.inference.methods import Settings, open_method, weights_sha256
+from flare_lib.machine.failures import Failure
+from flare_lib.machine.fingerprint import sha256_of, stamp_of
+from flare_lib.machine.manifest import Entry, Manifest, open_manifest
+from flare_lib.machine.processes import Pool
+from flare_lib.machine.progress import Progress
+from flare_lib.machine.runner import run
+
+MANIFEST = "manifest.jsonl"
+Also = Callable[[Path, str, Volume, np.ndarray], None]  # (folder, name, CT, label map): a picture, for example
+
+_PROCESS_MIB = 900.0  # torch, both nets and what they compute
+_BYTES_PER_VOXEL = 4  # the CT, its labels, and what passes by
+
+
+def segment_cohort(
+    cases: Sequence[Case],
+    folder: str | os.PathLike,
+    settings: Settings = Settings(),  # noqa: B008 (it cannot be changed)
+    *,
+    pool: Pool | None = None,
+    time_limit_s: float | None = None,
+    retry_failed: bool = False,
+    also: Also | None = None,
+    progress: Progress | None = None,
+) -> list[Entry]:
+    """Segment those of the cases (names all different) that `folder` does not hold yet; return the entries of all.
+
+    `pool`, `time_limit_s`: see `machine.runner.run`; without a pool the work is done in this process. The paths must
+    mean the same to all workers. `also`, a function of a module, is called in the worker for every case whose labels
+    have been saved, if they are those of FLARE's organs. `progress(done, total)` counts what was there already. Raises
+    ValueError if another run is writing into the folder, and OSError if a line of the manifest cannot be written; a
+    case's own failure is in its entry.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for case in cases:
+        with suppress(FileNotFoundError):
+            os.lstat(label_path(folder, case.name))  # a name that is too long raises OSError, before any work
+    asked = {"margin_mm": settings.margin_mm, "folds": list(settings.folds), "roi": settings.roi}
+    key = {"weights_sha256": weights_sha256(settings), "settings": asked}
+    with open_manifest(folder / MANIFEST) as manifest:
+        todo = []
+        for done, case in enumerate(cases):
+            if not _is_settled(case, folder, manifest, key, retry_failed):
+                todo.append(case)
+            if progress:
+                progress(done + 1 - len(todo), len(cases))
+        work = functools.partial(segment_case, folder=folder, settings=settings, also=also)
+        n_there = len(cases) - len(todo)
+        outcomes = run(work, todo, pool, time_limit_s=time_limit_s, memory_mib=expected_memory_mib)
+        for n, (k, outcome) in enumerate(outcomes, start=1):
+            manifest.add(_entry(todo[k], outcome, key))
+            if progress:
+                progress(n_there + n, len(cases))
+        return [manifest.entries[case.name] for case in cases]
+
+
+def segment_case(case: Case, *, folder: Path, settings: Settings, also: Also | None) -> dict[str, Any]:
+    """Segment one case and save its labels; return what the manifest says of it."""
+    method = open_method(settings)
+    began = time.perf_counter()
+    stamp, sha256 = stamp_of(case.ct_path), sha256_of(case.ct_path)
+    ct = load_ct(case.ct_path)
+    seconds = {"load": time.perf_counter() - began}
+    result = method.segment(ct)
+    seconds |= result.seconds
+    began = time.perf_counter()
+    target = label_path(folder, case.name)
+    save_label_map(target, result.label_map_zyx, ct)
+    if also is not None and are_flares(method.names):
+        also(folder, case.name, ct, result.label_map_zyx)
+    volumes_ml = label_counts(result.label_map_zyx, max(method.names) + 1) * ct.voxel_ml
+    cut = cut_labels(result.label_map_zyx, ct.array_zyx)
+    seconds["save"] = time.perf_counter() - began
+    return {
+        "input_sha256": sha256,
+        "input_stamp": stamp,
+        "output": target.name,
+        "output_bytes": target.stat().st_size,
+        "seconds": {step: round(s, 3) for step, s in seconds.items()},
+        "volumes_ml": {name: round(float(volumes_ml[k]), 2) for k, name in method.names.items()},
+        "cut_off": [name for k, name in method.names.items() if k in cut],
+        "notes": [*method.notes, *result.notes],
+    }
+
+
+def label_path(folder: Path, name: str) -> Path:
+    """Return where a case's labels are."""
+    return folder / f"{name}.nii.gz"
+
+
+def expected_memory_mib(case: Case) -> float:
+    """Return roughly how much memory a process needs for a case, in MiB; for what cannot be read, that of none."""
+    path = case.ct_path
+    try:
+        if path.name.lower().endswith(SUFFIXES):
+            n_voxels = float(np.prod(nib.Nifti1Image.from_filename(path).shape, dtype=float))
+        else:
+            files = [path] if path.is_file() else path.rglob("*")
+            n_voxels = float(sum(file.stat().st_size for file in files))  # 2 bytes a voxel, compressed to a half
+    except Exception:  # whatever it is, the case itself will say so
+        n_voxels = 0.0
+    return _PROCESS_MIB + _BYTES_PER_VOXEL * n_voxels / 2**20
+
+
+def _is_settled(case: Case, folder: Path, manifest: Manifest, key: dict[str, Any], retry_failed: bool) -> bool:
+    """Return whether nothing is left to do for a case, reading its CT only if size or time differ."""
+    entry = manifest.entries.get(case.name)
+    if entry is None or any(entry.get(name) != value for name, value in key.items()):
+        return False
+    if entry["state"] == "failed" and retry_failed:
+        return False
+    if entry["state"] == "done":
+        try:
+            if label_path(folder, case.name).stat().st_size != entry["output_bytes"]:
+                return False
+        except OSError:
+            return False
+    return _is_same_input(case.ct_path, entry)
+
+
+def _is_same_input(path: Path, entry: Entry) -> bool:
+    try:
+        return stamp_of(path) == entry["input_stamp"] or sha256_of(path) == entry["input_sha256"]
+    except OSError:
+        return entry["input_stamp"] is None  # it was not there either
+
+
+def _entry(case: Case, outcome: Any, key: dict[str, Any]) -> Entry:
+    entry: Entry = {"name": case.name, "state": "done", "ct": str(case.ct_path), **key, "version": __version__}
+    if not isinstance(outcome, Failure):
+        cost = {"total_s": round(outcome.seconds, 3), "peak_mib": round(outcome.peak_mib, 1)}
+        return entry | outcome.result | cost
+    entry |= {"state": "failed", "error": outcome.reason, "input_sha256": None, "input_stamp": None}
+    with suppress(OSError):  # it is not there
+        entry |= {"input_sha256": sha256_of(case.ct_path), "input_stamp": stamp_of(case.ct_path)}
+    return entry

@@ -1,0 +1,79 @@
+"""Ways from a CT to labels: the two nets coarse to fine, or an nnU-Net. Settings say which; a process opens them once.
+
+Settings are plain values that can be sent to another process, and the SHA-256 of the weights says whether two runs
+would use the same nets.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flare_lib.ct.labels import ORGAN_NAMES
+from flare_lib.inference import coarse_to_fine, nnunet_stage, stages
+from flare_lib.inference.coarse_to_fine import Segmentation
+from flare_lib.machine.device import choose_device
+from flare_lib.machine.fingerprint import sha256_of
+from flare_lib.network.nnunet_folder import CHECKPOINT, DATASET, PLANS, load_nnunet_folder
+from flare_lib.network.weights import packaged_weights
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How CTs are segmented.
+
+    `weights_dir`: coarse and fine weights, else the packaged ones. `nnunet`: a results folder of nnU-Net v2 whose nets
+    (of the `folds`; none are all) give the labels, if `roi` only within the coarse net's box. `margin_mm`: how far
+    beyond the organs is looked at. `device`, `precision`: see `load_stages`.
+    """
+
+    weights_dir: Path | None = None
+    nnunet: Path | None = None
+    folds: tuple[str, ...] = ()
+    roi: bool = False
+    margin_mm: float = 20.0
+    device: str = "auto"
+    precision: str = "auto"
+
+
+class Method(NamedTuple):
+    """A way opened: the function, its labels' names, the stage whose number format is told, and what to know of it."""
+
+    segment: Callable[..., Segmentation]  # (ct, progress=...)
+    names: Mapping[int, str]
+    stage: str
+    notes: tuple[str, ...] = ()
+
+
+@lru_cache(maxsize=1)
+def open_method(settings: Settings) -> Method:
+    """Load the nets, once a process. Raises the errors of `load_stages`, `load_nnunet_folder` and `choose_device`."""
+    numbers: dict[str, Any] = {"device": choose_device(settings.device), "precision": settings.precision}
+    if settings.nnunet is None:
+        coarse, fine = stages.load_stages(settings.weights_dir, **numbers)
+        both = partial(coarse_to_fine.segment, coarse=coarse, fine=fine, margin_mm=settings.margin_mm)
+        return Method(both, ORGAN_NAMES, "fine")
+    stage = nnunet_stage.NnunetStage(load_nnunet_folder(settings.nnunet, settings.folds), **numbers)
+    only_here: dict[str, Any] = {}
+    notes: tuple[str, ...] = ()
+    if settings.roi:
+        coarse = stages.load_stages(settings.weights_dir, **numbers)[0]
+        only_here = {"coarse": coarse, "margin_mm": settings.margin_mm}
+        if not stage.plans.has_flares_organs:
+            notes = ("--roi looks near the 13 organs alone; anything else far from them is missed",)
+    alone = partial(nnunet_stage.segment_with_nnunet, stage=stage, **only_here)
+    return Method(alone, stage.plans.names, nnunet_stage.NAME, notes)
+
+
+def weights_sha256(settings: Settings) -> dict[str, str]:
+    """Return {name: SHA-256} of the files with what the nets have learnt; OSError if one is not there."""
+    found = {}
+    if settings.nnunet is not None:
+        paths = [settings.nnunet / PLANS, settings.nnunet / DATASET, *settings.nnunet.glob(f"fold_*/{CHECKPOINT}")]
+        found = {path.relative_to(settings.nnunet).as_posix(): sha256_of(path) for path in sorted(paths)}
+    if settings.nnunet is None or settings.roi:
+        for name in ("coarse", "fine"):
+            stem = packaged_weights(name) if settings.weights_dir is None else settings.weights_dir / name
+            found[name] = sha256_of(stem.with_name(stem.name + ".safetensors"))
+    return found

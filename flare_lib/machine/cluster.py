@@ -1,0 +1,174 @@
+"""Many computers: Dask workers as a pool, on a scheduler that runs already or in batch jobs of SLURM.
+
+A Dask worker only passes the work on to a process beside it (`processes`), which may hang, crash or be killed without
+harm to the cluster, and needs to import what the work imports; the worker itself does not. A scheduler that goes away
+and comes back costs what was under way, no more. Everything is read and written by the workers: they must see the same
+folders as this process.
+
+References: https://distributed.dask.org, https://jobqueue.dask.org
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Self
+
+from flare_lib.machine.child import Outcome
+from flare_lib.machine.extras import extra
+from flare_lib.machine.failures import Failure, reason_of
+from flare_lib.machine.processes import KILLED, Processes
+
+if TYPE_CHECKING:
+    from dask_jobqueue.core import JobQueueCluster
+    from distributed import Client, Future
+    from distributed.deploy import Cluster
+
+_COUNT_EVERY_S = 2.0
+_ANSWER_WITHIN_S = 30.0
+_LOOK_EVERY_S = 1.0
+_PER_THREAD = 2  # one at work, one that waits beside it
+
+
+class DaskWorkers:
+    """The workers of a Dask scheduler as a `Pool`, one piece of work a thread; use it in a `with`.
+
+    `scheduler`: an address (tcp://HOST:PORT) or one of Dask's own clusters. `patience_s`: how long a scheduler may stay
+    away, at the start or later, before OSError is raised. Needs the extra `cluster`.
+    """
+
+    memory_mib: float | None = None
+
+    def __init__(self, scheduler: "str | Cluster", *, patience_s: float = 600.0) -> None:
+        self._scheduler, self._patience_s = scheduler, patience_s
+        self._ended: queue.SimpleQueue[tuple[int, Future]] = queue.SimpleQueue()
+        self._under_way: dict[int, Future] = {}
+        self._n_threads, self._counted = 1, -_COUNT_EVERY_S
+        self._client = self._connect()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.cancel()
+        self._client.close()
+
+    @property
+    def dashboard(self) -> str:
+        """The address of Dask's own page about what is going on."""
+        return self._client.dashboard_link
+
+    def n_slots(self) -> int:
+        """Return twice the workers' threads, counted every 2 s, so that none waits for this process; at least 1."""
+        if time.monotonic() - self._counted > _COUNT_EVERY_S:
+            self._counted = time.monotonic()
+            with suppress(OSError, TimeoutError):  # gone for the moment: `finished` will notice
+                self._n_threads = sum(self._client.nthreads().values())
+        return max(1, _PER_THREAD * self._n_threads)
+
+    def start(self, key: int, packed: bytes, time_limit_s: float | None) -> None:
+        """Send a piece of work to the scheduler."""
+        future = self._client.submit(_pass_on, packed, time_limit_s, pure=False)
+        self._under_way[key] = future
+        future.add_done_callback(lambda ended: self._ended.put((key, ended)))
+
+    def finished(self) -> list[tuple[int, Outcome | None]]:
+        """Wait until something has ended; if the scheduler was lost, wait for it and return all as lost (None)."""
+        while True:
+            try:
+                key, future = self._ended.get(timeout=_LOOK_EVERY_S)
+            except queue.Empty:
+                if self._client.status in ("running", "connecting"):
+                    continue
+                return self._lost()
+            if self._under_way.get(key) is not future:  # of a scheduler that is gone
+                continue
+            if future.status == "error":
+                return [(key, _failure(self._under_way.pop(key).exception()))]
+            if future.status != "finished":
+                return self._lost()
+            try:
+                outcome = future.result(timeout=_ANSWER_WITHIN_S)
+            except Exception:  # whatever Dask says when the worker that has the answer went away
+                outcome = None
+            del self._under_way[key]
+            return [(key, outcome)]
+
+    def cancel(self) -> None:
+        """Tell the scheduler to forget what is under way; what a worker has begun, it ends."""
+        if self._under_way and self._client.status == "running":
+            self._client.cancel(list(self._under_way.values()))
+        self._under_way.clear()
+
+    def _lost(self) -> list[tuple[int, Outcome | None]]:
+        keys = list(self._under_way)
+        self._under_way.clear()
+        self._client.close(timeout=1)
+        self._client = self._connect()
+        return [(key, None) for key in keys]
+
+    def _connect(self) -> "Client":
+        with extra("cluster"):
+            from distributed import Client
+        ends = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return Client(self._scheduler, timeout=min(self._patience_s, 10.0), set_as_default=False)
+            except (OSError, TimeoutError) as error:
+                if time.monotonic() >= ends:
+                    raise OSError(f"a Dask scheduler must answer at {self._scheduler}, got no answer") from error
+            except ValueError as error:
+                raise ValueError(f"the scheduler must be tcp://HOST:PORT, got {self._scheduler} ({error})") from error
+
+
+_here = threading.local()
+
+
+def _pass_on(packed: bytes, time_limit_s: float | None) -> Outcome:
+    """Have a piece of work done by a process beside this thread of a Dask worker."""
+    if not hasattr(_here, "pool"):
+        _here.pool = Processes(1)
+    _here.pool.start(0, packed, time_limit_s)
+    [(_, outcome)] = _here.pool.finished()
+    return outcome
+
+
+def _failure(error: BaseException) -> Failure:
+    from distributed.scheduler import KilledWorker
+
+    return KILLED if isinstance(error, KilledWorker) else Failure(reason_of(error))
+
+
+@contextmanager
+def slurm_cluster(n_jobs: int, settings: Mapping[str, Any]) -> "Iterator[JobQueueCluster]":
+    """Submit `n_jobs` batch jobs, each of which works at one case at a time, and end them with the block.
+
+    `settings`: `cores` of a job (its threads; 4), `memory` ("8GB"), and anything else that dask-jobqueue's SLURMCluster
+    takes: queue, account, walltime, interface, log_directory, ... What is not given comes from Dask's configuration
+    (jobqueue.slurm). Nothing is submitted for 0 jobs; `cluster.job_script()` is what is submitted. Needs the extra
+    `cluster`. Raises ValueError for settings that SLURMCluster does not take.
+    """
+    with extra("cluster"):
+        import dask
+        from dask_jobqueue import SLURMCluster
+        from dask_jobqueue.core import Job, JobQueueCluster
+        from dask_jobqueue.slurm import SLURMJob
+
+    given: dict[str, Any] = {"cores": 4, "memory": "8GB", "job_script_prologue": []}
+    given |= {"scheduler_options": {"dashboard_address": ":0"}} | dict(settings)  # whichever port is free
+    n_cores = int(given.pop("cores"))
+    threads = [f"export {name}={n_cores}" for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")]
+    given["job_script_prologue"] = [*threads, *given["job_script_prologue"]]
+    known = {name for kind in (Job, SLURMJob, JobQueueCluster) for name in signature(kind).parameters}
+    if unknown := sorted(given.keys() - known):
+        raise ValueError(f"the settings of a job must be among {', '.join(sorted(known))}, got {unknown[0]}")
+    # a piece of work whose worker died is not tried there again and again: it comes back, to be tried alone
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        SLURMCluster(cores=1, processes=1, job_cpu=n_cores, **given) as cluster,
+    ):
+        if n_jobs:
+            cluster.scale(jobs=n_jobs)
+        yield cluster

@@ -1,0 +1,94 @@
+"""What has been done, one line an item: a file that a run may leave, or be killed in, at any moment, and continue from.
+
+Each line is a JSON object with the item's name, written whole; a line that a kill or a full disk cut short is not there
+for the next run, which drops it. Of several lines with one name the last counts, and only it is kept.
+
+Reference: https://jsonlines.org (pandas reads it with `read_json(path, lines=True)`)
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from flare_lib.machine.atomic_write import atomic_write
+
+Entry = dict[str, Any]  # what JSON can hold; "name" is the item's
+
+
+class Manifest:
+    """An open manifest: `entries` {name: entry}, in the order in which they were first written, and `add`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries = read_manifest(path)
+
+    def add(self, entry: Mapping[str, Any]) -> None:
+        """Write an item's line in one go; ValueError for an entry that JSON cannot hold or that has no name."""
+        if not isinstance(entry.get("name"), str):
+            raise ValueError(f"an entry must have the name of its item, got {sorted(entry)}")
+        line = _line(entry)
+        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            _write_all(file, line)
+        finally:
+            os.close(file)
+        self.entries[entry["name"]] = dict(entry)
+
+
+def read_manifest(path: str | os.PathLike) -> dict[str, Entry]:
+    """Return {name: entry} of a manifest, the last of each name, without broken lines; empty if there is no file."""
+    entries: dict[str, Entry] = {}
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        return entries
+    for line in content.splitlines():
+        try:
+            entry = json.loads(line)
+            entries[entry["name"]] = entry
+        except (ValueError, TypeError, KeyError):
+            continue
+    return entries
+
+
+@contextmanager
+def open_manifest(path: str | os.PathLike) -> Iterator[Manifest]:
+    """Open a manifest to go on from, alone: its file then holds one whole line a name.
+
+    Raises ValueError if another run has it open. A killed run leaves nothing locked.
+    """
+    path = Path(path)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ValueError(f"{path.parent} must be free, got another run that is writing into it") from error
+    try:
+        manifest = Manifest(path)
+        if path.exists():
+            with atomic_write(path) as unfinished:
+                unfinished.write_bytes(b"".join(map(_line, manifest.entries.values())))
+        yield manifest
+    finally:
+        lock.release()
+
+
+def _line(entry: Mapping[str, Any]) -> bytes:
+    return json.dumps(entry, ensure_ascii=False, allow_nan=False).encode("utf-8", errors="replace") + b"\n"
+
+
+def _write_all(file: int, content: bytes) -> None:
+    """Write all of it; of a line that the disk has no room for, take away what was written."""
+    before = os.fstat(file).st_size
+    try:
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(file, rest) :]
+    except OSError:
+        os.ftruncate(file, before)
+        raise

@@ -1,0 +1,79 @@
+"""Labels of any number of CTs into a folder: what is written and said, what is not done twice, who does it."""
+
+import json
+
+import numpy as np
+from scans import assert_refused, files_in, grey_values, save
+
+
+def test_several_cts_go_into_a_folder_and_a_bad_one_does_not_stop_the_others(flare, nets, tmp_path):
+    first, last = (save(tmp_path / f"{name}_0000.nii.gz", grey_values()) for name in ("a", "c"))
+    bad = save(tmp_path / "b.nii", grey_values().astype(np.uint8))
+    out = tmp_path / "out"
+    command = ("segment", first, bad, last, "-o", out, "--workers", 0, "--device", "cpu")
+    code, said, err = flare(*command)
+    assert code == 2
+    assert [f for f in files_in(out) if not f.startswith(".")] == [
+        "a.nii.gz",
+        "c.nii.gz",
+        "cohort.html",
+        "manifest.jsonl",
+        "thumbnails",
+    ]
+    assert [line for line in err if line.startswith("error: ")] == [line for line in err if "b.nii" in line]
+    assert said[-1].startswith("3 CTs, 2 segmented, 1 put aside, 0 of them in earlier runs; wrote ")
+    assert len(nets) == 2
+    code, said, err = flare(*command)
+    assert (code, len(err)) == (2, 1)
+    assert said[-1].startswith("3 CTs, 2 segmented, 1 put aside, 3 of them in earlier runs; wrote ")
+    assert len(nets) == 2
+    page = (out / "cohort.html").read_text()
+    assert page.index("b.nii must be") < page.index("thumbnails/a.png")
+
+
+def test_other_processes_segment_with_the_packaged_nets(flare, tmp_path):
+    ct = np.full((40, 42, 30), -1000, np.int16)
+    ct[5:35, 5:37, :] = 30
+    save(tmp_path / "in_0000.nii.gz", ct, np.diag([4.0, 4.5, 5.0, 1.0]))
+    code, said, _ = flare("segment", tmp_path / "in_0000.nii.gz", "-o", tmp_path / "out", "--workers", 1)
+    assert code == 0
+    assert said[-1].startswith("1 CTs, 1 segmented, 0 put aside")
+    [entry] = map(json.loads, (tmp_path / "out" / "manifest.jsonl").read_text().splitlines())
+    assert (entry["name"], entry["state"]) == ("in", "done")
+    assert entry["peak_mib"] > 100
+
+
+def test_the_page_is_written_when_a_run_is_stopped(flare, nets, ct_path, tmp_path, monkeypatch):
+    other = save(tmp_path / "other.nii.gz", grey_values())
+
+    def stopped(folder, name, ct, labels):
+        if name == "other":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("flare_lib.display.cohort_page.save_thumbnail", stopped)
+    code, _, err = flare("segment", ct_path, other, "-o", tmp_path / "out", "--workers", 0)
+    assert code == 130
+    assert "stopped" in err[-1]
+    page = (tmp_path / "out" / "cohort.html").read_text()
+    assert "1 cases" in page
+    assert len((tmp_path / "out" / "manifest.jsonl").read_text().splitlines()) == 1
+
+
+def test_what_a_batch_job_would_be_is_printed_and_nothing_is_submitted(flare, tmp_path):
+    settings = ("--job", "cores=3", "--job", "memory=5GB", "--job", "walltime=01:00:00", "--job", "interface=lo")
+    code, said, _ = flare("segment", tmp_path, "-o", tmp_path / "out", "--slurm", "--dry-run", *settings)
+    assert code == 0
+    assert "#SBATCH --cpus-per-task=3" in said
+    assert "#SBATCH -t 01:00:00" in said
+    assert "export OMP_NUM_THREADS=3" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_does_not_fit_together_is_refused(flare, ct_path, tmp_path):
+    answer = flare("segment", ct_path, "-o", tmp_path / "out", "--dry-run")
+    assert_refused(answer, "--dry-run and --job are about batch jobs and need --slurm, got no --slurm")
+    answer = flare("segment", ct_path, "-o", tmp_path)
+    assert_refused(answer, f"the output must be another folder than that of a CT, got {tmp_path}")
+    answer = flare("segment", tmp_path / "none", "-o", tmp_path / "out")
+    assert_refused(answer, "every input must exist, got ")
+    assert not (tmp_path / "out").exists()

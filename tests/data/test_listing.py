@@ -1,0 +1,91 @@
+"""What folders, lists, patterns and files lead to."""
+
+import numpy as np
+import pytest
+from cohorts import pair
+
+from flare_lib.data.listing import case_name, list_cts
+
+DICOM = bytes(128) + b"DICM" + bytes(40)
+
+
+def touch(path, content=b"x"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def found(folder, *inputs):
+    return {case.name: case.ct_path.relative_to(folder).as_posix() for case in list_cts(inputs)}
+
+
+def test_a_folder_gives_its_files_and_its_patients(tmp_path):
+    touch(tmp_path / "b_0000.NII.GZ")
+    touch(tmp_path / "a.nii")
+    touch(tmp_path / ".hidden.nii.gz")
+    touch(tmp_path / "notes.txt")
+    touch(tmp_path / "exam.zip")
+    touch(tmp_path / "p1" / "study" / "s1" / "IM0", DICOM)
+    touch(tmp_path / "p1" / "study" / "s2" / "IM0", DICOM)
+    touch(tmp_path / "more" / "a.nii.gz")
+    touch(tmp_path / "empty" / "readme.txt")
+    assert found(tmp_path, tmp_path) == {
+        "a": "a.nii",
+        "b": "b_0000.NII.GZ",
+        "exam": "exam.zip",
+        "more_a": "more/a.nii.gz",
+        "p1": "p1",
+    }
+
+
+def test_a_folder_with_one_series_and_a_file_are_one_ct_each(tmp_path):
+    touch(tmp_path / "series" / "IM0", DICOM)
+    touch(tmp_path / "x" / "c_0000.nii.gz")
+    assert found(tmp_path, tmp_path / "x" / "c_0000.nii.gz", tmp_path / "series") == {
+        "c": "x/c_0000.nii.gz",
+        "series": "series",
+    }
+
+
+def test_a_data_set_gives_its_cts_without_the_labels(tmp_path):
+    pair(tmp_path / "flare", "c1")
+    assert list(found(tmp_path, tmp_path / "flare")) == ["c1"]
+    touch(tmp_path / "total" / "s1" / "ct.nii.gz")
+    touch(tmp_path / "total" / "s1" / "segmentations" / "liver.nii.gz")
+    assert found(tmp_path, tmp_path / "total") == {"s1": "total/s1/ct.nii.gz"}
+
+
+def test_a_list_names_its_cts_relative_to_itself(tmp_path):
+    (tmp_path / "list.csv").write_text("name,ct\nfirst,in/a.nii.gz\n,in/b_0000.nii.gz\n", encoding="utf-8-sig")
+    assert found(tmp_path, tmp_path / "list.csv") == {"first": "in/a.nii.gz", "b": "in/b_0000.nii.gz"}
+    (tmp_path / "list.csv").write_text("path\na\n")
+    with pytest.raises(ValueError, match="must have a column ct, got path"):
+        list_cts([tmp_path / "list.csv"])
+    (tmp_path / "list.csv").write_text("ct\n")
+    with pytest.raises(FileNotFoundError, match="must list CTs, got none"):
+        list_cts([tmp_path / "list.csv"])
+
+
+def test_patterns_match_at_any_depth(tmp_path):
+    for name in ("x/a.nii.gz", "y/z/b.nii.gz", "y/c.txt"):
+        touch(tmp_path / name)
+    assert found(tmp_path, tmp_path / "**" / "*.nii.gz") == {"a": "x/a.nii.gz", "b": "y/z/b.nii.gz"}
+
+
+def test_two_cts_of_one_name_and_inputs_that_lead_nowhere_are_refused(tmp_path):
+    touch(tmp_path / "x" / "a.nii.gz")
+    touch(tmp_path / "y" / "A.nii.gz")
+    with pytest.raises(ValueError, match="every CT must have a name of its own, got A for "):
+        list_cts([tmp_path / "x", tmp_path / "y"])
+    assert len(list_cts([tmp_path / "x", tmp_path / "x" / "a.nii.gz"])) == 1
+    with pytest.raises(FileNotFoundError, match="every input must exist, got nowhere"):
+        list_cts(["nowhere"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="must hold CTs, NIfTI or DICOM, got none"):
+        list_cts([tmp_path / "empty"])
+
+
+@pytest.mark.parametrize(("file", "name"), [("a_0000.nii.gz", "a"), ("a.b.NII", "a.b"), ("x.zip", "x"), ("p.1", "p.1")])
+def test_a_name_has_no_channel_and_no_format(tmp_path, file, name):
+    assert case_name(tmp_path / file) == name
+    assert np.array_equal([case_name(tmp_path / name)], [name])

@@ -1,0 +1,126 @@
+"""Thousands of cases in small: what is done, what is done again, what is put aside, and what the manifest says."""
+
+import os
+
+import numpy as np
+import pytest
+
+from flare_lib.ct.files import load_label_map, save_ct
+from flare_lib.ct.labels import organ
+from flare_lib.ct.roi import Box
+from flare_lib.ct.volume import Volume
+from flare_lib.data.cohort import Case
+from flare_lib.inference import coarse_to_fine, cohort_run, methods, stages
+from flare_lib.inference.coarse_to_fine import Segmentation
+from flare_lib.inference.cohort_run import expected_memory_mib, segment_cohort
+from flare_lib.inference.methods import Settings, weights_sha256
+
+SPACING = (3.0, 2.0, 1.5)
+ABSENT = 0.0
+
+
+@pytest.fixture
+def segmented(monkeypatch):
+    """Nets that find 12 voxels of liver wherever it is bright; the list holds the brightness of what they saw."""
+    seen = []
+
+    def segment(ct, coarse, fine, *, margin_mm):
+        seen.append(int(ct.array_zyx.max()))
+        labels = np.zeros(ct.shape_zyx, np.uint8)
+        labels[1:3, 2:4, 2:5] = organ("liver").id
+        return Segmentation(labels, ct, Box((0, 0, 0), ct.shape_zyx), {"net": 0.25}, ("looked",))
+
+    monkeypatch.setattr(stages, "load_stages", lambda folder, *, device, precision: ("coarse", "fine"))
+    monkeypatch.setattr(coarse_to_fine, "segment", segment)
+    methods.open_method.cache_clear()
+    yield seen
+    methods.open_method.cache_clear()
+
+
+def write(path, hu):
+    values = np.full((5, 6, 7), -1000, np.int16)
+    values[1:4, 1:5, 1:6] = hu
+    save_ct(path, Volume.from_array(values, SPACING))
+    return Case(path.name.removesuffix(".nii.gz"), path)
+
+
+@pytest.fixture
+def cases(tmp_path):
+    return [write(tmp_path / f"c{k}.nii.gz", 40 + k) for k in range(3)]
+
+
+def test_a_line_says_all_of_a_case_and_the_labels_are_there(segmented, cases, tmp_path):
+    seen = []
+    entry, *_ = segment_cohort(cases, tmp_path / "out", progress=lambda *at: seen.append(at))
+    assert segmented == [40, 41, 42]
+    assert seen[-3:] == [(1, 3), (2, 3), (3, 3)]
+    assert entry["state"] == "done"
+    assert entry["volumes_ml"]["liver"] == pytest.approx(12 * 9 / 1000, abs=0.005)
+    assert entry["volumes_ml"]["spleen"] == ABSENT
+    assert entry["notes"] == ["looked"]
+    assert set(entry["seconds"]) == {"load", "net", "save"}
+    assert entry["seconds"]["net"] == 0.25
+    assert entry["weights_sha256"] == weights_sha256(Settings())
+    assert entry["peak_mib"] > 1
+    labels = load_label_map(tmp_path / "out" / entry["output"])
+    assert (labels.array_zyx == 1).sum() == 12
+    assert entry["output_bytes"] == (tmp_path / "out" / "c0.nii.gz").stat().st_size
+
+
+def test_what_is_done_is_not_done_again_unless_something_changed(segmented, cases, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    segment_cohort(cases[:2], out)
+    segment_cohort(cases, out)
+    assert segmented == [40, 41, 42]
+    os.utime(cases[0].ct_path, (1, 1))  # touched, but the same
+    segment_cohort(cases, out)
+    assert segmented == [40, 41, 42]
+    write(cases[1].ct_path, 50)
+    (out / "c2.nii.gz").unlink()
+    segment_cohort(cases, out)
+    assert segmented[3:] == [50, 42]
+    segment_cohort(cases[:1], out, Settings(margin_mm=5.0))
+    assert segmented[5:] == [40]
+    monkeypatch.setattr(cohort_run, "weights_sha256", lambda _: {"coarse": "other", "fine": "other"})
+    entries = segment_cohort(cases, out)
+    assert segmented[6:] == [40, 50, 42]
+    assert [entry["name"] for entry in entries] == ["c0", "c1", "c2"]
+    assert (out / "manifest.jsonl").read_bytes().count(b"\n") >= 3
+
+
+def test_a_bad_case_is_put_aside_and_tried_again_when_it_changes_or_on_request(segmented, cases, tmp_path):
+    cases[1].ct_path.write_bytes(b"junk")
+    cases.append(Case("gone", tmp_path / "gone.nii.gz"))
+    out = tmp_path / "out"
+    entries = segment_cohort(cases, out)
+    assert [entry["state"] for entry in entries] == ["done", "failed", "done", "failed"]
+    assert "c1.nii.gz must be a NIfTI-1 or NIfTI-2 file" in entries[1]["error"]
+    assert "must exist" in entries[3]["error"] or "No such file" in entries[3]["error"]
+    lines = (out / "manifest.jsonl").read_bytes()
+    segment_cohort(cases, out)
+    assert (out / "manifest.jsonl").read_bytes() == lines
+    assert segmented == [40, 42]
+    segment_cohort(cases, out, retry_failed=True)
+    assert segmented == [40, 42]
+    write(cases[1].ct_path, 60)
+    write(tmp_path / "gone.nii.gz", 70)
+    assert [entry["state"] for entry in segment_cohort(cases, out)] == ["done"] * 4
+    assert segmented == [40, 42, 60, 70]
+
+
+def test_what_a_caller_wants_beside_the_labels_is_made_in_the_worker(segmented, cases, tmp_path):
+    made = []
+    segment_cohort(cases[:1], tmp_path / "out", also=lambda folder, name, ct, labels: made.append((name, labels.sum())))
+    assert made == [("c0", 12)]
+
+
+def test_memory_is_expected_by_the_voxels(cases, tmp_path):
+    least = expected_memory_mib(Case("none", tmp_path / "none.nii.gz"))
+    assert expected_memory_mib(cases[0]) == pytest.approx(least + 4 * 5 * 6 * 7 / 2**20)
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / "IM0").write_bytes(bytes(2**20))
+    assert expected_memory_mib(Case("s", tmp_path / "series")) == pytest.approx(least + 4)
+
+
+def test_no_cases_are_no_entries(segmented, tmp_path):
+    assert segment_cohort([], tmp_path / "out") == []

@@ -1,0 +1,48 @@
+"""Ways from a CT to labels: opened once a process, told apart by their weights."""
+
+import hashlib
+import pickle
+
+import pytest
+from small_nnunet import write_results
+
+from flare_lib.inference import methods
+from flare_lib.inference.methods import Settings, open_method, weights_sha256
+from flare_lib.network.weights import packaged_weights
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    open_method.cache_clear()
+    yield
+    open_method.cache_clear()
+
+
+def test_settings_travel_and_equal_ones_open_the_nets_once(monkeypatch):
+    opened = []
+    monkeypatch.setattr(methods.stages, "load_stages", lambda folder, **_: opened.append(folder) or ("c", "f"))
+    settings = Settings(device="cpu", margin_mm=7.0)
+    method = open_method(settings)
+    assert open_method(pickle.loads(pickle.dumps(settings))) is method
+    assert opened == [None]
+    assert method.segment.keywords == {"coarse": "c", "fine": "f", "margin_mm": 7.0}
+    assert (method.names[1], method.stage, method.notes) == ("liver", "fine", ())
+
+
+def test_weights_are_told_apart_by_their_content(tmp_path):
+    packaged = packaged_weights("fine").with_suffix(".safetensors").read_bytes()
+    assert weights_sha256(Settings())["fine"] == hashlib.sha256(packaged).hexdigest()
+    for name in ("coarse", "fine"):
+        (tmp_path / f"{name}.safetensors").write_bytes(name.encode())
+    own = weights_sha256(Settings(tmp_path))
+    assert own == {name: hashlib.sha256(name.encode()).hexdigest() for name in ("coarse", "fine")}
+    folder = write_results(tmp_path / "r")
+    assert set(weights_sha256(Settings(nnunet=folder))) == {
+        "dataset.json",
+        "plans.json",
+        "fold_0/checkpoint_final.pth",
+        "fold_1/checkpoint_final.pth",
+    }
+    assert set(weights_sha256(Settings(tmp_path, folder, roi=True))) > {"coarse", "fine", "plans.json"}
+    with pytest.raises(FileNotFoundError):
+        weights_sha256(Settings(tmp_path / "none"))

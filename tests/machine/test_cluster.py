@@ -1,0 +1,109 @@
+"""Dask's workers as a pool: what is killed, hangs or is lost there; batch jobs by a stand-in for SLURM."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pieces import half, killed_at_3, late_at_3, process_of, said
+
+from flare_lib.machine.cluster import DaskWorkers, slurm_cluster
+from flare_lib.machine.failures import Done
+from flare_lib.machine.processes import KILLED
+from flare_lib.machine.runner import run
+
+distributed = pytest.importorskip("distributed")
+
+
+def results(outcomes):
+    return sorted((k, o.result if isinstance(o, Done) else o.reason) for k, o in outcomes)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two threads of one worker in this process: the processes beside them are what matters."""
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+    ) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def pool(cluster):
+    with DaskWorkers(cluster.scheduler_address, patience_s=5) as pool:
+        yield pool
+
+
+def test_work_is_done_by_processes_beside_the_workers(pool):
+    assert pool.n_slots() == 4
+    assert results(run(half, [8, 7, 6], pool)) == [(0, 4), (1, "an item must be even, got 7"), (2, 3)]
+    [(_, pid)] = results(run(process_of, [0], pool))
+    assert pid != os.getpid()
+
+
+def test_what_is_killed_or_hangs_there_costs_the_others_nothing(pool):
+    assert results(run(killed_at_3, [2, 3, 4], pool)) == [(0, 2), (1, KILLED.reason), (2, 4)]
+    late = results(run(late_at_3, [3, 4], pool, time_limit_s=2.0))
+    assert late == [(0, "it must end within 2 s, got no end"), (1, 4)]
+
+
+def test_a_scheduler_that_does_not_answer_or_is_none_is_refused():
+    with pytest.raises(OSError, match=r"a Dask scheduler must answer at tcp://127.0.0.1:9, got no answer"):
+        DaskWorkers("tcp://127.0.0.1:9", patience_s=0.2)
+    with pytest.raises(ValueError, match="the scheduler must be tcp://HOST:PORT, got nowhere://x"):
+        DaskWorkers("nowhere://x", patience_s=0.2)
+
+
+SBATCH = """#!/bin/sh
+cp "$1" {folder}/submitted.sh
+setsid sh {folder}/submitted.sh > {folder}/job.log 2>&1 &
+echo $! > {folder}/pid
+echo Submitted batch job 4711
+"""
+SCANCEL = """#!/bin/sh
+echo "$@" >> {folder}/cancelled
+kill -- -$(cat {folder}/pid)
+"""
+
+
+def test_batch_jobs_of_slurm_work_and_are_ended(tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    for name, script in (("sbatch", SBATCH), ("scancel", SCANCEL)):
+        (tmp_path / "bin" / name).write_text(script.format(folder=tmp_path))
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]))
+    settings = {"cores": 3, "memory": "2GB", "queue": "night", "interface": "lo"}
+    settings["local_directory"] = str(tmp_path)
+    with slurm_cluster(1, settings) as cluster, DaskWorkers(cluster) as pool:
+        assert results(run(said, [5], pool)) == [(0, (5, "3"))]
+        script = cluster.job_script()
+    assert (tmp_path / "submitted.sh").read_text() == script.replace("dummy-name", "SLURMCluster-0")
+    assert (tmp_path / "cancelled").read_text().split() == ["4711"]
+    lines = script.splitlines()
+    assert [line for line in lines if line.startswith("#SBATCH")][1:] == [
+        "#SBATCH -p night",
+        "#SBATCH -n 1",
+        "#SBATCH --cpus-per-task=3",
+        "#SBATCH --mem=2G",
+        "#SBATCH -t 00:30:00",
+    ]
+    assert "export OMP_NUM_THREADS=3" in lines
+
+
+def test_settings_that_no_job_has_are_refused():
+    with (
+        pytest.raises(ValueError, match=r"the settings of a job must be among .*walltime.*, got colour"),
+        slurm_cluster(0, {"colour": "red"}),
+    ):
+        pass
+
+
+def test_without_dask_the_extra_is_named():
+    script = (
+        "import sys; sys.modules['distributed'] = None\n"
+        "from flare_lib.machine.cluster import DaskWorkers; DaskWorkers('tcp://127.0.0.1:9')"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "distributed must be installed (pip install 'flare-lib[cluster]'), got no such package" in run.stderr
