@@ -7,8 +7,8 @@ import typer
 
 from flare_lib.commands.cohorts import segment_many
 from flare_lib.commands.outputs import check_outputs, check_table, wrote
-from flare_lib.commands.terminal import Bars
-from flare_lib.commands.workers import Job, Scheduler, Slurm
+from flare_lib.commands.terminal import Bars, tell_error
+from flare_lib.commands.workers import Job, Scheduler, Slurm, Workers, chosen_pool
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,14 +134,23 @@ def _segment_one(
 
 
 def measure(
-    ct: Annotated[Path, typer.Argument(help="A .nii or .nii.gz file, or a folder or .zip that holds DICOM.")],
-    labels: Annotated[Path, typer.Argument(help="Its label map, 0 to 13, on the same grid.")],
+    ct: Annotated[Path, typer.Argument(help="A CT, as segment takes it; or a folder or list (.csv) of many.")],
+    labels: Annotated[Path, typer.Argument(help="Its label map, 0 to 13, on the same grid; or a folder of them.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Also save a table, .csv.")] = None,
     series: _Series = None,
+    workers: Workers = 0,
+    scheduler: Scheduler = None,
 ) -> None:
     """Measure each organ's volume, extent and density, and point out doubtful values. Not for clinical use."""
     if output is not None:
         check_table(output)
+    if labels.is_dir():
+        if output is None or series is not None:
+            raise ValueError("many CTs are measured into a table and without --series: -o must name a .csv file")
+        _measure_many(ct, labels, output, workers, scheduler)
+        return
+    if workers or scheduler:
+        raise ValueError(f"--workers and --scheduler are for a folder of label maps, got {labels}")
 
     from flare_lib.ct.files import load_ct
     from flare_lib.evaluation.measurements import measure_organs, measurement_table, write_measurements
@@ -152,6 +161,26 @@ def measure(
     if output is not None:
         write_measurements(output, measured)
     typer.echo(f"{len(measured)} organs measured{f'; {wrote(output)}' if output else ''}")
+
+
+def _measure_many(cts: Path, labels: Path, output: Path, workers: int, scheduler: str | None) -> None:
+    """Measure every CT that has a label map of its name; exit with 2 if one cannot be measured."""
+    from flare_lib.data.listing import list_cts
+    from flare_lib.evaluation.cohort_measurements import measure_cases, with_labels, write_cohort_measurements
+
+    cases = with_labels(list_cts([cts.absolute()]), labels.absolute())  # a cluster's workers are somewhere else
+    with chosen_pool(workers, scheduler) as pool, Bars() as bars:
+        measured = measure_cases(
+            cases, pool=pool, progress=lambda done, total: bars("measuring", done, total, unit="case")
+        )
+    failed = [case for case in measured if case.problem]
+    for case in failed:
+        tell_error(f"{case.name}: {case.problem}")
+    if len(failed) == len(measured):
+        raise typer.Exit(2)
+    write_cohort_measurements(output, measured)
+    typer.echo(f"{len(measured) - len(failed)} of {len(measured)} cases measured; {wrote(output)}")
+    raise typer.Exit(2 if failed else 0)
 
 
 def _load_on_grid_of(ct: "Volume", path: Path, **label_set: Any) -> "np.ndarray":

@@ -19,7 +19,7 @@ from flare_lib.ct.volume import Volume
 from flare_lib.evaluation.metrics import dice_scores
 from flare_lib.machine.atomic_write import atomic_write
 
-_HEADER = ("organ", "volume_ml", "extent_z_mm", "extent_y_mm", "extent_x_mm", "mean_hu", "sd_hu", "pieces", "cut_off")
+HEADER = ("organ", "volume_ml", "extent_z_mm", "extent_y_mm", "extent_x_mm", "mean_hu", "sd_hu", "pieces", "cut_off")
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,11 @@ class Measurement:
     sd_hu: float
     pieces: int
     cut_off: bool
+
+    def row(self) -> list[str]:
+        """Return the values of a table's row, in the order of `HEADER`."""
+        numbers = (self.volume_ml, *self.extent_zyx_mm, self.mean_hu, self.sd_hu)
+        return [self.organ.name, *(f"{n:.2f}" for n in numbers), str(self.pieces), "yes" if self.cut_off else "no"]
 
 
 def measure_organs(ct: Volume, label_map_zyx: np.ndarray) -> list[Measurement]:
@@ -124,7 +129,5 @@ def write_measurements(path: str | Path, measured: Sequence[Measurement]) -> Non
     """Write the measurements as CSV, complete or not at all."""
     with atomic_write(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(_HEADER)
-        for m in measured:
-            numbers = (m.volume_ml, *m.extent_zyx_mm, m.mean_hu, m.sd_hu)
-            writer.writerow([m.organ.name, *(f"{n:.2f}" for n in numbers), m.pieces, "yes" if m.cut_off else "no"])
+        writer.writerow(HEADER)
+        writer.writerows(m.row() for m in measured)
