@@ -4,6 +4,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import torch.utils.flop_counter  # noqa: F401 (before autodoc puts a mock in the place of triton)
 from docutils import nodes
 from latex2mathml.converter import convert
 

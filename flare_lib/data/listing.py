@@ -1,10 +1,12 @@
 """The CTs of an archive: what folders, lists, patterns and files lead to, NIfTI and DICOM mixed, each with a name.
 
-FOLDER         every NIfTI file and .zip in it, every folder in it that holds DICOM at any depth (one patient each),
-               other folders in it likewise; a data set with labels (`data.cohort`) gives its CTs
-LIST.csv       one CT a row: a column `ct`, relative to the list's own folder, and perhaps a column `name`
-'CTS/*.nii.gz' what matches; ** for any number of folders
-anything else  one CT, as `ct.files.load_ct` reads it
+    FOLDER         every NIfTI file and .zip in it, every folder in it that holds DICOM at any depth (one patient each),
+                   other folders in it likewise; a data set with labels (`data.cohort`) gives its CTs
+    LIST.csv       one CT a row: a column `ct`, relative to the list's own folder, and perhaps a column `name`
+    'CTS/*.nii.gz' what matches; ** for any number of folders
+    anything else  one CT, as `ct.files.load_ct` reads it
+
+Hidden files are passed over.
 """
 
 import csv
