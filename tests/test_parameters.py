@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 from flare_lib.course.editions import make_edition
-from flare_lib.course.runner import find_notebooks, run_notebooks
+from flare_lib.course.execution import find_notebooks, run_notebooks
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 # another value for most parameters; where a notebook trains, fewer steps

@@ -41,25 +41,26 @@ def segment_many(
 
     from flare_lib.data.listing import list_cts
     from flare_lib.display.cohort_page import save_thumbnail, write_cohort_page
-    from flare_lib.inference.cohort_run import MANIFEST, segment_cohort
+    from flare_lib.inference.cohort_run import MANIFEST, segment_cohort, without_labels
     from flare_lib.machine.device import choose_device
     from flare_lib.machine.failures import reason_of
     from flare_lib.machine.manifest import read_manifest
+    from flare_lib.machine.precision import choose_precision
     from flare_lib.machine.processes import n_cores
 
     # the workers of a cluster are somewhere else
-    cases, folder = list_cts([path.absolute() for path in cts]), folder.absolute()
+    folder = folder.absolute()
+    before = read_manifest(folder / MANIFEST)
+    cases = without_labels(list_cts([path.absolute() for path in cts]), folder, before)
     here = {name: path.absolute() for name in ("weights_dir", "nnunet") if (path := getattr(settings, name))}
     settings = replace(settings, **here)
-    if any(case.ct_path.parent == folder for case in cases):
-        raise ValueError(f"the output must be another folder than that of a CT, got {folder}")
     if scheduler is None and not slurm:
-        on_gpu = choose_device(settings.device).type != "cpu"  # it has room for one
-        workers = (1 if on_gpu else n_cores()) if workers is None else workers
+        device = choose_device(settings.device)
+        choose_precision(settings.precision, device=device)  # what is not there is told once, not for every case
+        workers = (1 if device.type != "cpu" else n_cores()) if workers is None else workers  # a GPU has room for one
     elif workers is None:
         workers = _JOBS
     threads = max(1, n_cores() // max(1, workers))
-    before = read_manifest(folder / MANIFEST)
     try:
         with (
             chosen_pool(workers, scheduler, jobs=jobs, threads=threads) as pool,

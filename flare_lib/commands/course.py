@@ -10,7 +10,7 @@ from flare_lib.commands.outputs import check_new_folder, wrote
 from flare_lib.commands.settings import parse_setting, seen_from_here
 
 if TYPE_CHECKING:
-    from flare_lib.course.runner import NotebookRun
+    from flare_lib.course.execution import NotebookRun
 
 
 def notebooks(
@@ -29,7 +29,7 @@ def notebooks(
     """Execute the notebooks, skipping those that have not changed since their last run."""
     check_new_folder(out)
 
-    from flare_lib.course.runner import NotebookFailed, find_notebooks, run_notebooks
+    from flare_lib.course.execution import NotebookFailed, find_notebooks, run_notebooks
 
     paths = find_notebooks(folder, only or [])
     parameters = dict(seen_from_here(parse_setting(text)) for text in parameter or [])

@@ -1,5 +1,6 @@
 """Commands that turn CTs into labels (segment) and labels into numbers (measure)."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,7 +65,7 @@ def segment(
         raise ValueError(f"{'--fold' if fold else '--roi'} needs --nnunet, got none")
     if nnunet is not None and weights_dir is not None and not roi:
         raise ValueError("--weights-dir with --nnunet is for the coarse net and needs --roi, got none")
-    to_file = output.name.lower().endswith((".nii", ".nii.gz", ".dcm")) and not output.is_dir()
+    to_file = bool(re.fullmatch(r"\.[a-z]\w*", output.suffix.lower())) and not output.is_dir()
     if not to_file and (reference or figure or series):
         raise ValueError(
             f"--reference, --figure and --series need a single CT and a label file, got the folder {output}"

@@ -20,10 +20,12 @@ from flare_lib.ct.dicom_headers import (
     MemberPath,
     open_dicom,
     read_header,
+    start_of,
     suffixes_of,
 )
 
 ZIP_SUFFIX = ".zip"
+_MOST_BYTES, _MOST_PER_BYTE = 64 * 2**20, 200  # of a member: what is larger and packed tighter is no CT
 
 
 class Unread(NamedTuple):
@@ -45,7 +47,7 @@ class DicomFiles:
 def may_hold_dicom(path: Path) -> bool:
     """Return whether a path is a folder, an archive, a DICOM file or a DICOMDIR, the latter three by their names."""
     named = path.suffix.lower() in {ZIP_SUFFIX, *DICOM_SUFFIXES} or path.name.upper() == "DICOMDIR"
-    return path.is_dir() or (named and path.is_file())
+    return os.path.isdir(path) or (named and os.path.isfile(path))  # they answer for a name of any length
 
 
 def read_files(path: Path) -> DicomFiles:
@@ -108,9 +110,12 @@ def _read_entries(folder: FilePath, entries: list[FilePath], found: DicomFiles) 
             found.unread.append(Unread(str(folder), f"{entry} must be a file that can be read, got: {error.strerror}"))
     names = DICOM_SUFFIXES.union(*(suffixes_of(header.path) or {""} for header in headers))
     for path in others:
-        if _is_called_like_one(path, names):
-            reason = f"{path} must be a complete DICOM file, as its name says, got {_contents(path)}"
-            found.unread.append(Unread(str(folder), reason))
+        try:
+            if _is_called_like_one(path, names):
+                reason = f"{path} must be a complete DICOM file, as its name says, got {_contents(path)}"
+                found.unread.append(Unread(str(folder), reason))
+        except Exception:  # a damaged archive fails where its member is read
+            found.unread.append(Unread(str(folder), f"{path} must be a file that can be read, got a damaged one"))
     found.headers.extend(headers)
 
 
@@ -125,6 +130,12 @@ def _open_zip(path: FilePath) -> MemberPath:
     names = archive.namelist()
     if any(member.flag_bits & 1 for member in archive.infolist()):
         raise ValueError(f"{path} must be a .zip archive without a password, got one that needs it")
+    for member in archive.infolist():
+        if member.file_size > max(_MOST_BYTES, _MOST_PER_BYTE * member.compress_size):
+            raise ValueError(
+                f"{path} must be an archive of images, got {member.file_size:,} bytes packed into "
+                f"{member.compress_size:,}"
+            )
     if len(set(names)) != len(names):
         raise ValueError(f"{path} must hold every member once, got {len(names) - len(set(names))} of the same name")
     return MemberPath(archive)
@@ -174,12 +185,12 @@ def _is_called_like_one(path: FilePath, names: set[str]) -> bool:
 
 
 def _is_text(path: FilePath) -> bool:
-    start = path.read_bytes()[:4096] if path.is_file() else b""
+    start = start_of(path, 4096) if path.is_file() else b""
     return bool(start) and b"\0" not in start and start.isascii()
 
 
 def _contents(path: FilePath) -> str:
     if not path.is_file():
         return "a link that leads nowhere, or no file"
-    n_bytes = path.stat().st_size if isinstance(path, Path) else len(path.read_bytes())
+    n_bytes = path.stat().st_size if isinstance(path, Path) else path.root.getinfo(path.at).file_size
     return "an empty file" if n_bytes == 0 else f"{n_bytes} bytes of something else"

@@ -119,7 +119,7 @@ def read_header(path: FilePath) -> Header | None:
     from pydicom import dcmread  # imported here so that loading NIfTI does not wait for it
 
     try:
-        start = _start_of(path, 132)
+        start = start_of(path, 132)
         marked = start[128:] == b"DICM"
         if not marked and not _may_begin_without_mark(path, start):
             return None
@@ -189,7 +189,8 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _start_of(path: FilePath, n_bytes: int) -> bytes:
+def start_of(path: FilePath, n_bytes: int) -> bytes:
+    """Return the first bytes of a file, fewer if it is shorter; of a member of an archive no more is unpacked."""
     with WithinFile(path) if isinstance(path, Path) else cast(BinaryIO, path.open("rb")) as file:
         return file.read(n_bytes)
 

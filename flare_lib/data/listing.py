@@ -29,15 +29,23 @@ def case_name(path: Path) -> str:
     return re.sub(_ENDING, "", path.name, flags=re.IGNORECASE)
 
 
+def check_case_name(name: str) -> None:
+    """Raise ValueError unless a name can be that of a file in a folder: files are called after their case."""
+    if Path(name).name != name or {"\\", ":"} & set(name) or name.startswith("."):
+        raise ValueError(f"a CT's name must be one of a file, without folders, got {name}")
+
+
 def list_cts(inputs: Sequence[str | os.PathLike]) -> list[Case]:
     """Return the CTs that all inputs lead to, in their order, each with a name of its own.
 
     A CT in a folder's folder has both names, joined by "_". Raises FileNotFoundError for an input that is not there or
-    leads to no CT, ValueError for two CTs of the same name or a list without a column `ct`.
+    leads to no CT, ValueError for two CTs of the same name, a name that leads to another folder, or a list without
+    a column `ct`.
     """
     cases = [case for given in inputs for case in _cts_of(Path(given))]
     named: dict[str, Path] = {}
     for case in cases:
+        check_case_name(case.name)
         if named.setdefault(case.name.lower(), case.ct_path) != case.ct_path:  # some disks know no capitals
             raise ValueError(
                 f"every CT must have a name of its own, got {case.name} for {named[case.name.lower()]} and "
@@ -73,13 +81,16 @@ def _listed(path: Path) -> list[Case]:
 
 def _in_folder(folder: Path, before: str = "") -> Iterator[Case]:
     """Yield the CTs in a folder that is not itself one; `before`: what their names begin with."""
-    with_labels = not before and any((folder / name).is_dir() for name in ("images", "imagesTr"))
-    if with_labels or any(folder.glob("*/ct.nii*")):
+    if not before and any((folder / name).is_dir() for name in ("images", "imagesTr")):
         yield from (Case(before + case.name, case.ct_path) for case in find_cases(folder) if case.ct_path.exists())
         return
     for path in sorted(folder.glob("[!.]*")):
         if path.is_dir():
-            if any(file.name.lower().endswith(SUFFIXES) for file in path.rglob("[!.]*")):
+            if _has_dicom(path, deep=False):  # whatever NIfTI lies beside it
+                yield Case(before + path.name, path)
+            elif with_masks := sorted(path.glob("ct.nii*")):  # a patient of TotalSegmentator's data set
+                yield Case(before + path.name, with_masks[0])
+            elif any(file.name.lower().endswith(SUFFIXES) for file in path.rglob("[!.]*")):
                 yield from _in_folder(path, f"{before}{path.name}_")
             elif _has_dicom(path, deep=True):
                 yield Case(before + path.name, path)

@@ -14,7 +14,7 @@ and stays aside until one of these changes, or the caller asks for it.
 import functools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from flare_lib.ct.labels import are_flares, label_counts
 from flare_lib.ct.nifti_file import SUFFIXES
 from flare_lib.ct.volume import Volume
 from flare_lib.data.cohort import Case
+from flare_lib.data.listing import check_case_name
 from flare_lib.inference.methods import Settings, open_method, weights_sha256
 from flare_lib.machine.failures import Failure
 from flare_lib.machine.fingerprint import sha256_of, stamp_of
@@ -60,12 +61,17 @@ def segment_cohort(
     `pool`, `time_limit_s`: see `machine.runner.run`; without a pool the work is done in this process. The paths must
     mean the same to all workers. `also`, a function of a module, is called in the worker for every case whose labels
     have been saved, if they are those of FLARE's organs. `progress(done, total)` counts what was there already. Raises
-    ValueError if another run is writing into the folder, and OSError if a line of the manifest cannot be written; a
+    ValueError if another run is writing into the folder, if labels would take the place of a CT, or if a name leads out
+    of the folder, and OSError if a line of the manifest cannot be written; a
     case's own failure is in its entry.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    inputs = {case.ct_path.resolve() for case in cases}
     for case in cases:
+        check_case_name(case.name)
+        if case.ct_path.resolve().parent == folder.resolve() or label_path(folder, case.name).resolve() in inputs:
+            raise ValueError(f"the output must be another folder than that of a CT, got {folder}")
         with suppress(FileNotFoundError):
             os.lstat(label_path(folder, case.name))  # a name that is too long raises OSError, before any work
     asked = {"margin_mm": settings.margin_mm, "folds": list(settings.folds), "roi": settings.roi}
@@ -119,6 +125,17 @@ def segment_case(case: Case, *, folder: Path, settings: Settings, also: Also | N
 def label_path(folder: Path, name: str) -> Path:
     """Return where a case's labels are."""
     return folder / f"{name}.nii.gz"
+
+
+def without_labels(cases: Sequence[Case], folder: Path, entries: Mapping[str, Entry]) -> list[Case]:
+    """Return the cases without the label maps of an earlier run into `folder`, which may lie below that of the CTs.
+
+    `entries`: the manifest's. A killed run may have left labels that it does not know.
+    """
+    folder = folder.resolve()
+    outside = [case.name for case in cases if case.ct_path.resolve().parent != folder]
+    own = {label_path(folder, name).resolve() for name in (*outside, *entries)}
+    return [case for case in cases if case.ct_path.resolve() not in own]
 
 
 def expected_memory_mib(case: Case) -> float:

@@ -76,4 +76,5 @@ def weights_sha256(settings: Settings) -> dict[str, str]:
         for name in ("coarse", "fine"):
             stem = packaged_weights(name) if settings.weights_dir is None else settings.weights_dir / name
             found[name] = sha256_of(stem.with_name(stem.name + ".safetensors"))
+            found[f"{name}, card"] = sha256_of(stem.with_name(stem.name + ".json"))  # spacing, window, patch size
     return found

@@ -97,7 +97,7 @@ def _find_winners(scores, winners, class_step, n_classes, BLOCK: tl.constexpr):
     finite = tl.abs(best) < float("inf")  # False for NaN, too
     label = tl.zeros([BLOCK], tl.int32)
     for c in range(1, n_classes):
-        value = tl.load(scores + c * class_step + at, mask=inside, other=0.0).to(tl.float32)
+        value = tl.load(scores + c * tl.cast(class_step, tl.int64) + at, mask=inside, other=0.0).to(tl.float32)
         finite = finite & (tl.abs(value) < float("inf"))
         label = tl.where(value > best, c, label)
         best = tl.maximum(best, value)
@@ -165,7 +165,7 @@ def _paint_rows(
         best = tl.full([BLOCK], float("-inf"), tl.float32)
         winner = tl.zeros([BLOCK], tl.int32)
         for c in range(n_classes):
-            of_class = scores + c * class_step.to(tl.int64)
+            of_class = scores + c * tl.cast(class_step, tl.int64)
             along00 = _along_x(of_class + at00, x0, x1, wx0, wx1, wanted)
             along01 = _along_x(of_class + at01, x0, x1, wx0, wx1, wanted)
             along10 = _along_x(of_class + at10, x0, x1, wx0, wx1, wanted)

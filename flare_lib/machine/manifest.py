@@ -79,7 +79,7 @@ def open_manifest(path: str | os.PathLike) -> Iterator[Manifest]:
 
 
 def _line(entry: Mapping[str, Any]) -> bytes:
-    return json.dumps(entry, ensure_ascii=False, allow_nan=False).encode("utf-8", errors="replace") + b"\n"
+    return json.dumps(entry, allow_nan=False).encode("ascii") + b"\n"  # keeps file names that are not UTF-8
 
 
 def _write_all(file: int, content: bytes) -> None:

@@ -58,5 +58,14 @@ def free_memory_mib(cgroups: Path = _CGROUPS) -> float:
         except OSError:  # another system, or another version
             continue
         if most != "max":
-            free = min(free, max(0, int(most) - int(used)))
+            free = min(free, max(0, int(most) - int(used) + _cached_bytes(cgroups / use)))
     return free / _MIB
+
+
+def _cached_bytes(use: Path) -> int:
+    """Return how much of a group's use is files kept in memory, which the system gives back when it is needed."""
+    try:
+        stat = dict(line.split() for line in use.with_name("memory.stat").read_text(encoding="ascii").splitlines())
+    except OSError:
+        return 0
+    return int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))

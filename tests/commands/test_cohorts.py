@@ -77,3 +77,25 @@ def test_what_does_not_fit_together_is_refused(flare, ct_path, tmp_path):
     answer = flare("segment", tmp_path / "none", "-o", tmp_path / "out")
     assert_refused(answer, "every input must exist, got ")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_ct_is_never_overwritten_through_a_link_or_a_name(flare, nets, tmp_path):
+    (tmp_path / "scans").mkdir()
+    ct = save(tmp_path / "scans" / "a.nii.gz", grey_values())
+    content = ct.read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path / "scans")
+    code, _, err = flare("segment", tmp_path / "link", "-o", tmp_path / "scans", "--workers", "0")
+    assert (code, "must be another folder than that of a CT" in err[0]) == (2, True)
+    (tmp_path / "list.csv").write_text("name,ct\n../scans/a,scans/a.nii.gz\n")
+    code, _, err = flare("segment", tmp_path / "list.csv", "-o", tmp_path / "out", "--workers", "0")
+    assert (code, "a CT's name must be one of a file, without folders, got ../scans/a" in err[0]) == (2, True)
+    assert ct.read_bytes() == content
+
+
+def test_labels_below_their_cts_are_no_cts_of_the_next_run(flare, nets, tmp_path):
+    (tmp_path / "scans").mkdir()
+    save(tmp_path / "scans" / "a.nii.gz", grey_values())
+    for n_before in (0, 1):
+        code, out, _ = flare("segment", tmp_path / "scans", "-o", tmp_path / "scans" / "labels", "--workers", "0")
+        assert code == 0
+        assert out[-1].startswith(f"1 CTs, 1 segmented, 0 put aside, {n_before} of them in earlier runs")

@@ -50,7 +50,7 @@ def test_notebooks_that_are_not_there_and_parameters_they_do_not_have_are_refuse
 
 
 def test_an_install_without_the_notebooks_is_told_what_it_lacks(flare, course, monkeypatch):
-    monkeypatch.delitem(sys.modules, "flare_lib.course.runner", raising=False)
+    monkeypatch.delitem(sys.modules, "flare_lib.course.execution", raising=False)
     monkeypatch.setitem(sys.modules, "papermill", None)
     assert_refused(flare("notebooks", course), "papermill must be installed (pip install 'flare-lib[notebooks]'), got")
 
@@ -59,9 +59,12 @@ def test_editions_are_made_of_a_folder_of_notebooks(flare, tmp_path):
     code, out, err = flare("editions", tmp_path)
     assert (code, "without any" in err[0]) == (2, True)
     (tmp_path / "course").mkdir()
+    solution = "def four():\n    return 4"
     cells = [
-        nbformat.v4.new_markdown_cell("<details><summary>Solution</summary>`answer = 4`</details>"),
-        nbformat.v4.new_code_cell("answer = None"),
+        nbformat.v4.new_markdown_cell(
+            f"<details><summary>Solution</summary>\n\n```python\n{solution}\n```\n</details>"
+        ),
+        nbformat.v4.new_code_cell("def four():\n    raise NotImplementedError\n\n\nfour()"),
     ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "course" / "00_a.ipynb")
     code, out, _ = flare("editions", tmp_path / "course")

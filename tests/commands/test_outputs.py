@@ -25,14 +25,16 @@ def test_an_output_that_cannot_be_written_is_told_before_any_work(flare, nets, c
 
 def test_inputs_are_never_overwritten_through_a_folder(flare, nets, tmp_path):
     ct = save(tmp_path / "case.nii.gz", grey_values())
-    assert_refused(flare("segment", ct, "-o", tmp_path), "every output must be a file of its own, not an input")
+    assert_refused(flare("segment", ct, "-o", tmp_path), "must be another folder than that of a CT, got")
 
 
 def test_two_cts_of_one_name_cannot_share_a_file(flare, nets, ct_path, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "more").mkdir()
     other = save(tmp_path / "more" / ct_path.name, grey_values())
-    assert_refused(flare("segment", ct_path, other, "-o", tmp_path / "out"), "or another output, got")
+    assert_refused(
+        flare("segment", ct_path, other, "-o", tmp_path / "out"), "every CT must have a name of its own, got case for"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Where DICOM files lie: below folders, in archives, on discs with an index."""
 
 import shutil
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -124,3 +125,35 @@ def test_a_single_slice_given_as_a_file_is_no_ct(tmp_path):
     path = write(a_slice(2), tmp_path / "one.dcm")
     with pytest.raises(ValueError, match="must be a folder with all slices of a series, or a multi-frame file"):
         load_ct(path)
+
+
+def test_a_member_that_unpacks_to_gigabytes_is_refused_before_it_is_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive, archive.open("IM0", "w") as file:
+        file.write(bytes(128) + b"DICM")
+        for _ in range(65):
+            file.write(bytes(2**20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            ValueError, match=r"bomb\.zip must be an archive of images, got 68,157,572 bytes packed into"
+        ):
+            load_ct(tmp_path / "bomb.zip")
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_damaged_file_beside_the_slices_in_an_archive_is_one_line(tmp_path):
+    folder = tmp_path / "series"
+    folder.mkdir()
+    write_series(folder)
+    text = b"".join(b"%d %d, " % (k, k * k) for k in range(9000))
+    with zipfile.ZipFile(tmp_path / "exam.zip", "w") as archive:
+        for path in folder.iterdir():
+            archive.write(path, path.name)
+        archive.writestr("x.dcm", text)
+    content = (tmp_path / "exam.zip").read_bytes()
+    at = content.index(text) + 30_000
+    (tmp_path / "exam.zip").write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    with pytest.raises(ValueError, match=r"x\.dcm must be a"):
+        load_ct(tmp_path / "exam.zip")

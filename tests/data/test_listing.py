@@ -89,3 +89,16 @@ def test_two_cts_of_one_name_and_inputs_that_lead_nowhere_are_refused(tmp_path):
 def test_a_name_has_no_channel_and_no_format(tmp_path, file, name):
     assert case_name(tmp_path / file) == name
     assert np.array_equal([case_name(tmp_path / name)], [name])
+
+
+def test_dicom_is_the_ct_whatever_nifti_lies_beside_it(tmp_path):
+    touch(tmp_path / "p1" / "0.dcm", DICOM)
+    touch(tmp_path / "p1" / "mask.nii.gz")
+    assert found(tmp_path, tmp_path) == {"p1": "p1"}
+
+
+def test_patients_with_masks_and_others_are_all_found(tmp_path):
+    touch(tmp_path / "s1" / "ct.nii.gz")
+    touch(tmp_path / "s1" / "segmentations" / "liver.nii.gz")
+    touch(tmp_path / "p2" / "scan.nii.gz")
+    assert found(tmp_path, tmp_path) == {"p2_scan": "p2/scan.nii.gz", "s1": "s1/ct.nii.gz"}

@@ -34,8 +34,10 @@ def test_weights_are_told_apart_by_their_content(tmp_path):
     assert weights_sha256(Settings())["fine"] == hashlib.sha256(packaged).hexdigest()
     for name in ("coarse", "fine"):
         (tmp_path / f"{name}.safetensors").write_bytes(name.encode())
+        (tmp_path / f"{name}.json").write_text("{}")
     own = weights_sha256(Settings(tmp_path))
-    assert own == {name: hashlib.sha256(name.encode()).hexdigest() for name in ("coarse", "fine")}
+    content = {"coarse": "coarse", "coarse, card": "{}", "fine": "fine", "fine, card": "{}"}
+    assert own == {name: hashlib.sha256(text.encode()).hexdigest() for name, text in content.items()}
     folder = write_results(tmp_path / "r")
     assert set(weights_sha256(Settings(nnunet=folder))) == {
         "dataset.json",

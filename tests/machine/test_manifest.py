@@ -90,3 +90,9 @@ def test_only_one_run_at_a_time_writes_and_a_killed_one_leaves_nothing_locked(tm
     subprocess.run([sys.executable, "-c", script, path])
     with open_manifest(path) as second:
         assert list(second.entries) == ["a"]
+
+
+def test_a_name_that_is_not_utf_8_comes_back(tmp_path):
+    with open_manifest(tmp_path / "m.jsonl") as manifest:
+        manifest.add({"name": "caf\udce9", "state": "done"})
+    assert list(read_manifest(tmp_path / "m.jsonl")) == ["caf\udce9"]

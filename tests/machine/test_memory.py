@@ -24,6 +24,8 @@ def test_the_limit_of_a_control_group_counts(tmp_path, names):
     most.write_text(f"{300 * 2**20}\n")
     used.write_text(f"{200 * 2**20}\n")
     assert free_memory_mib(tmp_path) == 100
+    (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {30 * 2**20}\n")  # given back when it is needed
+    assert free_memory_mib(tmp_path) == 130
     used.write_text(f"{400 * 2**20}\n")
     assert free_memory_mib(tmp_path) == 0
     most.write_text("max\n")

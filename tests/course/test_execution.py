@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from flare_lib.course.runner import (
+from flare_lib.course.execution import (
     LIBRARY,
     NotebookFailed,
     find_notebooks,
@@ -138,7 +138,7 @@ def test_a_fingerprint_changes_with_the_notebook_the_parameters_and_the_library(
     library = tmp_path / "library"
     library.mkdir()
     (library / "module.py").write_text("A = 1")
-    monkeypatch.setattr("flare_lib.course.runner.LIBRARY", library)
+    monkeypatch.setattr("flare_lib.course.execution.LIBRARY", library)
     path = course.add("00_a", "A")
     prints = [fingerprint(path, {}), fingerprint(path, {"rate": 1}), fingerprint(path, {"rate": "1"})]
     course.add("00_a", "B")
@@ -150,7 +150,7 @@ def test_a_fingerprint_changes_with_the_notebook_the_parameters_and_the_library(
 
 
 def test_the_library_that_a_fingerprint_covers_is_all_of_it():
-    assert {path.name for path in LIBRARY.glob("*/*")} >= {"volume.py", "unet.py", "runner.py", "fine.safetensors"}
+    assert {path.name for path in LIBRARY.glob("*/*")} >= {"volume.py", "unet.py", "execution.py", "fine.safetensors"}
 
 
 def test_the_first_failure_stops_the_run_with_the_cells_own_error(course):
