@@ -23,13 +23,14 @@ run: out/labels.nii.gz ## fetch a real CT, segment it, execute the notebooks; re
 	  'make lab' 'JupyterLab, to read the notebooks and change them'
 
 # Two processes side by side. Each starts with one half of the tests, in order, so that what a module sets up is set up
-# once; when it is done, it takes tests over from the other. A notebook's cells stay together.
+# once; when it is done, it takes tests over from the other. A notebook's cells stay together. Each has one thread: two
+# processes with two threads each wait for one another, and training notebooks take several times as long.
 test: $(INSTALLED) ## run the tests, and every notebook against its committed outputs
-	$(BIN)/pytest -n 2 --dist worksteal tests
-	$(BIN)/pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 1200 notebooks
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 1200 notebooks
 
 check: lint ## lint, types and the tests without notebooks or a browser: run this while working
-	$(BIN)/pytest -n 2 --dist worksteal tests --ignore tests/browser --ignore tests/test_parameters.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal tests --ignore tests/browser --ignore tests/test_parameters.py
 
 book: pages ## build the course as a site, in out/book
 	@$(BIN)/sphinx-build -q -W --keep-going -b html -d build/book/doctrees build/book/docs out/book
