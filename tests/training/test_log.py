@@ -33,8 +33,11 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_single_numbers_become_curves_where_tensorboard_is_installed(tmp_path):
+def test_single_numbers_become_curves_where_tensorboard_is_installed(tmp_path, monkeypatch):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    # files of one second are read in the order of this count as text, in which 10 comes before 9
+    writer = pytest.importorskip("tensorboard.summary.writer.event_file_writer")
+    monkeypatch.setattr(writer, "_global_uid", writer.AtomicCounter(0))
     for start, losses in ((0, [4.0, 3.0, 2.0]), (2, [1.0])):  # the second run goes on after step 1
         with Log(tmp_path, start=start) as log:
             for step, loss in enumerate(losses, start=start):
