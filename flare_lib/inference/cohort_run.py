@@ -62,8 +62,7 @@ def segment_cohort(
     mean the same to all workers. `also`, a function of a module, is called in the worker for every case whose labels
     have been saved, if they are those of FLARE's organs. `progress(done, total)` counts what was there already. Raises
     ValueError if another run is writing into the folder, if labels would take the place of a CT, or if a name leads out
-    of the folder, and OSError if a line of the manifest cannot be written; a
-    case's own failure is in its entry.
+    of the folder, and OSError if a line of the manifest cannot be written; a case's own failure is in its entry.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -3,29 +3,10 @@
 import numpy as np
 import pytest
 from dicoms import HU, SERIES, N, a_slice, every, only, other_series, store, write, write_series
-from pydicom import uid
+from series import CONTOURS, REPORT, SCOUT, hu_of, refusal_of
 
 from flare_lib.ct.dicom_series import find_series
 from flare_lib.ct.files import load_ct
-from flare_lib.ct.volume import to_file_axes
-
-SCOUT = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"], "ImageOrientationPatient": [1, 0, 0, 0, 0, -1]}
-SAGITTAL = {"ImageOrientationPatient": [0, 1, 0, 0, 0, -1]}
-REPORT = {"Modality": "SR", "SOPClassUID": uid.XRayRadiationDoseSRStorage, "SeriesDescription": "Dose report"}
-CAPTURE = {"SOPClassUID": uid.SecondaryCaptureImageStorage, "ImagePositionPatient": None}
-CONTOURS = {"Modality": "RTSTRUCT", "SOPClassUID": uid.RTStructureSetStorage}
-
-
-def hu_of(folder, series=None):
-    volume = load_ct(folder, series=series)
-    return to_file_axes(volume.array_zyx, volume.grid).T
-
-
-def refusal_of(folder, series=None):
-    with pytest.raises(ValueError) as refusal:
-        load_ct(folder, series=series)
-    assert "\n" not in str(refusal.value)
-    return str(refusal.value).replace(str(folder), "FOLDER")
 
 
 def test_a_series_is_listed_with_all_that_one_needs_to_choose(tmp_path):
