@@ -108,6 +108,7 @@ RULES = {
     "accumulate": _whole(1),
     "margin_mm": _NOT_NEGATIVE,
     "n_phantoms": _whole(1),
+    "n_between": _whole(0),
     "n_validation": _whole(0),
     "validate_every": _whole(0),
 }

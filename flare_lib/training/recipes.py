@@ -20,7 +20,9 @@ class Recipe:
 
     `spacing_zyx_mm` is the voxel size in mm, isotropic or not; `patch_size` is in voxels, ZYX; `mean_hu` and `sd_hu`
     are None for individual normalisation (paper 2.1). `sources` {name: share} says how often a patch comes from which
-    source: "cases" (real CTs), or persons to paint, "label_maps" and "phantoms" (`n_phantoms` of them).
+    source: "cases" (real CTs), or persons to paint, "label_maps" and "phantoms" (`n_phantoms` of them). `n_between`
+    more people lie between those of the label maps (`synthetic.morphing`).
+
     `foreground_share` is the share of patches centred on an organ; `cut` the share of painted patches in which the scan
     ends, as scans do; `narrow` the share that shows a field of 130 to 260 mm with air around it. A painted person
     grows and shrinks at `growths` places on average (`synthetic.variation`), lacks organs with the probabilities
@@ -75,6 +77,7 @@ class Recipe:
     accumulate: int = 1
     margin_mm: float = 40.0
     n_phantoms: int = 48
+    n_between: int = 0
     n_validation: int = 0
     validate_every: int = 0
 
@@ -182,6 +185,7 @@ PRESETS: dict[str, dict[str, Recipe]] = {
             n_steps=6500,
             learning_rate=1e-3,
             sources={"label_maps": 0.85, "phantoms": 0.15},
+            n_between=30,
             foreground_share=0.85,
             cut=0.3,
         ),

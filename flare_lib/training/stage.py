@@ -22,6 +22,7 @@ from flare_lib.machine.precision import Precision, choose_precision
 from flare_lib.machine.processes import Pool
 from flare_lib.machine.progress import StageProgress, of_stage
 from flare_lib.network.weights import load_strict, load_trained, save_trained
+from flare_lib.synthetic.morphing import people_between
 from flare_lib.synthetic.phantom import make_phantom
 from flare_lib.synthetic.structures import Structures
 from flare_lib.synthetic.subjects import embody, find_subjects, load_subject
@@ -67,8 +68,9 @@ def gather(
     `label_maps`: a folder of persons to paint (see `synthetic.subjects`). `cohort`: a folder of labelled CTs (see
     `data.cohort`); any cases without labels are used as unlabelled ones. `unlabelled`: a folder of more CTs. Cases are
     prepared once, in `cache`, by a `pool` if there is one; `on_note` is called with a note if any of them were damaged
-    there. Phantoms need no folder. Before any work starts, raises ValueError for a folder that the recipe needs but was
-    not given, and FileNotFoundError for one without cases; after that, the errors of `prepare_cases`.
+    there, or if there is a single person, so that no people lie between. Phantoms need no folder. Before any work
+    starts, raises ValueError for a folder that the recipe needs but was not given, and FileNotFoundError for one
+    without cases; after that, the errors of `prepare_cases` and `people_between`.
     """
     share = recipe.sources.get
     persons = find_subjects(_given(label_maps, "label_maps", recipe)) if share("label_maps") else []
@@ -99,7 +101,13 @@ def gather(
         gathered.unlabelled = prepared(without, "foreground", within="unlabelled")
     if persons:
         loaded = [load_subject(path) for path in persons]
-        gathered.sources["label_maps"] = [b for k, p in enumerate(loaded) for b in embody(p, BODIES_PER_PERSON, seed=k)]
+        bodies = [body for k, person in enumerate(loaded) for body in embody(person, BODIES_PER_PERSON, seed=k)]
+        n_between = recipe.n_between if len(loaded) > 1 else 0  # beside a single person there is nobody
+        if n_between < recipe.n_between and on_note:
+            on_note(f"one label map: none of the {recipe.n_between} people between people can be made")
+        between = people_between(loaded, n_between, seed=recipe.seed, progress=of_stage(progress, "morphing"))
+        bodies += [body for k, person in enumerate(between) for body in embody(person, 1, seed=1000 + k)]
+        gathered.sources["label_maps"] = bodies
     if share("phantoms"):
         gathered.sources["phantoms"] = [make_phantom(recipe.seed * 1000 + k) for k in range(recipe.n_phantoms)]
     if recipe.validate_every and not share("cases"):

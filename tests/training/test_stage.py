@@ -59,10 +59,29 @@ def test_fine_starts_from_coarse_and_its_card_says_so(label_maps, tmp_path):
             assert not torch.allclose(weight, without_init[name], atol=1e-3), name
 
 
+def test_people_between_two_people_are_painted_beside_them(tmp_path):
+    names = {str(i): name for i, name in enumerate(("liver", "spleen", "stomach", "aorta"), start=1)}
+    (tmp_path / "names.json").write_text(json.dumps(names))
+    for k, shift in enumerate((0, 1)):
+        array = np.zeros((14, 20, 24), np.uint8)
+        array[3:9, 5:11, 14 : 20 + shift], array[4:9, 5:9, 3:6], array[8 : 12 - shift, 13:17, 5:9] = 1, 2, 3
+        array[2:12, 3:5, 10:12] = 4
+        save_label_map(tmp_path / f"s{k}_totalseg117.nii.gz", array, Volume.from_array(array, (8.0, 8.0, 8.0)))
+    recipe = preset("release", "fine", **PAINTED, n_between=1)
+    told = []
+    gathered = gather(recipe, label_maps=tmp_path, progress=lambda *where: told.append(where))
+    *bodies, between = gathered.sources["label_maps"]
+    assert len(bodies) == 8 and told == [("morphing", 1, 1)]
+    volumes = [sorted({int(body.mask("stomach").sum()) for body in bodies}), int(between.mask("stomach").sum())]
+    assert volumes[0][0] <= volumes[1] <= volumes[0][1] and volumes[0] == [3 * 4 * 4, 4 * 4 * 4]
+
+
 def test_the_training_sets_mean_and_sd_lie_within_the_window(label_maps):
     recipe = preset("release", "fine", **PAINTED)
-    sources = gather(recipe, label_maps=label_maps).sources
+    notes = []
+    sources = gather(recipe, label_maps=label_maps, on_note=notes.append).sources
     assert len(sources["label_maps"]) == 4
+    assert notes == ["one label map: none of the 30 people between people can be made"]
     moments = moments_of_sources(sources, recipe, n_patches=8)
     assert -325 < moments.mean < 200
     assert 20 < moments.sd < 325

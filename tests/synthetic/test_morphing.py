@@ -1,0 +1,148 @@
+"""Morphs: nothing of the way is the same person, all of it has the other's shapes; size and pose are left out."""
+
+import numpy as np
+import pytest
+
+from flare_lib.synthetic.deformation import deform
+from flare_lib.synthetic.morphing import FRACTIONS, Correspondence, correspondence, morph, people_between
+from flare_lib.synthetic.structures import Structures
+
+SPACING = (6.0, 5.0, 4.0)
+SHAPE = (32, 44, 60)
+# centre and half axes in mm, z y x
+BODY = {
+    "liver": ((100, 120, 60), (55, 50, 40)),
+    "spleen": ((120, 80, 190), (30, 25, 22)),
+    "kidney_right": ((70, 50, 80), (30, 22, 20)),
+    "kidney_left": ((75, 45, 160), (30, 22, 20)),
+    "stomach": ((120, 160, 150), (35, 25, 35)),
+    "vertebrae_L1": ((90, 40, 120), (25, 22, 20)),
+    "aorta": ((95, 85, 125), (80, 9, 9)),
+}
+QUICK = {"spacing_mm": 8.0, "margin_mm": 16.0, "control_mm": (80.0, 40.0), "n_steps": 16}
+
+
+def person(**changes):
+    """A person of ellipsoids; `changes` {structure: (centre, half axes)}."""
+    names = {0: "air"} | {i: name for i, name in enumerate(BODY, start=1)}
+    at = np.stack(
+        np.meshgrid(*((np.arange(n) + 0.5) * s for n, s in zip(SHAPE, SPACING, strict=True)), indexing="ij"), -1
+    )
+    array = np.zeros(SHAPE, np.uint8)
+    for i, name in enumerate(BODY, start=1):
+        center, half = (BODY | changes)[name]
+        array[(((at - center) / half) ** 2).sum(-1) < 1] = i
+    return Structures(array, names, SPACING)
+
+
+def dice(a, b, name):
+    a, b = a.mask(name), b.mask(name)
+    return 2 * (a & b).sum() / (a.sum() + b.sum())
+
+
+def plain_shift(shift_zyx_mm, shape=(2, 3, 4)):
+    field = np.broadcast_to(np.reshape(shift_zyx_mm, (3, 1, 1, 1)), (3, *shape)).astype(np.float32)
+    return Correspondence(field, np.array([20.0, 30.0, 40.0]), 25.0, {})
+
+
+def test_a_translation_moves_the_map_by_as_many_voxels_and_half_of_it_by_half_as_many():
+    before = person()
+    there = plain_shift((12.0, -10.0, 8.0))  # 2, -2 and 2 voxels
+    assert (morph(before, there, 0.0).array_zyx == before.array_zyx).all()
+    whole, half = morph(before, there, 1.0).array_zyx, morph(before, there, 0.5).array_zyx
+    assert (whole[:-2, 2:, :-2] == before.array_zyx[2:, :-2, 2:]).all()
+    assert (half[:-1, 1:, :-1] == before.array_zyx[1:, :-1, 1:]).all()
+    assert (whole[-2:, 2:, :-2] == before.array_zyx[-1:, :-2, 2:]).all()  # the last slice goes on beyond the map
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_between_the_grids_points_the_displacement_is_linear_and_beyond_them_constant(axis):
+    ramp = np.zeros((3, 3, 3, 3), np.float32)
+    ramp[axis] = np.moveaxis(np.broadcast_to([0.0, 30.0, 60.0], (3, 3, 3)), 2, axis)
+    there = Correspondence(ramp, np.array([30.0, 30.0, 30.0]), 30.0, {})
+    ids = np.moveaxis(np.broadcast_to(np.arange(200, dtype=np.uint8), (2, 3, 200)), 2, axis).copy()
+    counted = Structures(ids, {i: str(i) for i in range(200)}, (1.0, 1.0, 1.0))
+    line = np.moveaxis(morph(counted, there, 1.0).array_zyx, axis, 2)[1, 1]
+    expected = np.arange(200) + 0.5 + np.interp(np.arange(200) + 0.5, [30, 60, 90], [0, 30, 60])
+    assert (line == np.clip(np.floor(expected), 0, 199)).all()
+
+
+def test_two_equal_people_correspond_where_they_are():
+    there = correspondence(person(), person(), **QUICK)
+    assert np.abs(there.shift_mm).mean() < 0.7
+    assert set(there.overlap) == {"liver", "spleen", "kidney_right", "kidney_left", "stomach", "vertebrae", "aorta"}
+    assert min(there.overlap.values()) > 0.98
+
+
+def test_the_way_leads_to_the_others_shapes_and_half_of_it_lies_between():
+    # no centre moves, so that the other is laid over this one as it stands
+    other = person(stomach=((120, 160, 150), (50, 34, 22)), spleen=((120, 80, 190), (20, 34, 30)))
+    here = person()
+    there = correspondence(here, other, **QUICK)
+    arrived, halfway = morph(here, there, 1.0), morph(here, there, 0.5)
+    for name in ("stomach", "spleen"):
+        assert dice(here, other, name) < 0.75 and dice(arrived, other, name) > 0.78
+        assert dice(here, other, name) + 0.03 < dice(halfway, other, name) < dice(arrived, other, name) - 0.02
+        assert dice(halfway, here, name) > dice(arrived, here, name) + 0.03
+    for name in ("liver", "kidney_left", "vertebrae_L1"):
+        assert dice(arrived, other, name) > 0.9
+
+
+def test_size_and_pose_are_no_difference_of_shape():
+    here = person()
+    rng = np.random.default_rng(4)
+    turned = deform(
+        here, SHAPE, SPACING, rng, max_rotation_rad=0.15, scale_range=(0.85, 0.85), anisotropy=0.0, displacements_mm=()
+    )
+    assert dice(here, turned, "kidney_left") < 0.7
+    there = correspondence(here, turned, **QUICK)
+    assert np.abs(there.shift_mm).mean() < 2
+    assert dice(morph(here, there, 1.0), here, "kidney_left") > 0.75
+
+
+def test_what_one_of_them_lacks_or_has_not_been_scanned_pulls_at_nothing():
+    here = person()
+    short = Structures(here.array_zyx[:27].copy(), here.names, SPACING)  # the aorta goes on beyond
+    there = correspondence(here, short, **QUICK)
+    assert np.abs(there.shift_mm).mean() < 1.2 and there.overlap["aorta"] > 0.95
+    no_spleen = Structures(np.where(here.mask("spleen"), 0, here.array_zyx).astype(np.uint8), here.names, SPACING)
+    assert "spleen" not in correspondence(here, no_spleen, **QUICK).overlap
+
+
+def test_people_between_use_every_pair_once_and_depend_on_the_seed_alone(monkeypatch):
+    asked = []
+
+    def recorded(a, b):
+        asked.append((a.array_zyx.size, b.array_zyx.size))
+        return plain_shift((24.0, 0.0, 0.0))
+
+    monkeypatch.setattr("flare_lib.synthetic.morphing.correspondence", recorded)
+    people = [Structures(person().array_zyx[:n].copy(), person().names, SPACING) for n in (28, 30, 32)]
+    told = []
+    between = people_between(people, 8, seed=3, progress=lambda done, total: told.append((done, total)))
+    assert len(asked) == len(set(asked)) == 6  # of three people; the last two are made from known correspondences
+    assert told == [(k, 8) for k in range(1, 9)]
+    again = people_between(people, 8, seed=3)
+    assert all((a.array_zyx == b.array_zyx).all() for a, b in zip(between, again, strict=True))
+    # at least FRACTIONS[0] of 24 mm and at most FRACTIONS[1]: two or three voxels of 6 mm, rounded
+    moved = {
+        next(s for s in range(1, 5) if (b.array_zyx[:20] == p.array_zyx[s : 20 + s]).all())
+        for b in between
+        for p in people
+        if p.array_zyx.shape == b.array_zyx.shape
+    }
+    low, high = (24 * f / 6 for f in FRACTIONS)
+    assert moved <= set(range(int(low), int(high) + 2))
+    assert people_between(people[:1], 0, seed=3) == []
+
+
+def test_who_cannot_be_registered_is_refused_with_what_must_hold():
+    here = person()
+    with pytest.raises(ValueError, match="at least two people, got 1"):
+        people_between([here], 2, seed=0)
+    lonely = Structures((here.array_zyx == 1).astype(np.uint8), {0: "air", 1: "liver"}, SPACING)
+    with pytest.raises(ValueError, match=r"at least four whole structures in common, got \['liver'\]"):
+        correspondence(here, lonely)
+    bones = Structures(here.array_zyx, {i: f"rib_left_{i}" if i else "air" for i in here.names}, SPACING)
+    with pytest.raises(ValueError, match="at least one of the 13 organs, got none"):
+        correspondence(bones, bones)
