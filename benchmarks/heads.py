@@ -16,6 +16,7 @@ from ablations import circumstances
 from measure import store
 
 from flare_lib.data.centres import write_phantoms
+from flare_lib.data.cohort import find_cases
 from flare_lib.data.prepared import PreparedCase, prepare_cases
 from flare_lib.training.log import read_log
 from flare_lib.training.loop import train
@@ -63,7 +64,10 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     n = options.persons + options.held_out
-    written = write_phantoms(options.work / "cohort", n, seed=300, spacing_zyx_mm=(5.0, 4.0, 4.0))
+    cohort = options.work / "cohort"
+    written = find_cases(cohort) if (cohort / "images").is_dir() else []
+    if len(written) != n:
+        written = write_phantoms(cohort, n, seed=300, spacing_zyx_mm=(5.0, 4.0, 4.0))
     preprocessing = recipe_of(options, 1, 0).preprocessing
     cases = prepare_cases(written, options.work / "prepared", preprocessing, around="organs", margin_mm=40.0)
     learnt_from, held_out = cases[: options.persons], cases[options.persons :]

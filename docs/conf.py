@@ -12,6 +12,8 @@ project = "flare-lib"
 author = "The flare-lib contributors"
 extensions = ["myst_nb", "sphinx.ext.autodoc"]
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["course.css"]
 # the repository's address is in pyproject.toml, above these pages and above their copy in build/book/docs
 _PYPROJECT = next(p for folder in Path(__file__).resolve().parents if (p := folder / "pyproject.toml").is_file())
 _ADDRESS = tomllib.loads(_PYPROJECT.read_text(encoding="utf-8"))["project"].get("urls", {}).get("Repository")

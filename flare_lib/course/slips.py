@@ -57,6 +57,9 @@ CHECKS: dict[str, Check] = {
             "that adds up the labels themselves: count the voxels that carry the label": lambda m, k, s_: (
                 m[m == k].sum() * np.prod(s_) / 1000
             ),
+            "that counts voxels: multiply by the volume of one, the product of its three sides": lambda m, k, s_: (
+                (m == k).sum() / 1000
+            ),
             "a voxel's volume is the product of its three sides, not their sum": lambda m, k, s_: (
                 (m == k).sum() * sum(s_) / 1000
             ),
@@ -78,6 +81,13 @@ CHECKS: dict[str, Check] = {
             ),
             "the mean is still in it: subtract it before you divide": lambda hu, a, b: (
                 hu.clip(a, b) / hu.clip(a, b).std()
+            ),
+            "the SD is missing: divide by it": lambda hu, a, b: hu.clip(a, b) - hu.clip(a, b).mean(),
+            "brackets are missing: subtract first, then divide": lambda hu, a, b: (
+                hu.clip(a, b) - hu.clip(a, b).mean() / hu.clip(a, b).std()
+            ),
+            "this is the sample's SD (n - 1); NumPy's `std()` as it is will do": lambda hu, a, b: (
+                (hu.clip(a, b) - hu.clip(a, b).mean()) / hu.clip(a, b).std(ddof=1)
             ),
             "that maps the window to 0 to 1; here the mean must become 0 and the SD 1": lambda hu, a, b: (
                 (hu.clip(a, b) - a) / (b - a)
@@ -105,6 +115,10 @@ CHECKS: dict[str, Check] = {
         ((np.array([[0.8, 0.2], [0.6, 0.4], [0.1, 0.9]]),), (np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3]]),)),
         {
             "that is the mean over the heads: the paper's loss takes their sum": lambda q: s.consistency(q) / len(q),
+            "that is the mean over the classes too: KL sums over them": lambda q: s.consistency(q) / q.shape[1],
+            "that is the squared difference; the divergence is P (log P - log head)": lambda q: (
+                (q - q.mean(0)) ** 2
+            ).sum(),
             "that is KL(head || P): the pseudo-label comes first": lambda q: (q * np.log(q / q.mean(0))).sum(),
             "that is in bits: take the natural logarithm": lambda q: s.consistency(q) / np.log(2),
             "the sign is turned round: a divergence is never negative": lambda q: -s.consistency(q),
@@ -125,6 +139,9 @@ CHECKS: dict[str, Check] = {
             ),
             "the bracket is squared": lambda a, b, t, n: a + 0.1 * np.exp(-5 * (1 - min(t / n, 1))) * b,
             "the highest weight, 0.1, is missing": lambda a, b, t, n: a + np.exp(-5 * (1 - min(t / n, 1)) ** 2) * b,
+            "the weight is 0.1 from the start: it must grow": lambda a, b, t, n: a + 0.1 * b,
+            "the second term has no weight: multiply it by w(t)": lambda a, b, t, n: a + b,
+            "that is the second term alone: add the supervised loss": lambda a, b, t, n: s.total_loss(0.0, b, t, n),
             "the weight belongs to the second term, not to the first": lambda a, b, t, n: (
                 b + 0.1 * np.exp(-5 * (1 - min(t / n, 1)) ** 2) * a
             ),
@@ -137,6 +154,8 @@ CHECKS: dict[str, Check] = {
             (np.array([5, 5, 90]), np.array([0.0, 10.0, 20.0]), np.array([1.0, 2.0, 3.0])),
         ),
         {
+            "the order is mean, then SD": lambda n, m, d: s.pooled_mean_sd(n, m, d)[::-1],
+            "that is the mean alone: return two numbers, mean and SD": lambda n, m, d: s.pooled_mean_sd(n, m, d)[0],
             "large cases must count for more: weigh each case by its number of voxels": lambda n, m, d: (
                 m.mean(),
                 np.sqrt((d**2 + m**2).mean() - m.mean() ** 2),
@@ -184,6 +203,13 @@ CHECKS: dict[str, Check] = {
             "half a voxel is missing: i * n_in / n_out is an edge of a voxel, not its centre": lambda v, n, a, b: (
                 np.interp(np.arange(a, b) * len(v) / n, np.arange(len(v)), v)
             ),
+            "the slices end at stop - 1, as in `range`": lambda v, n, a, b: s.output_slab(v, n, a, b + 1),
+            "n_in and n_out have changed places": lambda v, n, a, b: np.interp(
+                (np.arange(a, b) + 0.5) * n / len(v) - 0.5, np.arange(len(v)), v
+            ),
+            "these are the positions: now read the values there, with np.interp": lambda v, n, a, b: (
+                (np.arange(a, b) + 0.5) * len(v) / n - 0.5
+            ),
             "that is the whole volume: only the slices from first to stop are wanted": lambda v, n, a, b: s.output_slab(
                 v, n, 0, n
             ),
@@ -200,6 +226,7 @@ CHECKS: dict[str, Check] = {
                 1.0 if not (p | r).any() else (p & r).sum() / (p | r).sum()
             ),
             "the overlap counts twice": lambda p, r: 1.0 if not (p | r).any() else (p & r).sum() / (p.sum() + r.sum()),
+            "if only one mask is empty, the score is 0": lambda p, r: s.flare_dsc(p, r) if p.any() and r.any() else 1.0,
             "two empty masks agree: by FLARE's rule that is 1": lambda p, r: (
                 s.flare_dsc(p, r) if (p | r).any() else 0.0
             ),
@@ -216,6 +243,9 @@ CHECKS: dict[str, Check] = {
                 (a - b).mean(),
                 a.std(),
             ),
+            "the order is mean, then SD": lambda a, b: ((a - b).std(), (a - b).mean()),
+            "that is the mean alone: return two numbers, mean and SD": lambda a, b: (a - b).mean(),
+            "these are the differences: now their mean and SD": lambda a, b: a - b,
             "that is worse minus better": lambda a, b: ((b - a).mean(), (b - a).std()),
             "the mean is right; a difference of two SDs is not the SD of the differences": lambda a, b: (
                 (a - b).mean(),

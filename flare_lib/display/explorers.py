@@ -7,6 +7,7 @@ sliders do not work. Arrays are canonical (RAS+) ZYX, label maps 0 to 13.
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 from scipy.spatial import cKDTree
@@ -15,7 +16,7 @@ from flare_lib.ct.labels import ORGANS, as_label_map, label_counts, organ
 from flare_lib.ct.resample import resample_nearest
 from flare_lib.ct.roi import Box, bounding_box
 from flare_lib.ct.volume import Triple, Volume
-from flare_lib.display.figures import Panel, panel_figure, present
+from flare_lib.display.figures import Panel, draw_legend, organ_borders, panel_figure, present
 from flare_lib.display.slices import organ_center, slice_picture
 from flare_lib.display.surfaces import OrganSurfaces
 from flare_lib.display.widgets import Explorer
@@ -24,6 +25,7 @@ from flare_lib.inference.postprocess import reference_point, region_distances
 from flare_lib.inference.sliding_window import tile_starts
 
 _WRONG, _TILE, _FAR = "#ff3030", "#d55e00", "#ffffff"
+_PAGE, _ONE_SURFACE = 11.0, 6.5  # inches: the width of a page, and of a body alone on it
 
 
 def head_explorer(
@@ -101,7 +103,7 @@ def tile_explorer(shape_zyx: Sequence[int], patch_size: Sequence[int], *, tile_s
             for a in (0, 2)
         )
         counts = seen_z[:, None] * seen_x * len(starts[1])
-        figure = Figure(figsize=(1.8 + 2.6 * shape_zyx[2] / shape_zyx[0], 3.4), layout="constrained", dpi=80)
+        figure = Figure(figsize=(2.2 + min(8.8, 3.8 * shape_zyx[2] / shape_zyx[0]), 4.6), layout="constrained", dpi=80)
         axes = figure.subplots()
         picture = axes.imshow(counts, origin="lower", cmap="cividis", vmin=1, vmax=max(2, counts.max()))
         figure.colorbar(picture, label="tiles that see a voxel, at most")
@@ -127,7 +129,7 @@ def slab_explorer(
         if n not in made:
             made[n] = labels_in_slabs(n)
         black = np.broadcast_to(np.int16(-1000), reference_zyx.shape)
-        look = {"spacing_zyx_mm": (1, 1, 1), "plane": "coronal", "index": y, "pixel_mm": max(reference_zyx.shape) / 440}
+        look = {"spacing_zyx_mm": (1, 1, 1), "plane": "coronal", "index": y, "pixel_mm": max(reference_zyx.shape) / 620}
         picture = slice_picture(black, made[n], opacity=1.0, **look)
         differs = slice_picture((made[n] != reference_zyx).view(np.uint8), None, window_hu=(0, 1), **look)
         picture[differs[..., 0] > 0] = 255
@@ -140,9 +142,9 @@ def slab_explorer(
 def distance_explorer(ct: Volume, label_map_zyx: np.ndarray, *, y: int, max_distance_mm: float = 170.0) -> Explorer:
     """Show what the distance rule of the clean-up removes: coronal slice `y`, with the reference point as a cross.
 
-    What is removed are connected regions, of whatever organs; the title names them by their largest organ, with their
-    distances. Slider: the threshold in mm, up to beyond the farthest region (paper 2.4). Raises ValueError for a label
-    map of another shape, or for one without a point to measure from.
+    What is removed, outlined in white, are connected regions, of whatever organs; the title names them by their largest
+    organ, with their distances. Slider: the threshold in mm, up to beyond the farthest region (paper 2.4). Raises
+    ValueError for a label map of another shape, or for one without a point to measure from.
     """
     as_label_map(label_map_zyx, shape=ct.shape_zyx)
     origin = reference_point(label_map_zyx, ct.spacing_zyx_mm)
@@ -153,13 +155,16 @@ def distance_explorer(ct: Volume, label_map_zyx: np.ndarray, *, y: int, max_dist
     organs = present([label_map_zyx[:, y]])
     here_mm = distances_mm[ids[:, y]]  # (z, x) of the slice
     z_mm, _, x_mm = origin.point_zyx_mm
+    in_mm = (ct.spacing_zyx_mm[2], ct.spacing_zyx_mm[0])
     center = (ct.size_mm_zyx[2] - x_mm - ct.spacing_zyx_mm[2] / 2, z_mm + ct.spacing_zyx_mm[0] / 2)
 
     def draw(mm: int) -> Figure:
         kept = label_map_zyx[:, y : y + 1] * (here_mm <= mm)[:, None]
         gone = "; ".join([f"{name}, {far:.0f} mm away" for far, name in pieces if far > mm][:3]) or "nothing"
         slice_y = Volume(ct.array_zyx[:, y : y + 1], ct.spacing_zyx_mm, ct.affine)
-        figure = panel_figure([Panel(f"{mm} mm; gone: {gone}", slice_y, "coronal", 0, kept)], height=5.0, organs=organs)
+        figure = panel_figure([Panel(f"{mm} mm; gone: {gone}", slice_y, "coronal", 0, kept)], height=6.5, organs=organs)
+        lines, _ = organ_borders((label_map_zyx[:, y, ::-1] > 0) & (here_mm[:, ::-1] > mm))
+        figure.axes[0].add_collection(LineCollection(list(lines * in_mm), colors=_FAR, linewidths=2))
         figure.axes[0].plot(*center, "+", color=_FAR, ms=14, mew=2)
         figure.axes[0].add_patch(Circle(center, mm, fill=False, ec=_FAR, ls="--"))
         return figure
@@ -201,12 +206,12 @@ def tolerance_explorer(
     _, height_mm, width_mm = ct.size_mm_zyx
 
     def draw(mm: float) -> Figure:
-        figure = panel_figure([Panel("", ct, "axial", z)], height=5.0)
+        figure = panel_figure([Panel("", ct, "axial", z)], height=6.5)
         axes, shares = figure.axes[0], []
         for name, (here, far_mm) in borders.items():
             wrong = far_mm > mm + 1e-6
             x, y = ((here[:, a] + 0.5) * ct.spacing_zyx_mm[a] for a in (2, 1))
-            axes.scatter(width_mm - x, y, 9, np.where(wrong, _WRONG, organ(name).color), marker="s", linewidths=0)
+            axes.scatter(width_mm - x, y, 14, np.where(wrong, _WRONG, organ(name).color), marker="s", linewidths=0)
             shares.append(f"{name} {1 - wrong.mean():.0%}" if len(here) else f"{name}: not in this slice")
         axes.set_xlim(0, width_mm)
         axes.set_ylim(0, height_mm)
@@ -234,18 +239,31 @@ def surface_explorer(
 ) -> Explorer:
     """Turn label maps, {title: labels}, shown side by side as solid surfaces (in the style of the paper's Fig. 5 to 7).
 
-    Slider: the side they are seen from, in degrees; 0 is the front.
+    They share a frame: what lies at one place in two maps lies at one place in their pictures. Slider: the side they
+    are seen from, in degrees; 0 is the front. Raises ValueError for maps of several shapes.
     """
-    surfaces = {title: OrganSurfaces(labels, spacing_zyx_mm, pixel_mm=pixel_mm) for title, labels in label_maps.items()}
+    shapes = {labels.shape for labels in label_maps.values()}
+    if len(shapes) != 1:
+        raise ValueError(f"label maps side by side must have one shape, got {sorted(shapes)}")
+    box = bounding_box(np.any([labels > 0 for labels in label_maps.values()], axis=0))
+    look = {"pixel_mm": pixel_mm, "box": box}
+    surfaces = {title: OrganSurfaces(labels, spacing_zyx_mm, **look) for title, labels in label_maps.items()}
+    organs = present(list(label_maps.values()))
 
     def draw(degrees: int) -> Figure:
-        figure = Figure(figsize=(3.7 * len(surfaces), 4.2), layout="constrained", dpi=80)
-        for axes, (title, surface) in zip(
-            figure.subplots(1, len(surfaces), squeeze=False)[0], surfaces.items(), strict=True
-        ):
-            axes.imshow(surface.picture(degrees))
-            axes.set_title(title, fontsize=9)
+        pictures = [surface.picture(degrees) for surface in surfaces.values()]
+        wide = min(_ONE_SURFACE, _PAGE / len(pictures))
+        tall = wide * pictures[0].shape[0] / pictures[0].shape[1]
+        columns = max(1, int(wide * len(pictures) / 1.55))
+        title, legend = 0.4, 0.2 * -(-len(organs) // columns) + 0.05
+        figure = Figure(figsize=(wide * len(pictures), title + tall + legend), dpi=80)
+        for k, (name, picture) in enumerate(zip(surfaces, pictures, strict=True)):
+            bottom, height = (part / (title + tall + legend) for part in (legend, tall))
+            axes = figure.add_axes((k / len(pictures), bottom, 1 / len(pictures), height))
+            axes.imshow(picture, interpolation="bilinear")
+            axes.set_title(name, fontsize=9)
             axes.set_axis_off()
+        draw_legend(figure, organs, columns=columns, ink="#222222")
         return figure
 
     return Explorer(draw, degrees=(-180, 180, degrees))

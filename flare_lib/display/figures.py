@@ -193,8 +193,8 @@ def present(label_maps: Sequence[np.ndarray | None]) -> list[int]:
     return [organ.id for organ in ORGANS if any(counts[organ.id] for counts in counted)]
 
 
-def draw_legend(figure: Figure, organ_ids: Sequence[int], *, columns: int = 7) -> None:
-    """Draw the one legend of organs below a figure; none if there are no organs."""
+def draw_legend(figure: Figure, organ_ids: Sequence[int], *, columns: int = 7, ink: str = _INK) -> None:
+    """Draw the one legend of organs below a figure, its words in the colour `ink`; none if there are no organs."""
     patches = [Patch(color=o.color, label=f"{o.abbreviation}  {o.name}") for o in ORGANS if o.id in organ_ids]
     if patches:
         figure.legend(
@@ -202,7 +202,7 @@ def draw_legend(figure: Figure, organ_ids: Sequence[int], *, columns: int = 7) -
             loc="lower center",
             ncols=min(columns, len(patches)),
             frameon=False,
-            labelcolor=_INK,
+            labelcolor=ink,
             fontsize=8,
             borderpad=0.1,
             columnspacing=1.2,

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from flare_lib.ct.preprocess import WINDOW_HU
 
@@ -47,13 +49,19 @@ def lines_figure(
             axes.axvline(at, color="#999999", ls="--", lw=1, zorder=0, label=None if k else name)
     axes.set(xlabel=xlabel, ylabel=ylabel, ylim=ylim)
     axes.set_title(title, fontsize=10, loc="left")
-    if "x" in log:
-        axes.set_xscale("log")
-    if "y" in log:
-        axes.set_yscale("log")
+    for letter in log:
+        axes.set(**{f"{letter}scale": "log"})
+        _plain_ticks({"x": axes.xaxis, "y": axes.yaxis}[letter])
     if len(series) + len(marks or {}) > 1:
         axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
+
+
+def _plain_ticks(axis: Axis) -> None:
+    """Mark a logarithmic axis at 1, 2 and 5 times the powers of ten, and write these as plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def bars_figure(
@@ -68,12 +76,16 @@ def bars_figure(
 ) -> Figure:
     """Return horizontal bars, {series: {row: value}}, the first row on top, with each value beside its bar.
 
-    Rows are those of the first series; a row that another lacks, and a value that is NaN, is "not measured". `marks`:
-    vertical lines, {name: position}. `stacked`: the series' bars follow each other, without values beside them.
+    Rows are those of the first series; a row that another lacks, and a value that is NaN, is "not measured"; a series
+    without a single number has no bars, and the legend says so. `marks`: vertical lines, {name: position}. `stacked`:
+    the series' bars follow each other, without values beside them.
     """
     rows = list(next(iter(series.values())))
-    figure, axes = _axes(0.9 + (0.32 if stacked else 0.22 * len(series) + 0.12) * len(rows))
-    width, left = (0.7 if stacked else 0.8 / len(series)), np.zeros(len(rows))
+    empty = [name for name, values in series.items() if np.isnan([values.get(row, np.nan) for row in rows]).all()]
+    named, series = len(series) > 1, {name: values for name, values in series.items() if name not in empty}
+    n_bars = max(1, len(series))
+    figure, axes = _axes(0.9 + (0.32 if stacked else 0.22 * n_bars + 0.12) * len(rows))
+    width, left = (0.7 if stacked else 0.8 / n_bars), np.zeros(len(rows))
     known = [v for values in (*series.values(), marks or {}) for v in values.values() if v > 0]
     start = min(known, default=1.0) / 2 if log else 0.0
     for k, (name, values) in enumerate(series.items()):
@@ -96,10 +108,13 @@ def bars_figure(
     if log:
         axes.set_xscale("log")
         axes.set_xlim(start, 3 * max(known, default=1.0))
+        _plain_ticks(axes.xaxis)
     else:
         axes.margins(x=0.12)
     axes.set_title(title, fontsize=10, loc="left", pad=14 if marks else 6)
-    if len(series) > 1:
+    for name in empty:
+        axes.plot([], [], " ", label=f"{name}: not measured")
+    if named:
         axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
@@ -126,6 +141,9 @@ def hu_figure(array_zyx: np.ndarray, *, window_hu: tuple[float, float] = WINDOW_
     axes.set(yscale="log", xlabel="HU", ylabel="thousand voxels", xlim=(-1050, 1000))
     for name, hu in _TISSUES.items():
         box = {"fc": "white", "ec": "none", "alpha": 0.8}
-        axes.text(hu, 0.04, name, ha="center", va="bottom", fontsize=8, bbox=box, transform=axes.get_xaxis_transform())
+        height = 0.17 if name == "water" else 0.04  # between its neighbours there is no room
+        axes.text(
+            hu, height, name, ha="center", va="bottom", fontsize=8, bbox=box, transform=axes.get_xaxis_transform()
+        )
     axes.set_title(title, fontsize=10, loc="left")
     return figure

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from flare_lib.ct.labels import N_CLASSES, ORGANS
 from flare_lib.ct.resample import resample_nearest, resampled_shape
-from flare_lib.ct.roi import bounding_box, crop
+from flare_lib.ct.roi import Box, bounding_box, crop
 from flare_lib.ct.volume import triple
 
 _SMOOTH_VOXELS = 1.5
@@ -25,15 +25,23 @@ _AMBIENT = 0.3
 class OrganSurfaces:
     """The surfaces of a label map (0 to 13, canonical ZYX), sampled at `pixel_mm`: `picture` draws them from any side.
 
-    Made once, drawn often: a picture takes a fraction of the time the preparation takes. Raises ValueError for labels
-    outside 0 to 13 and shapes without three axes.
+    Made once, drawn often: a picture takes a fraction of the time the preparation takes. `box`: what to show of the
+    map, by default the box of its organs; the same box gives several maps pictures of one size and one place. Raises
+    ValueError for labels outside 0 to 13 and shapes without three axes.
     """
 
-    def __init__(self, label_map_zyx: np.ndarray, spacing_zyx_mm: Sequence[float], *, pixel_mm: float = 2.0) -> None:
+    def __init__(
+        self,
+        label_map_zyx: np.ndarray,
+        spacing_zyx_mm: Sequence[float],
+        *,
+        pixel_mm: float = 2.0,
+        box: Box | None = None,
+    ) -> None:
         label_map_zyx = np.asarray(label_map_zyx)
         if label_map_zyx.ndim != 3 or label_map_zyx.min(initial=0) < 0 or label_map_zyx.max(initial=0) >= N_CLASSES:
             raise ValueError(f"a label map must be (Z, Y, X) of 0 to {N_CLASSES - 1}, got {label_map_zyx.shape}")
-        box = bounding_box(label_map_zyx)
+        box = box or bounding_box(label_map_zyx)
         inside = np.zeros((1, 1, 1), np.uint8) if box is None else crop(label_map_zyx, box)
         shape = resampled_shape(inside.shape, triple(spacing_zyx_mm), (pixel_mm,) * 3)
         self._labels = np.pad(resample_nearest(inside.astype(np.uint8), shape), 3)

@@ -39,8 +39,8 @@ class VolumeView(Viewer):
         super().__init__([body])
 
     def static_picture(self) -> np.ndarray:
-        """Return the organs from the front, RGB uint8 (rows, columns, 3)."""
-        return self._surfaces.picture(20)
+        """Return the organs from the front, RGB uint8 (rows, columns, 3), two pixels a millimetre."""
+        return self._surfaces.picture(20).repeat(2, axis=0).repeat(2, axis=1)
 
 
 def _in_webgl(ct: Volume, label_map_zyx: np.ndarray, height_px: int):

@@ -1,7 +1,10 @@
 """Checks: a wrong answer is met with a sentence that helps, and nothing that is returned crashes."""
 
+import functools
+
 import numpy as np
 import pytest
+import torch
 
 from flare_lib.course import solutions
 from flare_lib.course.checks import CHECKS, check
@@ -59,12 +62,54 @@ def test_what_is_not_written_yet_is_no_mistake():
 
 def test_other_wrong_values_are_shown_beside_the_right_ones():
     assert check(named("paired_difference", lambda a, b: (0, 0))) == (
-        "not yet: for [0.72, 0.76, 0.68], [0.7, 0.74, 0.66] it must return [0.02, 0.0], got [0.0, 0.0]"
+        "not yet: for [0.72, 0.76, 0.68], [0.7, 0.74, 0.66] it must return [0.02, 0.0], got [0, 0]"
     )
     assert "an array of shape (3, 4, 5)" in check(named("volume_ml", lambda *args: 7.0))
 
 
 def test_a_result_in_place_of_a_function_is_named():
     assert check(3.84) == "a function must be given, without calling it, got float"
-    with pytest.raises(ValueError, match=r"must be one of volume_ml, .*, got <lambda>"):
-        check(lambda: 3)
+
+
+@pytest.mark.parametrize("function", [lambda: 3, np.sin, functools.partial(solutions.volume_ml)])
+def test_a_function_of_another_name_is_named(function):
+    name = getattr(function, "__name__", "partial")
+    assert check(function).endswith(f"keeps the name it had in the exercise ({', '.join(CHECKS)}), got {name}")
+
+
+def test_true_or_false_is_asked_for_by_these_words():
+    assert check(named("cut_by_border", lambda mask: None)).endswith(
+        "must return True or False, and returns nothing: is `return` missing?"
+    )
+    n = int(CHECKS["cut_by_border"].cases[0][0].sum())
+    assert check(named("cut_by_border", lambda mask: mask.sum())) == (
+        f"not yet: for a mask of {n} voxels in 4 x 3 x 3 it must return False, got {n}"
+    )
+
+
+def leave():
+    raise SystemExit
+
+
+class Odd:
+    """What cannot become an array."""
+
+    def __array__(self, *args, **kwargs):
+        raise KeyError("odd")
+
+
+@every_exercise
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda *args: Odd(),
+        lambda *args: leave(),
+        lambda *args: (value for value in args),
+        lambda *args: np.nan,
+        lambda *args: torch.tensor(2.5, requires_grad=True),
+        lambda *args: (None, None),
+        lambda *args: 1j,
+    ],
+)
+def test_nothing_that_is_returned_or_raised_gets_through(name, wrong):
+    assert check(named(name, wrong)).startswith("not yet: ")

@@ -146,3 +146,16 @@ def test_surfaces_turn():
     front = explorer.static_picture()
     explorer.sliders["degrees"].value = 90
     assert (front != explorer.static_picture()).any()
+
+
+def test_bodies_side_by_side_share_a_frame():
+    _, labels = body()
+    smaller = labels.copy()
+    smaller[:6] = 0
+    explorer = surface_explorer({"all": labels, "less": smaller}, SPACING, pixel_mm=2.0, degrees=0)
+    first, second = (axes.images[0].get_array() for axes in explorer._draw(degrees=0).axes)
+    assert first.shape == second.shape
+    top = [np.argwhere((picture < 250).any(axis=(1, 2)))[0, 0] for picture in (first, second)]
+    assert top[0] == top[1]
+    with pytest.raises(ValueError, match="must have one shape"):
+        surface_explorer({"all": labels, "less": labels[1:]}, SPACING)

@@ -23,15 +23,30 @@ def test_lines_have_their_names_their_numbers_and_their_marks():
 
 
 def test_a_bar_that_was_not_measured_is_said_to_be_so():
-    figure = bars_figure(
-        {"CPU": {"torch": 2.0, "slabs": 0.5}, "GPU": {"torch": np.nan}}, xlabel="s", log=True, marks={"paper": 90.0}
-    )
+    rows = {"CPU": {"torch": 2.0, "slabs": 0.5}, "GPU": {"torch": 1.0, "slabs": np.nan}}
+    figure = bars_figure(rows, xlabel="s", log=True, marks={"paper": 90.0})
     axes = figure.axes[0]
     assert isinstance(figure, Figure)
     words = [text.get_text() for text in axes.texts]
-    assert words == ["2.00", "0.50", "not measured", "not measured", " paper"]
-    assert [bar.get_width() for bar in axes.patches] == [2.0, 0.5, 0.0, 0.0]
+    assert words == ["2.00", "0.50", "1.00", "not measured", " paper"]
+    assert [bar.get_width() for bar in axes.patches] == [2.0, 0.5, 1.0, 0.0]
     assert axes.get_xlim() == pytest.approx((0.25, 270.0))
+
+
+def test_a_series_without_a_number_has_no_bars_and_is_named_in_the_legend():
+    axes = bars_figure({"CPU": {"torch": 2.0}, "GPU": {"torch": np.nan}}, xlabel="s").axes[0]
+    assert [text.get_text() for text in axes.texts] == ["2.00"]
+    assert [bar.get_width() for bar in axes.patches] == [2.0]
+    assert [text.get_text() for text in axes.get_legend().texts] == ["GPU: not measured", "CPU"]
+    nothing = bars_figure({"CPU": {"torch": np.nan}}, xlabel="s").axes[0]
+    assert len(nothing.patches) == 0
+
+
+def test_a_logarithmic_axis_has_plain_numbers():
+    figure = lines_figure({"a": ([1, 2], [0.004, 0.07])}, xlabel="", ylabel="s", log="y")
+    figure.draw_without_rendering()
+    ticks = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert {"0.005", "0.01", "0.02", "0.05"} <= set(ticks)
 
 
 def test_stacked_bars_follow_each_other():

@@ -1,0 +1,18 @@
+"""What was measured once, in hours, for notebooks that run in a minute: the JSON files of `benchmarks/results`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def stored_results(path: str | Path) -> dict[str, Any]:
+    """Return a stored result; `path` is one of your own, or one within the repository, "benchmarks/results/NAME.json".
+
+    The repository is looked for above the working directory, then above the library. Raises FileNotFoundError if the
+    file is in neither, ValueError if it is not JSON.
+    """
+    tops = (*Path("notebook").absolute().parents, *Path(__file__).parents)
+    found = next((top / path for top in tops if (top / path).is_file()), None)
+    if found is None:
+        raise FileNotFoundError(f"a stored result must be a file, here or in the repository, got {path}")
+    return json.loads(found.read_text(encoding="utf-8"))
