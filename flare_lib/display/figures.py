@@ -195,7 +195,11 @@ def present(label_maps: Sequence[np.ndarray | None]) -> list[int]:
 
 def draw_legend(figure: Figure, organ_ids: Sequence[int], *, columns: int = 7, ink: str = _INK) -> None:
     """Draw the one legend of organs below a figure, its words in the colour `ink`; none if there are no organs."""
-    patches = [Patch(color=o.color, label=f"{o.abbreviation}  {o.name}") for o in ORGANS if o.id in organ_ids]
+    patches = [
+        Patch(fc=o.color, ec="#888888", lw=0.5, label=f"{o.abbreviation}  {o.name}")  # white on white has an edge too
+        for o in ORGANS
+        if o.id in organ_ids
+    ]
     if patches:
         figure.legend(
             handles=patches,

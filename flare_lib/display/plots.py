@@ -47,7 +47,9 @@ def lines_figure(
     for name, positions in (marks or {}).items():
         for k, at in enumerate(positions):
             axes.axvline(at, color="#999999", ls="--", lw=1, zorder=0, label=None if k else name)
-    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=ylim)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    if ylim is not None:
+        axes.set_ylim(*ylim)
     axes.set_title(title, fontsize=10, loc="left")
     for letter in log:
         axes.set(**{f"{letter}scale": "log"})
@@ -115,7 +117,10 @@ def bars_figure(
     for name in empty:
         axes.plot([], [], " ", label=f"{name}: not measured")
     if named:
-        axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+        handles, labels = axes.get_legend_handles_labels()
+        order = sorted(range(len(labels)), key=lambda k: labels[k] not in series)  # bars first
+        look = {"fontsize": 8, "frameon": False, "loc": "upper left", "bbox_to_anchor": (1, 1)}
+        axes.legend([handles[k] for k in order], [labels[k] for k in order], **look)
     return figure
 
 
