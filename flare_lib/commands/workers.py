@@ -34,16 +34,21 @@ def chosen_pool(
         from flare_lib.machine.cluster import DaskWorkers
 
         with DaskWorkers(scheduler) as cluster:
-            typer.echo(f"note: Dask shows what is going on at {cluster.dashboard}", err=True)
+            _tell_dashboard(cluster.dashboard)
             yield cluster
     elif jobs is not None:
         from flare_lib.machine.cluster import DaskWorkers, slurm_cluster
 
         with slurm_cluster(workers, jobs) as submitted, DaskWorkers(submitted) as cluster:
-            typer.echo(f"note: Dask shows what is going on at {cluster.dashboard}", err=True)
+            _tell_dashboard(cluster.dashboard)
             yield cluster
     elif workers:
         with Processes(workers, n_threads=threads) as processes:
             yield processes
     else:
         yield None
+
+
+def _tell_dashboard(address: str | None) -> None:
+    if address:
+        typer.echo(f"note: Dask shows what is going on at {address}", err=True)

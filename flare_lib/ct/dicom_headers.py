@@ -10,6 +10,7 @@ import math
 import os
 import re
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ FilePath = Path | MemberPath
 DICOM_SUFFIXES = {".dcm", ".ima", ".dicom"}
 _LONGEST_TEXT = 64  # what the standard allows
 _DICOMDIR = "1.2.840.10008.1.3.10"
+_DEFLATED, _NOT_DEFLATED = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1\0\0\0"  # of one length
+_TRANSFER_SYNTAX = 0x00020010
+_MOST_HEADER_BYTES = 64 * 2**20
 _TAGS = (
     *("SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "SeriesInstanceUID", "SeriesDescription"),
     *("FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"),
@@ -42,8 +46,8 @@ _TAGS = (
 class Header:
     """A DICOM file's header: only the elements that place and scale an image, or say what it is.
 
-    `syntax` is the UID of its transfer syntax; `pixels_at` is where its pixel data starts, in bytes from the start of
-    the file. A frame of a multi-frame file has a header of its own (`dicom_frames`): `frame` is its number from 0, and
+    `syntax` is the UID of its transfer syntax, plain for a deflated file (see `open_dicom`); `pixels_at` is where its
+    pixel data starts, in bytes from the start of the file. A frame of a multi-frame file has a header of its own (`dicom_frames`): `frame` is its number from 0, and
     `parent` the file's header. `str()` names the file, and the frame.
     """
 
@@ -150,12 +154,32 @@ def suffixes_of(path: FilePath) -> set[str]:
     return {suffix.lower() for suffix in Path(path.name).suffixes if re.match(r"\.[^\W\d]\w*$", suffix)}
 
 
-def open_dicom(path: FilePath) -> BinaryIO:
+def open_dicom(path: FilePath, up_to: int = _MOST_HEADER_BYTES) -> BinaryIO:
     """Open a file, never setting memory aside for more than it holds; a member of an archive is unpacked and checked.
 
-    Python compares an archive's checksum with what was unpacked only when a member was read to its end.
+    Python compares an archive's checksum with what was unpacked only when a member was read to its end. A file in the
+    deflated transfer syntax is opened as the plain file that it unpacks to, which says so: its first `up_to` bytes,
+    for a few may unpack to gigabytes.
     """
-    return WithinFile(path) if isinstance(path, Path) else io.BytesIO(path.read_bytes())
+    from pydicom.filereader import read_dataset
+
+    file = WithinFile(path) if isinstance(path, Path) else io.BytesIO(path.read_bytes())
+    try:
+        file.seek(132 if file.read(132).endswith(b"DICM") else 0)
+        about = read_dataset(
+            file, False, True, stop_when=lambda tag, *_: tag >> 16 != 2, specific_tags=[_TRANSFER_SYNTAX]
+        )
+        begins, syntax = file.tell(), about.get("TransferSyntaxUID")
+        file.seek(0)
+        if syntax != _DEFLATED.decode():
+            return file
+        start = file.read(begins).replace(_DEFLATED, _NOT_DEFLATED)
+        rest = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), max(1, up_to - begins))
+    except BaseException:
+        file.close()
+        raise
+    file.close()
+    return io.BytesIO(start + rest)
 
 
 class WithinFile(io.BufferedReader):

@@ -13,13 +13,14 @@ import numpy as np
 from flare_lib.ct.dicom_headers import Header, open_dicom
 from flare_lib.ct.volume import scale_values
 
-_BIG_ENDIAN, _DEFLATED, _RLE = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.5"
-_PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", _BIG_ENDIAN, _DEFLATED)
+_BIG_ENDIAN, _RLE = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5"
+_PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", _BIG_ENDIAN)  # deflated ones too: see `open_dicom`
 _JPEG = {
     **{f"1.2.840.10008.1.2.4.{n}": "jpeg8_decode" for n in (50, 51, 57, 70)},
     **{f"1.2.840.10008.1.2.4.{n}": "jpegls_decode" for n in (80, 81)},
     **{f"1.2.840.10008.1.2.4.{n}": "jpeg2k_decode" for n in (90, 91)},
 }
+_BESIDE_PIXELS = 16  # bytes: the element's tag, type and length, and its padding
 _SYNTAXES = (*_PLAIN, _RLE, *_JPEG)
 _DECODED_BY = (
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"),
@@ -53,7 +54,7 @@ def read_frames(header: Header) -> list[memoryview]:
     n_frames = 1 if header.parent is None else file.whole("NumberOfFrames")
     n_bytes = n_frames * rows * columns * allocated // 8
     try:
-        data = _read_pixel_data(file)
+        data = _read_pixel_data(file, n_bytes)
         if file.syntax not in _PLAIN:
             return _encapsulated(data, n_frames)
         if len(data) not in (n_bytes, n_bytes + n_bytes % 2):
@@ -109,18 +110,17 @@ def _incomplete(header: Header, error: Exception) -> ValueError:
     return ValueError(f"{header} must hold complete pixel data, got: {' '.join(str(error).split())[:160]}")
 
 
-def _read_pixel_data(header: Header) -> bytes:
-    """Return the value of the pixel data element, without reading the header before it again."""
-    from pydicom.dataset import Dataset
-    from pydicom.filereader import dcmread, read_dataset
+def _read_pixel_data(header: Header, n_bytes: int) -> bytes:
+    """Return the value of the pixel data element, without reading the header before it again.
 
-    with open_dicom(header.path) as file:
-        if header.syntax == _DEFLATED:  # the pixels then have no position of their own in the file
-            elements: Dataset = dcmread(file, specific_tags=["PixelData"])
-        else:
-            file.seek(header.pixels_at)
-            is_implicit_vr, is_little_endian = map(bool, header.elements.original_encoding)
-            elements = read_dataset(file, is_implicit_vr, is_little_endian, specific_tags=[0x7FE00010])
+    `n_bytes` there should be: of a deflated file that holds more, not much more is unpacked.
+    """
+    from pydicom.filereader import read_dataset
+
+    with open_dicom(header.path, header.pixels_at + _BESIDE_PIXELS + n_bytes) as file:
+        file.seek(header.pixels_at)
+        is_implicit_vr, is_little_endian = map(bool, header.elements.original_encoding)
+        elements = read_dataset(file, is_implicit_vr, is_little_endian, specific_tags=[0x7FE00010])
     if "PixelData" not in elements:
         raise ValueError("none")
     return elements["PixelData"].value or b""

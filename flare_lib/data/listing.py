@@ -2,19 +2,21 @@
 
     FOLDER         every NIfTI file and .zip in it, every folder in it that holds DICOM at any depth (one patient each),
                    other folders in it likewise; a data set with labels (`data.cohort`) gives its CTs
-    LIST.csv       one CT a row: a column `ct`, relative to the list's own folder, and perhaps a column `name`
+    LIST.csv       one CT a row: a column `ct`, relative to the list's own folder, and perhaps a column `name`; in
+                   UTF-8 or as Excel saves Unicode text, its columns parted by comma, semicolon or tab
     'CTS/*.nii.gz' what matches; ** for any number of folders
     anything else  one CT, as `ct.files.load_ct` reads it
 
-Hidden files are passed over.
+Hidden files are passed over, and of two ways to one folder, through a link, only one is gone.
 """
 
+import codecs
 import csv
-import glob
+import io
 import os
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from flare_lib.ct.dicom_headers import read_header
 from flare_lib.ct.nifti_file import SUFFIXES
@@ -39,8 +41,8 @@ def list_cts(inputs: Sequence[str | os.PathLike]) -> list[Case]:
     """Return the CTs that all inputs lead to, in their order, each with a name of its own.
 
     A CT in a folder's folder has both names, joined by "_". Raises FileNotFoundError for an input that is not there or
-    leads to no CT, ValueError for two CTs of the same name, a name that leads to another folder, or a list without
-    a column `ct`.
+    leads to no CT, ValueError for two CTs of the same name, a name that leads to another folder, or a list that cannot
+    be read as one: without a column `ct`, with a row that has none or more cells than columns, or in another encoding.
     """
     cases = [case for given in inputs for case in _cts_of(Path(given))]
     named: dict[str, Path] = {}
@@ -63,39 +65,94 @@ def _cts_of(given: Path) -> list[Case]:
         return found
     if os.path.lexists(given):
         return [Case(case_name(given.absolute()), given)]
-    if not (matches := sorted(glob.glob(str(given), recursive=True))):
+    if not (matches := _matches(given)):
         raise FileNotFoundError(f"every input must exist, got {given}")
-    return [case for match in matches for case in _cts_of(Path(match))]
+    return [case for match in matches for case in _cts_of(match)]
+
+
+def _matches(pattern: Path) -> list[Path]:
+    """Return what a pattern leads to, sorted; a hidden file or folder only where the pattern names it."""
+    start, named = Path(pattern.anchor), set(pattern.parts)
+    if not (parts := pattern.parts[bool(pattern.anchor) :]):
+        return []
+    found = start.glob(os.path.join(*parts))  # its ** enters no links, which may lead in circles
+    return sorted(path for path in found if all(part in named or not part.startswith(".") for part in path.parts))
 
 
 def _listed(path: Path) -> list[Case]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file)
-        if "ct" not in (rows.fieldnames or ()):
-            raise ValueError(f"{path} must have a column ct, got {', '.join(rows.fieldnames or ()) or 'none'}")
-        cts = [(row.get("name"), path.parent / row["ct"]) for row in rows if row["ct"]]
-    if not cts:
+    text = _text_of(path)
+    first = text.partition("\n")[0]
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), skipinitialspace=True)
+    try:
+        columns = [name.strip().lower() for name in next(rows, [])]
+        if "ct" not in columns:
+            raise ValueError(f"{path} must have a column ct, got {', '.join(columns) or 'none'}")
+        cases = []
+        for cells in rows:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if len(cells) > len(columns) and any(cell.strip() for cell in cells[len(columns) :]):
+                raise ValueError(
+                    f"{path} must have {len(columns)} columns, got {len(cells)} in line {rows.line_num} "
+                    "(what holds a comma stands in quotes)"
+                )
+            row = {name: cell.strip() for name, cell in zip(columns, cells, strict=False)}
+            if not row.get("ct"):
+                raise ValueError(f"{path} must name a CT in every row, got none in line {rows.line_num}")
+            ct = _listed_file(path.parent, row["ct"])
+            cases.append(Case(row.get("name") or case_name(ct), ct))  # one that is not there fails by itself, later
+    except csv.Error as error:
+        raise ValueError(f"{path} must be a list, .csv, got: {error} in line {rows.line_num}") from error
+    if not cases:
         raise FileNotFoundError(f"{path} must list CTs, got none")
-    return [Case(name or case_name(ct), ct) for name, ct in cts]  # one that is not there fails by itself, later
+    return cases
 
 
-def _in_folder(folder: Path, before: str = "") -> Iterator[Case]:
-    """Yield the CTs in a folder that is not itself one; `before`: what their names begin with."""
+def _text_of(path: Path) -> str:
+    content = path.read_bytes()
+    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        n_line = content[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path} must be text in UTF-8, got another encoding in line {n_line}") from error
+    if "\0" in text:
+        raise ValueError(f"{path} must be text, got a NUL character")
+    return text
+
+
+def _listed_file(folder: Path, written: str) -> Path:
+    """Return the file that a list means, be the list written on Windows and read elsewhere."""
+    path = folder / written
+    if not os.path.lexists(path) and os.path.lexists(other := folder / PureWindowsPath(written).as_posix()):
+        return other
+    return path
+
+
+def _in_folder(folder: Path, before: str = "", entered: set[str] | None = None) -> Iterator[Case]:
+    """Yield the CTs in a folder that is not itself one; `before`: what their names begin with.
+
+    `entered`: the folders gone through so far, by their true paths.
+    """
+    entered = {os.path.realpath(folder)} if entered is None else entered
     if not before and any((folder / name).is_dir() for name in ("images", "imagesTr")):
         yield from (Case(before + case.name, case.ct_path) for case in find_cases(folder) if case.ct_path.exists())
         return
-    for path in sorted(folder.glob("[!.]*")):
+    for path in sorted(folder.glob("[!.]*"), key=lambda path: (path.is_symlink(), path)):
         if path.is_dir():
+            if (real := os.path.realpath(path)) in entered:
+                continue
+            entered.add(real)
             if _has_dicom(path, deep=False):  # whatever NIfTI lies beside it
                 yield Case(before + path.name, path)
             elif with_masks := sorted(path.glob("ct.nii*")):  # a patient of TotalSegmentator's data set
                 yield Case(before + path.name, with_masks[0])
             elif any(file.name.lower().endswith(SUFFIXES) for file in path.rglob("[!.]*")):
-                yield from _in_folder(path, f"{before}{path.name}_")
+                yield from _in_folder(path, f"{before}{path.name}_", entered)
             elif _has_dicom(path, deep=True):
                 yield Case(before + path.name, path)
             else:
-                yield from _in_folder(path, f"{before}{path.name}_")
+                yield from _in_folder(path, f"{before}{path.name}_", entered)
         elif path.name.lower().endswith(_CT_SUFFIXES):
             yield Case(before + case_name(path), path)
 

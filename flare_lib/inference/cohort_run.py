@@ -65,16 +65,10 @@ def segment_cohort(
     of the folder, and OSError if a line of the manifest cannot be written; a case's own failure is in its entry.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    inputs = {case.ct_path.resolve() for case in cases}
-    for case in cases:
-        check_case_name(case.name)
-        if case.ct_path.resolve().parent == folder.resolve() or label_path(folder, case.name).resolve() in inputs:
-            raise ValueError(f"the output must be another folder than that of a CT, got {folder}")
-        with suppress(FileNotFoundError):
-            os.lstat(label_path(folder, case.name))  # a name that is too long raises OSError, before any work
+    _check_places(cases, folder)
     asked = {"margin_mm": settings.margin_mm, "folds": list(settings.folds), "roi": settings.roi}
     key = {"weights_sha256": weights_sha256(settings), "settings": asked}
+    folder.mkdir(parents=True, exist_ok=True)
     with open_manifest(folder / MANIFEST) as manifest:
         todo = []
         for done, case in enumerate(cases):
@@ -90,6 +84,21 @@ def segment_cohort(
             if progress:
                 progress(n_there + n, len(cases))
         return [manifest.entries[case.name] for case in cases]
+
+
+def _check_places(cases: Sequence[Case], folder: Path) -> None:
+    """Raise an error for a case whose labels cannot go into the folder, which need not exist yet."""
+    true, inputs = folder.resolve(), {case.ct_path.resolve() for case in cases}
+    there = next(path for path in (true, *true.parents) if path.exists())
+    for case in cases:
+        check_case_name(case.name)
+        ct = case.ct_path.resolve()
+        if ct.parent == true or label_path(true, case.name).resolve() in inputs:
+            raise ValueError(f"the output must be another folder than that of a CT, got {folder}")
+        if ct == true or ct in true.parents:  # its files would be other ones after every run
+            raise ValueError(f"the output must lie outside of a CT's own folder, got {folder} in {case.ct_path}")
+        with suppress(FileNotFoundError):
+            os.lstat(label_path(there, case.name))  # a name that is too long raises OSError
 
 
 def segment_case(case: Case, *, folder: Path, settings: Settings, also: Also | None) -> dict[str, Any]:

@@ -1,20 +1,15 @@
-"""Memory: how much a piece of work holds at most, and how much there is, for this process and within its limits.
-
-A container or a batch job may have far less than its machine: the limits of Linux's control groups count as well.
-References: https://docs.kernel.org/admin-guide/cgroup-v2.html (memory.max, memory.current); version 1 has other names.
-"""
+"""Memory: how much a piece of work holds at most, and how much there is, for this process and within its limits."""
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import psutil
 
+from flare_lib.machine import control_groups
+
 _MIB = 2**20
 _EVERY_S = 0.02
-_CGROUPS = Path("/sys/fs/cgroup")
-_LIMIT_AND_USE = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
 
 
 class MemoryWatch:
@@ -49,23 +44,6 @@ def watch_memory() -> Iterator[MemoryWatch]:
         watch.look()
 
 
-def free_memory_mib(cgroups: Path = _CGROUPS) -> float:
+def free_memory_mib() -> float:
     """Return how many MiB this process and its children may still take: what the machine has, or their group's rest."""
-    free = psutil.virtual_memory().available
-    for limit, use in _LIMIT_AND_USE:
-        try:
-            most, used = ((cgroups / name).read_text(encoding="ascii").strip() for name in (limit, use))
-        except OSError:  # another system, or another version
-            continue
-        if most != "max":
-            free = min(free, max(0, int(most) - int(used) + _cached_bytes(cgroups / use)))
-    return free / _MIB
-
-
-def _cached_bytes(use: Path) -> int:
-    """Return how much of a group's use is files kept in memory, which the system gives back when it is needed."""
-    try:
-        stat = dict(line.split() for line in use.with_name("memory.stat").read_text(encoding="ascii").splitlines())
-    except OSError:
-        return 0
-    return int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+    return min(psutil.virtual_memory().available, control_groups.free_memory_bytes()) / _MIB

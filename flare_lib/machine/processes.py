@@ -10,6 +10,7 @@ import queue
 import time
 from typing import NamedTuple, Protocol, Self
 
+from flare_lib.machine import control_groups
 from flare_lib.machine.child import Child, Outcome
 from flare_lib.machine.failures import Failure
 from flare_lib.machine.memory import free_memory_mib
@@ -126,5 +127,6 @@ class Processes:
 
 
 def n_cores() -> int:
-    """Return how many cores this process may use: a container or batch job may be bound to some of them."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many cores this process may use, at least 1: a container or batch job may be bound to some of them."""
+    bound_to = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min(bound_to, control_groups.n_cores())))

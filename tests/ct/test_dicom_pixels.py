@@ -1,17 +1,23 @@
 """The stored values of a slice, against what was stored."""
 
+import tracemalloc
+import zlib
+
 import numpy as np
 import pytest
 from dicoms import COLUMNS, HU, ROWS, headers_in, store, write_series, written_as
 from pydicom import uid
 
+from flare_lib.ct.dicom_headers import open_dicom
 from flare_lib.ct.dicom_pixels import read_stored_values
 
 SYNTAXES = (
     uid.ExplicitVRLittleEndian,
     uid.ExplicitVRBigEndian,
+    uid.DeflatedExplicitVRLittleEndian,
     uid.RLELossless,
     uid.JPEGLosslessSV1,
+    uid.JPEGLSLossless,
     uid.JPEG2000Lossless,
 )
 
@@ -62,3 +68,27 @@ def test_eight_bits_are_read(tmp_path):
 
     (header,) = headers_in(write_series(tmp_path, change, slices=[0]))
     np.testing.assert_array_equal(read_stored_values(header).ravel(), np.arange(ROWS * COLUMNS))
+
+
+def test_a_small_deflated_file_that_unpacks_to_a_gigabyte_is_refused_in_little_memory(tmp_path):
+    folder = write_series(tmp_path / "series", written_as(uid.DeflatedExplicitVRLittleEndian), slices=[1])
+    [path] = folder.iterdir()
+    (header,) = headers_in(folder)
+    with open_dicom(path) as plain:
+        start = plain.read(header.pixels_at)
+    at = start.index(b"1.2.840.10008.1.2.1\0")
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    packed = packer.compress(start[at + 22 :] + b"\xe0\x7f\x10\0OW\0\0" + (2**30).to_bytes(4, "little"))
+    packed += packer.flush(zlib.Z_FULL_FLUSH)
+    block = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    path.write_bytes(start[:at] + uid.DeflatedExplicitVRLittleEndian.encode() + packed + 1024 * block + packer.flush())
+    tracemalloc.start()
+    try:
+        (header,) = headers_in(folder)
+        assert tracemalloc.get_traced_memory()[1] < 2**28  # 64 MiB may be header
+        tracemalloc.reset_peak()
+        with pytest.raises(ValueError, match=r"must hold complete pixel data, got"):
+            read_stored_values(header)
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()

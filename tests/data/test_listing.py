@@ -66,6 +66,54 @@ def test_a_list_names_its_cts_relative_to_itself(tmp_path):
         list_cts([tmp_path / "list.csv"])
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        '\ufeffname,ct\r\n"first, again","in/b, c.nii.gz"\r\n\r\n,in/a.nii.gz\r\n,\r\n'.encode(),
+        b'Name; CT ;note\nfirst, again;in/b, c.nii.gz;"a ""note"""\n;in\\a.nii.gz\n',
+        'name\tct\r\nfirst, again\tin/b, c.nii.gz\r\n\tin/a.nii.gz'.encode("utf-16"),
+    ],
+)
+def test_lists_are_read_as_spreadsheets_of_any_country_write_them(tmp_path, content):
+    touch(tmp_path / "in" / "a.nii.gz")
+    touch(tmp_path / "in" / "b, c.nii.gz")
+    touch(tmp_path / "list.csv", content)
+    assert found(tmp_path, tmp_path / "list.csv") == {"first, again": "in/b, c.nii.gz", "a": "in/a.nii.gz"}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"name,ct\nx,b, c.nii.gz\n", r"must have 2 columns, got 3 in line 2 \(what holds a comma stands in quotes\)"),
+        (b"name,ct\nx,a.nii\n\nonly a name\n", "must name a CT in every row, got none in line 4"),
+        ("name,ct\nx,a.nii\nübung,a.nii\n".encode("latin-1"), "must be text in UTF-8, got another encoding in line 3"),
+        (b"name,ct\nx,a\0.nii\n", "must be text, got a NUL character"),
+        (b"name,ct\nx," + b"a" * 200_000, "must be a list, .csv, got: field larger than field limit"),
+    ],
+)
+def test_a_list_that_cannot_be_read_is_refused_by_its_name_and_line(tmp_path, content, said):
+    touch(tmp_path / "list.csv", content)
+    with pytest.raises(ValueError, match=f"list.csv {said}"):
+        list_cts([tmp_path / "list.csv"])
+
+
+def test_links_that_lead_in_circles_are_gone_once(tmp_path):
+    touch(tmp_path / "in" / "a.nii.gz")
+    touch(tmp_path / "in" / "sub" / "b.nii.gz")
+    for name in ("in/again", "in/sub/up", "in/sub/self"):
+        (tmp_path / name).symlink_to(tmp_path / "in")
+    assert found(tmp_path, tmp_path / "in") == {"a": "in/a.nii.gz", "sub_b": "in/sub/b.nii.gz"}
+    assert found(tmp_path, tmp_path / "in" / "**" / "*.nii.gz") == {"a": "in/a.nii.gz", "b": "in/sub/b.nii.gz"}
+
+
+def test_a_pattern_finds_hidden_files_only_if_it_names_what_is_hidden(tmp_path):
+    touch(tmp_path / ".cache" / "a.nii.gz")
+    touch(tmp_path / ".cache" / ".half.nii.gz")
+    assert found(tmp_path, tmp_path / ".cache" / "*.nii.gz") == {"a": ".cache/a.nii.gz"}
+    with pytest.raises(FileNotFoundError, match="every input must exist"):
+        list_cts([tmp_path / "*" / "*.nii.gz"])
+
+
 def test_patterns_match_at_any_depth(tmp_path):
     for name in ("x/a.nii.gz", "y/z/b.nii.gz", "y/c.txt"):
         touch(tmp_path / name)

@@ -124,3 +124,21 @@ def test_memory_is_expected_by_the_voxels(cases, tmp_path):
 
 def test_no_cases_are_no_entries(segmented, tmp_path):
     assert segment_cohort([], tmp_path / "out") == []
+
+
+def test_what_is_refused_leaves_no_folder(segmented, cases, tmp_path):
+    long = Case("x" * 250, cases[0].ct_path)
+    with pytest.raises(OSError, match="too long"):
+        segment_cohort([long], tmp_path / "out" / "labels")
+    with pytest.raises(ValueError, match="a CT's name must be one of a file"):
+        segment_cohort([Case("../c", cases[0].ct_path)], tmp_path / "out")
+    with pytest.raises(OSError, match=r"none.coarse.safetensors"):
+        segment_cohort(cases, tmp_path / "out", Settings(weights_dir=tmp_path / "none"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_do_not_go_among_the_files_of_a_dicom_folder(segmented, tmp_path):
+    (tmp_path / "patient" / "series").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"the output must lie outside of a CT's own folder, got .*labels in .*patient"):
+        segment_cohort([Case("patient", tmp_path / "patient")], tmp_path / "patient" / "labels")
+    assert not (tmp_path / "patient" / "labels").exists()
