@@ -47,8 +47,9 @@ class Header:
     """A DICOM file's header: only the elements that place and scale an image, or say what it is.
 
     `syntax` is the UID of its transfer syntax, plain for a deflated file (see `open_dicom`); `pixels_at` is where its
-    pixel data starts, in bytes from the start of the file. A frame of a multi-frame file has a header of its own (`dicom_frames`): `frame` is its number from 0, and
-    `parent` the file's header. `str()` names the file, and the frame.
+    pixel data starts, in bytes from the start of the file. A frame of a multi-frame file has a header of its own
+    (`dicom_frames`): `frame` is its number from 0, and `parent` the file's header. `str()` names the file, and the
+    frame.
     """
 
     path: FilePath

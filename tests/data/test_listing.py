@@ -71,7 +71,7 @@ def test_a_list_names_its_cts_relative_to_itself(tmp_path):
     [
         '\ufeffname,ct\r\n"first, again","in/b, c.nii.gz"\r\n\r\n,in/a.nii.gz\r\n,\r\n'.encode(),
         b'Name; CT ;note\nfirst, again;in/b, c.nii.gz;"a ""note"""\n;in\\a.nii.gz\n',
-        'name\tct\r\nfirst, again\tin/b, c.nii.gz\r\n\tin/a.nii.gz'.encode("utf-16"),
+        "name\tct\r\nfirst, again\tin/b, c.nii.gz\r\n\tin/a.nii.gz".encode("utf-16"),
     ],
 )
 def test_lists_are_read_as_spreadsheets_of_any_country_write_them(tmp_path, content):

@@ -139,6 +139,8 @@ def test_what_is_refused_leaves_no_folder(segmented, cases, tmp_path):
 
 def test_labels_do_not_go_among_the_files_of_a_dicom_folder(segmented, tmp_path):
     (tmp_path / "patient" / "series").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"the output must lie outside of a CT's own folder, got .*labels in .*patient"):
+    with pytest.raises(
+        ValueError, match=r"the output must lie outside of a CT's own folder, got .*labels in .*patient"
+    ):
         segment_cohort([Case("patient", tmp_path / "patient")], tmp_path / "patient" / "labels")
     assert not (tmp_path / "patient" / "labels").exists()
