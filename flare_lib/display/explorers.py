@@ -246,8 +246,9 @@ def surface_explorer(
     if len(shapes) != 1:
         raise ValueError(f"label maps side by side must have one shape, got {sorted(shapes)}")
     box = bounding_box(np.any([labels > 0 for labels in label_maps.values()], axis=0))
-    look = {"pixel_mm": pixel_mm, "box": box}
-    surfaces = {title: OrganSurfaces(labels, spacing_zyx_mm, **look) for title, labels in label_maps.items()}
+    surfaces = {
+        title: OrganSurfaces(labels, spacing_zyx_mm, pixel_mm=pixel_mm, box=box) for title, labels in label_maps.items()
+    }
     organs = present(list(label_maps.values()))
 
     def draw(degrees: int) -> Figure:

@@ -119,8 +119,8 @@ def bars_figure(
     if named:
         handles, labels = axes.get_legend_handles_labels()
         order = sorted(range(len(labels)), key=lambda k: labels[k] not in series)  # bars first
-        look = {"fontsize": 8, "frameon": False, "loc": "upper left", "bbox_to_anchor": (1, 1)}
-        axes.legend([handles[k] for k in order], [labels[k] for k in order], **look)
+        handles, labels = ([those[k] for k in order] for those in (handles, labels))
+        axes.legend(handles, labels, fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
