@@ -47,6 +47,7 @@ def segment_many(
     from flare_lib.machine.manifest import read_manifest
     from flare_lib.machine.precision import choose_precision
     from flare_lib.machine.processes import n_cores
+    from flare_lib.network.engines import check_engine
 
     # the workers of a cluster are somewhere else
     folder = folder.absolute()
@@ -57,6 +58,7 @@ def segment_many(
     if scheduler is None and not slurm:
         device = choose_device(settings.device)
         choose_precision(settings.precision, device=device)  # what is not there is told once, not for every case
+        check_engine(settings.engine, device)
         workers = (1 if device.type != "cpu" else n_cores()) if workers is None else workers  # a GPU has room for one
     elif workers is None:
         workers = _JOBS

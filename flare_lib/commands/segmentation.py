@@ -44,6 +44,10 @@ def segment(
     roi: Annotated[
         bool, typer.Option("--roi", help="With --nnunet: look only where the coarse net finds the 13 organs.")
     ] = False,
+    tile_step: Annotated[
+        float, typer.Option(min=0.1, max=1.0, help="How far apart the last net's tiles lie, in patches; 1: they touch.")
+    ] = 0.5,
+    engine: Annotated[str, typer.Option(help="torch, or openvino: faster on CPUs without bfloat16.")] = "torch",
     workers: Annotated[
         int | None, typer.Option(min=0, help="For a folder: processes side by side; 0: this one. Default: to suit.")
     ] = None,
@@ -81,7 +85,7 @@ def segment(
 
     from flare_lib.inference.methods import Settings, open_method
 
-    settings = Settings(weights_dir, nnunet, tuple(fold or ()), roi, margin_mm, device, precision)
+    settings = Settings(weights_dir, nnunet, tuple(fold or ()), roi, margin_mm, device, precision, engine, tile_step)
     if to_file:
         method = open_method(settings)
         _segment_one(cts[0], output, series=series, method=method, reference=reference, figure=figure)

@@ -67,6 +67,7 @@ def segment_cohort(
     folder = Path(folder)
     _check_places(cases, folder)
     asked = {"margin_mm": settings.margin_mm, "folds": list(settings.folds), "roi": settings.roi}
+    asked["tile_step"] = settings.tile_step
     key = {"weights_sha256": weights_sha256(settings), "settings": asked}
     folder.mkdir(parents=True, exist_ok=True)
     with open_manifest(folder / MANIFEST) as manifest:

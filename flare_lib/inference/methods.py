@@ -25,7 +25,8 @@ class Settings:
 
     `weights_dir`: coarse and fine weights, else the packaged ones. `nnunet`: a results folder of nnU-Net v2 whose nets
     (of the `folds`; none are all) give the labels, if `roi` only within the coarse net's box. `margin_mm`: how far
-    beyond the organs is looked at. `device`, `precision`: see `load_stages`.
+    beyond the organs is looked at. `tile_step`: how far apart the tiles of the last net lie, in patches. `device`,
+    `precision`, `engine`: see `load_stages`.
     """
 
     weights_dir: Path | None = None
@@ -35,6 +36,8 @@ class Settings:
     margin_mm: float = 20.0
     device: str = "auto"
     precision: str = "auto"
+    engine: str = "torch"
+    tile_step: float = 0.5
 
 
 class Method(NamedTuple):
@@ -49,10 +52,12 @@ class Method(NamedTuple):
 @lru_cache(maxsize=1)
 def open_method(settings: Settings) -> Method:
     """Load the nets, once a process. Raises the errors of `load_stages`, `load_nnunet_folder` and `choose_device`."""
-    numbers: dict[str, Any] = {"device": choose_device(settings.device), "precision": settings.precision}
+    device, step = choose_device(settings.device), settings.tile_step
+    numbers: dict[str, Any] = {"device": device, "precision": settings.precision, "engine": settings.engine}
     if settings.nnunet is None:
         coarse, fine = stages.load_stages(settings.weights_dir, **numbers)
-        both = partial(coarse_to_fine.segment, coarse=coarse, fine=fine, margin_mm=settings.margin_mm)
+        near: dict[str, Any] = {"margin_mm": settings.margin_mm, "tile_steps": (1.0, step)}
+        both = partial(coarse_to_fine.segment, coarse=coarse, fine=fine, **near)
         return Method(both, ORGAN_NAMES, "fine")
     stage = nnunet_stage.NnunetStage(load_nnunet_folder(settings.nnunet, settings.folds), **numbers)
     only_here: dict[str, Any] = {}
@@ -62,7 +67,7 @@ def open_method(settings: Settings) -> Method:
         only_here = {"coarse": coarse, "margin_mm": settings.margin_mm}
         if not stage.plans.has_flares_organs:
             notes = ("--roi looks near the 13 organs alone; anything else far from them is missed",)
-    alone = partial(nnunet_stage.segment_with_nnunet, stage=stage, **only_here)
+    alone = partial(nnunet_stage.segment_with_nnunet, stage=stage, tile_step=step, **only_here)
     return Method(alone, stage.plans.names, nnunet_stage.NAME, notes)
 
 

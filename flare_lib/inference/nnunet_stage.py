@@ -27,6 +27,7 @@ from flare_lib.inference.stages import Stage
 from flare_lib.machine.device import memory_errors_of
 from flare_lib.machine.precision import Precision, choose_precision
 from flare_lib.machine.progress import StageProgress
+from flare_lib.network.engines import check_engine, compile_net
 from flare_lib.network.nnunet_folder import NnunetModel
 from flare_lib.network.nnunet_plans import Scaling
 
@@ -36,15 +37,25 @@ NAME = "nnU-Net"
 class NnunetStage:
     """The nets of a results folder, loaded once, used for many cases; they move to its device.
 
-    `precision`: see `choose_precision`, which raises ValueError for one that does not exist here.
+    `precision` and `engine`: see `choose_precision`, `check_engine` and, for the nets that OpenVINO can compute,
+    `compile_net`; they raise ValueError for what does not exist here.
     """
 
     def __init__(
-        self, model: NnunetModel, *, device: str | torch.device = "cpu", precision: str | Precision = "auto"
+        self,
+        model: NnunetModel,
+        *,
+        device: str | torch.device = "cpu",
+        precision: str | Precision = "auto",
+        engine: str = "torch",
     ) -> None:
         self.plans, self.patch_size = model.plans, model.plans.patch_size
         self.device = torch.device(device)
         self.precision = choose_precision(precision, device=self.device)
+        check_engine(engine, self.device)
+        if engine == "openvino":
+            self.folds = [compile_net(fold.net, self.patch_size, self.precision) for fold in model.folds]
+            return
         for fold in model.folds:
             fold.net.to(self.device)
         self.folds = [fold.predict for fold in model.folds]

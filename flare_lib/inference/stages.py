@@ -5,7 +5,7 @@
 
 import copy
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -15,6 +15,7 @@ from flare_lib.ct.resample import resample_trilinear
 from flare_lib.ct.volume import Shape, Volume
 from flare_lib.machine.device import choose_device, memory_errors_of
 from flare_lib.machine.precision import Precision, choose_precision
+from flare_lib.network.engines import check_engine, compile_net
 from flare_lib.network.weights import TrainedNet, load_trained, packaged_weights
 
 
@@ -40,16 +41,25 @@ class Stage(PatchPredictor, Protocol):
 class NetStage:
     """A trained UNet as a stage: loaded once, used for many cases. It works on a copy, so the net stays unchanged.
 
-    `precision`: see `choose_precision`, which raises ValueError for one that does not exist here.
+    `precision` and `engine`: see `choose_precision` and `check_engine`, which raise ValueError for what does not exist
+    here.
     """
 
     def __init__(
-        self, trained: TrainedNet, *, device: str | torch.device = "cpu", precision: str | Precision = "auto"
+        self,
+        trained: TrainedNet,
+        *,
+        device: str | torch.device = "cpu",
+        precision: str | Precision = "auto",
+        engine: str = "torch",
     ) -> None:
         self.net = copy.deepcopy(trained.net).to(device).eval()
         self.preprocessing, self.patch_size = trained.preprocessing, trained.patch_size
         self.device = torch.device(device)
         self.precision = choose_precision(precision, device=self.device)
+        check_engine(engine, self.device)
+        compiled = engine == "openvino"
+        self._finest = compile_net(self.net, self.patch_size, self.precision) if compiled else self.net.finest
 
     def prepare(self, ct: Volume) -> torch.Tensor:
         """Clip, resample and normalise the CT as in training."""
@@ -59,7 +69,7 @@ class NetStage:
         """Return the finest head's softmax as float32, from the stage's precision; MemoryError for a full device."""
         with memory_errors_of(self.device):
             with torch.inference_mode(), self.precision.autocast(self.device):
-                logits = self.net.finest(patch.to(self.device))
+                logits = self._finest(patch.to(self.device))
             return logits.float().softmax(dim=1)
 
 
@@ -74,14 +84,20 @@ class SqueezedStage(NetStage):
 
 
 def load_stages(
-    folder: str | Path | None = None, *, device: str | torch.device = "auto", precision: str | Precision = "auto"
+    folder: str | Path | None = None,
+    *,
+    device: str | torch.device = "auto",
+    precision: str | Precision = "auto",
+    engine: str = "torch",
 ) -> tuple[NetStage, NetStage]:
     """Load the coarse and the fine net: `coarse.safetensors` and `fine.safetensors` in a folder, or the packaged ones.
 
-    Raises the errors of `load_trained`, `choose_device` and `choose_precision`.
+    Raises the errors of `load_trained`, `choose_device`, `choose_precision` and `check_engine`.
     """
     device = choose_device(device)
     precision = choose_precision(precision, device=device)
+    check_engine(engine, device)
     paths = [packaged_weights(name) if folder is None else Path(folder) / name for name in ("coarse", "fine")]
-    coarse, fine = (NetStage(load_trained(path), device=device, precision=precision) for path in paths)
+    settings: dict[str, Any] = {"device": device, "precision": precision, "engine": engine}
+    coarse, fine = (NetStage(load_trained(path), **settings) for path in paths)
     return coarse, fine

@@ -13,8 +13,9 @@ def nets(monkeypatch):
     """Nets that always find the two organs; the list holds what `segment` was asked for."""
     asked = []
 
-    def segment(ct, coarse, fine, *, margin_mm, progress=None):
+    def segment(ct, coarse, fine, *, margin_mm, tile_steps, progress=None):
         asked.append((coarse, fine, margin_mm))
+        assert tile_steps == (1.0, 0.5)
         if progress:
             progress("coarse", 1, 1)
         box = Box((0, 0, 0), ct.shape_zyx)
@@ -28,7 +29,9 @@ def nets(monkeypatch):
         )
 
     monkeypatch.setattr(
-        stages, "load_stages", lambda folder, *, device, precision: (f"coarse of {folder} in {precision}", device)
+        stages,
+        "load_stages",
+        lambda folder, *, device, precision, engine: (f"coarse of {folder} in {precision}", device),
     )
     monkeypatch.setattr(coarse_to_fine, "segment", segment)
     methods.open_method.cache_clear()

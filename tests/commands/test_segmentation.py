@@ -154,10 +154,10 @@ def test_an_nnunet_can_look_where_the_coarse_net_finds_the_organs(flare, monkeyp
     monkeypatch.setattr(nnunet_stage, "segment_with_nnunet", segment)
     monkeypatch.setattr(stages, "load_stages", lambda folder, **_: (f"coarse of {folder}", "fine"))
     folder, target = write_results(tmp_path / "r"), tmp_path / "labels.nii.gz"
-    settings = ("--nnunet", folder, "--roi", "--margin-mm", 7, "--weights-dir", "w")
+    settings = ("--nnunet", folder, "--roi", "--margin-mm", 7, "--weights-dir", "w", "--tile-step", 0.75)
     code, _, err = flare("segment", ct_path, "-o", target, *settings)
     assert code == 0
-    assert asked == {"coarse": "coarse of w", "margin_mm": 7.0, "folds": 2}
+    assert asked == {"coarse": "coarse of w", "margin_mm": 7.0, "folds": 2, "tile_step": 0.75}
     assert err == ["note: --roi looks near the 13 organs alone; anything else far from them is missed"]
 
 
@@ -168,6 +168,7 @@ def test_an_nnunet_can_look_where_the_coarse_net_finds_the_organs(flare, monkeyp
         (("--roi",), "--roi needs --nnunet, got none"),
         (("--nnunet", "r", "--weights-dir", "w"), "--weights-dir with --nnunet is for the coarse net and needs --roi"),
         (("--nnunet", "nowhere"), "a results folder of nnU-Net must be a folder, got nowhere"),
+        (("--engine", "tensorrt"), "engine must be torch or openvino, got tensorrt"),
     ],
 )
 def test_options_of_nnunet_that_do_not_fit_are_refused(flare, ct_path, tmp_path, options, message):

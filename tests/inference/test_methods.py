@@ -21,11 +21,11 @@ def closed():
 def test_settings_travel_and_equal_ones_open_the_nets_once(monkeypatch):
     opened = []
     monkeypatch.setattr(methods.stages, "load_stages", lambda folder, **_: opened.append(folder) or ("c", "f"))
-    settings = Settings(device="cpu", margin_mm=7.0)
+    settings = Settings(device="cpu", margin_mm=7.0, tile_step=0.75)
     method = open_method(settings)
     assert open_method(pickle.loads(pickle.dumps(settings))) is method
     assert opened == [None]
-    assert method.segment.keywords == {"coarse": "c", "fine": "f", "margin_mm": 7.0}
+    assert method.segment.keywords == {"coarse": "c", "fine": "f", "margin_mm": 7.0, "tile_steps": (1.0, 0.75)}
     assert (method.names[1], method.stage, method.notes) == ("liver", "fine", ())
 
 

@@ -47,6 +47,18 @@ def test_labels_are_those_of_nnunet(ct, request):
     assert result.notes == ()
 
 
+def test_openvino_gives_torchs_labels(ct):
+    nets = [small_net(seed) for seed in (0, 1)]
+    folds = tuple(Fold(str(n), net, net.finest) for n, net in enumerate(nets))
+    model = NnunetModel(read_plans(PLANS, DATASET, "3d_fullres"), folds)
+    ours, theirs = (
+        segment_with_nnunet(ct, NnunetStage(model, precision="float32", engine=engine)).label_map_zyx
+        for engine in ("torch", "openvino")
+    )
+    assert len(np.unique(ours)) == 5
+    assert (ours != theirs).mean() < 0.001  # only where two labels tie
+
+
 def test_labels_in_the_files_axes_are_those_in_canonical_ones_only_for_such_a_net(ct):
     reorienting = {**PLANS, "image_reader_writer": "NibabelIOWithReorient"}
     labels, mirrored = (

@@ -49,6 +49,14 @@ def test_a_patch_is_given_the_softmax_of_the_finest_head(trained):
     torch.testing.assert_close(probabilities, expected, atol=1e-6, rtol=0)
 
 
+def test_openvino_gives_torchs_probabilities(trained):
+    patch = torch.randn(1, 1, *PATCH, generator=torch.Generator().manual_seed(1))
+    ours, theirs = (
+        NetStage(trained, precision="float32", engine=engine).predict_patch(patch) for engine in ("torch", "openvino")
+    )
+    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
+
+
 def test_a_stage_says_what_it_computes_in(trained):
     assert NetStage(trained, precision="float32").precision.name == "float32"
     assert NetStage(trained).precision == choose_precision(device=torch.device("cpu"))

@@ -1,0 +1,99 @@
+"""What computes a net: torch itself, or OpenVINO, which compiles our U-Net for the processor at hand (opt-in).
+
+OpenVINO gets the net layer by layer as a graph of its own operations, on patches of one size. The arithmetic is the
+same and the order of sums is not, so logits differ in their last digits. On a processor with AVX2 alone it is the
+faster one (benchmarks/README.md, `against nnU-Net`); it is an extra, because it is large. Nothing is sent anywhere: the
+converter of OpenVINO that counts its users is not used.
+
+Reference: https://docs.openvino.ai, operation set 13 (Convolution, MVN, PRelu)
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from flare_lib.machine.extras import check_extra, extra
+from flare_lib.machine.precision import Precision
+from flare_lib.network.unet import NEGATIVE_SLOPE, ConvBlock, UNet
+
+ENGINES = ("torch", "openvino")
+Predict = Callable[[torch.Tensor], torch.Tensor]  # patches (1, C, Z, Y, X) to logits (1, n_classes, Z, Y, X)
+
+_HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+
+
+def check_engine(engine: str, device: torch.device) -> None:
+    """Raise ValueError for an unknown engine or one for another device, MissingExtra if it is not installed."""
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be {' or '.join(ENGINES)}, got {engine}")
+    if engine == "openvino":
+        if device.type != "cpu":
+            raise ValueError(f"the engine openvino computes on the CPU (--device cpu), got {device}")
+        check_extra("openvino", "openvino")
+
+
+def compile_net(net: nn.Module, patch_size: Sequence[int], precision: Precision) -> Predict:
+    """Return `UNet.finest` compiled by OpenVINO for one patch (1, C, *patch_size) on the CPU, in torch's threads.
+
+    `precision`: what OpenVINO computes in. The weights are copied. Raises ValueError for a net that is not our UNet,
+    MissingExtra if OpenVINO is not installed; what is returned raises ValueError for a patch of another size.
+    """
+    if not isinstance(net, UNet):
+        raise ValueError(f"the engine openvino computes plain U-Nets (without it: any), got a {type(net).__name__}")
+    with extra("openvino"):
+        import openvino
+    size = (1, net.architecture["in_channels"], *patch_size)
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": _HINTS[precision.name],
+    }
+    request = openvino.Core().compile_model(_graph(net, size), "CPU", settings).create_infer_request()
+
+    def predict(patch: torch.Tensor) -> torch.Tensor:
+        if tuple(patch.shape) != size:
+            raise ValueError(f"the net was compiled for patches of {size}, got {tuple(patch.shape)}")
+        return torch.from_numpy(request.infer([patch.float().contiguous().numpy()])[0])
+
+    return predict
+
+
+def _graph(net: UNet, size: Sequence[int]) -> Any:
+    """Return the net as an OpenVINO model: what `UNet._decode` and the finest head do, in the same order."""
+    import openvino
+    from openvino import opset13 as ops
+
+    def constant(parameter: torch.Tensor, *shape: int) -> Any:
+        array = parameter.detach().cpu().float()
+        return ops.constant(array.reshape(shape or array.shape).numpy())
+
+    def with_bias(node: Any, layer: nn.Module) -> Any:
+        return node if layer.bias is None else ops.add(node, constant(layer.bias, 1, -1, 1, 1, 1))
+
+    def conv(node: Any, layer: nn.Conv3d) -> Any:
+        pad = list(layer.padding)
+        node = ops.convolution(node, constant(layer.weight), list(layer.stride), pad, pad, [1, 1, 1])
+        return with_bias(node, layer)
+
+    def block(node: Any, layers: ConvBlock) -> Any:
+        node = ops.mvn(conv(node, layers.conv), ops.constant([2, 3, 4]), True, layers.norm.eps, "inside_sqrt")
+        node = with_bias(ops.multiply(node, constant(layers.norm.weight, 1, -1, 1, 1, 1)), layers.norm)
+        return ops.prelu(node, ops.constant([NEGATIVE_SLOPE], openvino.Type.f32))
+
+    def up(node: Any, layer: nn.ConvTranspose3d) -> Any:
+        return with_bias(ops.convolution_backprop_data(node, constant(layer.weight), list(layer.stride)), layer)
+
+    image = node = ops.parameter(list(size), openvino.Type.f32)
+    skips = []
+    for stage in net.encoder:
+        for layers in stage:
+            node = block(node, layers)
+        skips.append(node)
+    skips.pop()
+    for layer, stage in zip(reversed(net.ups), reversed(net.decoder), strict=True):
+        node = ops.concat([up(node, layer), skips.pop()], 1)
+        for layers in stage:
+            node = block(node, layers)
+    return openvino.Model([conv(node, net.heads[0])], [image], "UNet")

@@ -1,0 +1,71 @@
+"""OpenVINO in torch's place: the same logits, for our U-Net alone."""
+
+import pytest
+import torch
+from torch import nn
+
+from flare_lib.machine.extras import MissingExtra
+from flare_lib.machine.precision import FLOAT32
+from flare_lib.network.engines import check_engine, compile_net
+from flare_lib.network.unet import UNet
+
+CPU = torch.device("cpu")
+PATCH = (8, 12, 16)
+
+
+@pytest.fixture
+def patch():
+    return torch.randn((1, 2, *PATCH), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_openvinos_logits_are_torchs(patch, bias):
+    torch.manual_seed(0)
+    net = UNet(2, 5, (4, 6, 8), ((1, 2, 2), (2, 2, 1)), n_heads=2, up_and_head_bias=bias).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape)  # no bias is 0, no scale 1
+        expected = net.finest(patch)
+    assert expected.std() > 0.5
+    torch.testing.assert_close(compile_net(net, PATCH, FLOAT32)(patch), expected, atol=1e-4, rtol=0)
+
+
+def test_an_answer_stays_when_the_next_one_is_computed(patch):
+    net = UNet(2, 3, (4, 6), ((2, 2, 2),), n_heads=1).eval()
+    predict = compile_net(net, PATCH, FLOAT32)
+    first = predict(patch)
+    kept = first.clone()
+    predict(patch.flip(2))
+    assert first.equal(kept)
+
+
+def test_the_weights_are_those_of_the_moment(patch):
+    net = UNet(2, 3, (4, 6), ((2, 2, 2),), n_heads=1).eval()
+    predict = compile_net(net, PATCH, FLOAT32)
+    before = predict(patch).clone()
+    with torch.no_grad():
+        net.heads[0].weight.zero_()
+    assert predict(patch).equal(before)
+
+
+def test_a_patch_of_another_size_is_refused(patch):
+    predict = compile_net(UNet(2, 3, (4, 6), ((2, 2, 2),), n_heads=1).eval(), PATCH, FLOAT32)
+    with pytest.raises(ValueError, match=r"was compiled for patches of \(1, 2, 8, 12, 16\), got \(1, 2, 8, 12, 8\)"):
+        predict(patch[..., :8])
+
+
+def test_another_net_is_refused():
+    with pytest.raises(ValueError, match=r"computes plain U-Nets \(without it: any\), got a Conv3d"):
+        compile_net(nn.Conv3d(1, 2, 3), PATCH, FLOAT32)
+
+
+def test_engines_that_are_not_there_are_refused(monkeypatch):
+    check_engine("torch", torch.device("cuda"))
+    check_engine("openvino", CPU)
+    with pytest.raises(ValueError, match=r"engine must be torch or openvino, got onnx"):
+        check_engine("onnx", CPU)
+    with pytest.raises(ValueError, match=r"the engine openvino computes on the CPU \(--device cpu\), got cuda"):
+        check_engine("openvino", torch.device("cuda"))
+    monkeypatch.setattr("flare_lib.machine.extras.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"openvino must be installed \(pip install 'flare-lib\[openvino\]'\)"):
+        check_engine("openvino", CPU)
