@@ -49,22 +49,25 @@ def load_nnunet_folder(folder: str | Path, folds: Sequence[str] = ()) -> NnunetM
     folder = Path(folder)
     _check_folder(folder)
     plans_json, dataset_json = (_read_json(folder / name) for name in (PLANS, DATASET))
-    plans: Plans | None = None
-    loaded = []
-    for name in folds or _folds_in(folder):
+    loaded: list[tuple[Plans, Fold]] = []
+    there = _folds_in(folder)
+    if not there:
+        raise FileNotFoundError(
+            f"a results folder must hold fold_0/{CHECKPOINT} or other folds, got {_unfinished(folder)} in {folder}"
+        )
+    for name in [name.removeprefix("fold_") for name in folds] or there:
         path = folder / f"fold_{name}" / CHECKPOINT
         if not path.is_file():
             raise FileNotFoundError(
-                f"a fold must be one of {', '.join(_folds_in(folder))} with its {CHECKPOINT}, got {name}: "
-                f"there is no {path}"
+                f"a fold must be one of {', '.join(there)} with its {CHECKPOINT}, got {name}: there is no {path}"
             )
         checkpoint = read_checkpoint(path)
-        if plans is None:
-            plans = read_plans(plans_json, dataset_json, _configuration_of(checkpoint, path))
-        loaded.append(Fold(name, *build_nnunet(plans, checkpoint, source=str(path))))
-    if plans is None:
-        raise FileNotFoundError(f"a results folder must hold fold_0/{CHECKPOINT} or other folds, got none in {folder}")
-    return NnunetModel(plans, tuple(loaded))
+        configuration = _configuration_of(checkpoint, path)
+        if loaded and configuration != (first := loaded[0][0].configuration):
+            raise ValueError(f"all folds must be of one configuration, {first}, got {configuration}: {path}")
+        plans = read_plans(plans_json, dataset_json, configuration)
+        loaded.append((plans, Fold(name, *build_nnunet(plans, checkpoint, source=str(path)))))
+    return NnunetModel(loaded[0][0], tuple(fold for _, fold in loaded))
 
 
 def _check_folder(folder: Path) -> None:
@@ -78,14 +81,17 @@ def _check_folder(folder: Path) -> None:
             f"the folder must be nnU-Net v2's ({PLANS}), got nnU-Net v1's: {folder / 'plans.pkl'} is not read, as a "
             f"pickle can run code; v1's weights alone can be: flare_lib.network.nnunet.load_nnunet"
         )
-    if inside := sorted(path.parent.name for path in folder.glob(f"*/{PLANS}")):
+    if (folder.parent / PLANS).is_file():
+        raise ValueError(f"the folder must be the one that holds {PLANS} (--fold chooses a fold), got {folder}")
+    results = [path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/{PLANS}")]
+    if inside := sorted(path.relative_to(folder).as_posix() for path in results):
         raise ValueError(f"the folder must be one of {folder}'s results, got all of them: {', '.join(inside)}")
     raise ValueError(f"a results folder of nnU-Net v2 must hold {PLANS} and {DATASET}, got {folder}")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
+        read = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path} must be JSON, got {error}") from error
     if not isinstance(read, dict):
@@ -97,6 +103,12 @@ def _folds_in(folder: Path) -> list[str]:
     """Return the numbered folds that have a checkpoint, in order, or else ["all"] if that has one."""
     names = [path.parent.name.removeprefix("fold_") for path in folder.glob(f"fold_*/{CHECKPOINT}")]
     return sorted((name for name in names if name.isdigit()), key=int) or [name for name in names if name == "all"]
+
+
+def _unfinished(folder: Path) -> str:
+    """Say which other checkpoints there are: those of a training that is not over, or "none"."""
+    others = sorted(path.relative_to(folder).as_posix() for path in folder.glob("fold_*/checkpoint_*.pth"))
+    return f"checkpoints of unfinished training alone ({', '.join(others)})" if others else "none"
 
 
 def _configuration_of(checkpoint: Any, path: Path) -> str:

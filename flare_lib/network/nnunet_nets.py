@@ -18,19 +18,21 @@ from torch import nn
 from flare_lib.machine.extras import extra
 from flare_lib.network.nnunet import load_nnunet, state_dict_of
 from flare_lib.network.nnunet_plans import PLAIN, Plans
+from flare_lib.network.unet import UNet
 from flare_lib.network.weights import load_strict
 
 # From patches (1, 1, Z, Y, X) along the net's axes to logits (1, n_classes, Z, Y, X)
 Predict = Callable[[torch.Tensor], torch.Tensor]
 
-_CLASSES: dict[str, type[nn.Module]] = {
-    kind.__name__: kind
-    for kind in (nn.Conv3d, nn.InstanceNorm3d, nn.BatchNorm3d, nn.Dropout3d, nn.Dropout, nn.LeakyReLU, nn.ReLU, nn.GELU)
+_CLASSES: dict[str, tuple[type[nn.Module], ...]] = {
+    "conv_op": (nn.Conv3d,),
+    "norm_op": (nn.InstanceNorm3d, nn.BatchNorm3d),
+    "dropout_op": (nn.Dropout3d, nn.Dropout),
+    "nonlin": (nn.LeakyReLU, nn.ReLU, nn.GELU, nn.ELU, nn.SiLU),
 }
-_NAMED = ("conv_op", "norm_op", "dropout_op", "nonlin")
 _ARGUMENTS = {
     *("n_stages", "features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage", "n_blocks_per_stage"),
-    *("n_conv_per_stage_decoder", "conv_bias", "norm_op_kwargs", "dropout_op_kwargs", "nonlin_kwargs", *_NAMED),
+    *("n_conv_per_stage_decoder", "conv_bias", "norm_op_kwargs", "dropout_op_kwargs", "nonlin_kwargs", *_CLASSES),
     *("nonlin_first", "stem_channels", "bottleneck_channels", "deep_supervision"),
 }
 
@@ -46,6 +48,7 @@ def build_nnunet(plans: Plans, weights: Mapping[str, Any], *, source: str) -> tu
         net = load_nnunet(weights, n_heads=1, source=source)
         if (n := net.architecture["n_classes"]) != plans.n_classes:
             raise ValueError(f"{source} must predict the {plans.n_classes} labels of dataset.json, got {n}")
+        _check_planned(net, plans, source)
         return net, net.finest
     arguments = _arguments(plans)
     with extra("nnunet"):
@@ -86,16 +89,33 @@ def _is_ours(plans: Plans) -> bool:
     return widths == {3} or (widths == {1, 3} and find_spec("dynamic_network_architectures") is None)
 
 
+def _check_planned(net: UNet, plans: Plans, source: str) -> None:
+    """Raise ValueError unless a net that was built from its weights alone is the planned one.
+
+    Otherwise the plans are another model's, and so may be its spacing and its grey values.
+    """
+    stated = plans.architecture.arguments
+    strides = [[stride] * 3 if isinstance(stride, int) else list(stride) for stride in stated["strides"]]
+    planned = {"features_per_stage": list(stated["features_per_stage"]), "strides": strides[1:]}
+    found = {key: net.architecture[key] for key in planned}
+    if found != planned:
+        raise ValueError(f"{source} must be the net of plans.json, {planned}, got {found}")
+
+
 def _arguments(plans: Plans) -> dict[str, Any]:
     """Return the planned arguments, their names replaced by the classes that they name."""
     stated = plans.architecture.arguments
     if unknown := sorted(set(stated) - _ARGUMENTS):
         raise ValueError(f"the net's arguments must be nnU-Net's, got {', '.join(unknown)}")
-    named = {key: stated[key] for key in _NAMED if stated.get(key) is not None}
-    for key, name in named.items():
-        if not name.startswith("torch.nn.") or _last(name) not in _CLASSES:
-            raise ValueError(f"{key} must be one of {', '.join(_CLASSES)}, got {name}")
-    return {**stated, **{key: _CLASSES[_last(name)] for key, name in named.items()}, "deep_supervision": False}
+    chosen = {}
+    for key, kinds in _CLASSES.items():
+        if (name := stated.get(key)) is None:
+            continue
+        known = {kind.__name__: kind for kind in kinds}
+        if not name.startswith("torch.nn.") or _last(name) not in known:
+            raise ValueError(f"{key} must be {' or '.join(known)} of torch.nn, got {name}")
+        chosen[key] = known[_last(name)]
+    return {**stated, **chosen, "deep_supervision": False}
 
 
 def _last(name: str) -> str:

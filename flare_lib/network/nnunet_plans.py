@@ -136,13 +136,22 @@ def _read_plans(plans: Mapping[str, Any], dataset: Mapping[str, Any], name: str)
     reader = plans["image_reader_writer"]
     if reader not in _READERS:
         raise ValueError(f"the images must have been read by one of {', '.join(_READERS)}, got {reader}")
+    for key, known, stated in (
+        ("preprocessor_name", "DefaultPreprocessor", chosen.get("preprocessor_name")),
+        ("label_manager", "LabelManager", plans.get("label_manager")),
+    ):
+        if stated not in (None, known):  # some planner's own class, which may do anything
+            raise ValueError(f"{key} must be nnU-Net's {known}, got {stated}")
+    order = triple(int(axis) for axis in plans["transpose_forward"])
+    if sorted(order) != [0, 1, 2]:
+        raise ValueError(f"transpose_forward must be 0, 1 and 2 in some order, got {order}")
     spacing = triple(float(mm) for mm in chosen["spacing"])
     check_spacing(spacing)
     return Plans(
         configuration=name,
         spacing_mm=spacing,
         patch_size=triple(patch_size),
-        transpose_forward=triple(int(axis) for axis in plans["transpose_forward"]),
+        transpose_forward=order,
         reorients=_READERS[reader],
         normalisation=_normalisation(plans, chosen),
         ct_order=_ct_order(chosen),
@@ -156,8 +165,10 @@ def _configuration(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
     inherited: list[dict[str, Any]] = []
     while name is not None:
         configurations = plans["configurations"]
-        if name not in configurations or len(inherited) > len(configurations):
+        if name not in configurations:
             raise ValueError(f"the configuration must be one of {', '.join(configurations)}, got {name}")
+        if configurations[name] in inherited:
+            raise ValueError(f"a configuration must not inherit from itself, got {name}")
         inherited.append(configurations[name])
         name = configurations[name].get("inherits_from")
     return {key: value for chosen in reversed(inherited) for key, value in chosen.items()}
@@ -203,6 +214,8 @@ def _names(labels: Mapping[str, Any]) -> dict[int, str]:
     if regions := [name for name, label in labels.items() if isinstance(label, list) and len(label) > 1]:
         raise ValueError(f"labels must be single numbers, got regions: {', '.join(regions)}")
     numbers = {(n[0] if isinstance(n, list) else n): name for name, n in labels.items() if name != "ignore"}
+    if strangers := [number for number in numbers if not str(number).isdecimal()]:
+        raise ValueError(f"labels must be {{name: number}}, as in nnU-Net v2, got {strangers[0]!r} for a number")
     names = {int(number): name for number, name in numbers.items()}
     if sorted(names) != list(range(len(names))) or not 2 <= len(names) <= 255:
         raise ValueError(f"labels must be 0 (background), 1, 2... up to 254, got {sorted(names)}")

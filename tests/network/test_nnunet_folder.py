@@ -5,8 +5,9 @@ import pickle
 
 import pytest
 import torch
-from small_nnunet import PLANS, plans, small_net, write_results
+from small_nnunet import PLANS, checkpoint, plans, small_net, write_results
 
+from flare_lib.network.nnunet_export import nnunet_weights
 from flare_lib.network.nnunet_folder import load_nnunet_folder
 
 
@@ -41,6 +42,21 @@ def test_a_fold_that_is_not_there_is_named_with_those_that_are(tmp_path):
         load_nnunet_folder(folder, ["4"])
     with pytest.raises(FileNotFoundError, match=r"must hold fold_0/checkpoint_final.pth or other folds, got none"):
         load_nnunet_folder(write_results(tmp_path / "s", folds=()))
+    assert [fold.name for fold in load_nnunet_folder(folder, ["fold_1"]).folds] == ["1"]
+    for fold in ("fold_0", "fold_1"):
+        (folder / fold / "checkpoint_final.pth").rename(folder / fold / "checkpoint_best.pth")
+    with pytest.raises(
+        FileNotFoundError, match=r"got checkpoints of unfinished training alone \(fold_0/checkpoint_best"
+    ):
+        load_nnunet_folder(folder, ["0"])
+
+
+def test_folds_of_two_configurations_are_not_averaged(tmp_path):
+    folder = write_results(tmp_path / "r")
+    path = folder / "fold_1" / "checkpoint_final.pth"
+    torch.save(checkpoint(nnunet_weights(small_net(1)), "3d_child"), path)
+    with pytest.raises(ValueError, match=r"all folds must be of one configuration, 3d_fullres, got 3d_child: .*fold_1"):
+        load_nnunet_folder(folder)
 
 
 def test_what_is_no_results_folder_is_refused_with_what_it_is(tmp_path):
@@ -51,6 +67,18 @@ def test_what_is_no_results_folder_is_refused_with_what_it_is(tmp_path):
     write_results(tmp_path / "nnUNetTrainer__nnUNetPlans__3d_fullres")
     with pytest.raises(ValueError, match=r"must be one of .*results, got all of them: nnUNetTrainer__nnUNetPlans__3d"):
         load_nnunet_folder(tmp_path)
+    with pytest.raises(ValueError, match=r"got all of them: .*nnUNetTrainer__nnUNetPlans__3d_fullres$"):
+        load_nnunet_folder(tmp_path.parent)
+    with pytest.raises(
+        ValueError, match=r"must be the one that holds plans\.json \(--fold chooses a fold\), got .*fold_0"
+    ):
+        load_nnunet_folder(tmp_path / "nnUNetTrainer__nnUNetPlans__3d_fullres" / "fold_0")
+
+
+def test_names_and_notepads_mark_do_no_harm(tmp_path):
+    folder = write_results(tmp_path / "mit Leerzeichen, ünïcode")
+    (folder / "plans.json").write_text(json.dumps(PLANS), encoding="utf-8-sig")
+    assert load_nnunet_folder(folder).plans == load_nnunet_folder(write_results(tmp_path / "r")).plans
 
 
 class Stranger:

@@ -101,11 +101,40 @@ def test_weights_of_another_net_are_refused_by_name():
         build_nnunet(planned(), {"epoch": 3}, source="b.pth")
 
 
+def test_plans_of_another_net_are_refused_though_the_weights_are_whole():
+    weights = nnunet_weights(small_net(0))
+    for changed in ({"features_per_stage": [4, 6, 16]}, {"strides": [1, [2, 2, 2], 2]}):
+        with pytest.raises(
+            ValueError, match=r"^b\.pth must be the net of plans\.json, \{'features_per_stage': \[4, 6, "
+        ):
+            build_nnunet(planned(**changed), weights, source="b.pth")
+    assert build_nnunet(planned(strides=[1, [1, 2, 2], 2]), weights, source="b.pth")[0].architecture["strides"][1] == [
+        2,
+        2,
+        2,
+    ]
+
+
+@pytest.mark.parametrize("nonlin", ["ReLU", "GELU", "ELU", "SiLU"])
+def test_other_nonlinearities_are_nnunets_own_net(nonlin):
+    arguments = {"nonlin": getattr(nn, nonlin), "nonlin_kwargs": {}}
+    theirs = built(PlainConvUNet, **arguments)
+    name = f"torch.nn.modules.activation.{nonlin}"
+    net, predict = build_nnunet(planned(nonlin=name, nonlin_kwargs={}), theirs.state_dict(), source="a.pth")
+    assert type(net) is PlainConvUNet
+    with torch.no_grad():
+        torch.testing.assert_close(predict(PATCH), theirs(PATCH))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"norm_op": "os.system"}, "norm_op must be one of Conv3d, .*got os.system"),
-        ({"nonlin": "torch.nn.modules.container.Sequential"}, "nonlin must be one of .*got torch.nn"),
+        ({"norm_op": "os.system"}, "norm_op must be InstanceNorm3d or BatchNorm3d of torch.nn, got os.system"),
+        (
+            {"nonlin": "torch.nn.modules.container.Sequential"},
+            "nonlin must be LeakyReLU or .* of torch.nn, got torch.nn",
+        ),
+        ({"conv_op": "torch.nn.modules.conv.Conv2d"}, "conv_op must be Conv3d of torch.nn, got .*Conv2d"),
         ({"squeeze": True, "norm_op": None}, "the net's arguments must be nnU-Net's, got squeeze"),
         (
             {"n_conv_per_stage": [1, 1]},

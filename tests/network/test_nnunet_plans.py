@@ -108,7 +108,8 @@ SPLINES = PLANS["configurations"]["3d_fullres"]["resampling_fn_data_kwargs"]
             "must be a PlainConvUNet or .*Primus",
         ),
         ({"spacing": [1.0, 0.0, 1.0]}, "spacing_zyx_mm must be 3 positive numbers"),
-        ({"inherits_from": "3d_fullres"}, "the configuration must be one of"),
+        ({"inherits_from": "3d_fullres"}, "a configuration must not inherit from itself, got 3d_fullres"),
+        ({"preprocessor_name": "Mine"}, "preprocessor_name must be nnU-Net's DefaultPreprocessor, got Mine"),
         ({"patch_size": None}, "must be those of nnU-Net v2, got 'NoneType'"),
     ],
 )
@@ -136,6 +137,7 @@ def test_configurations_of_other_kinds_are_refused(configuration, message):
         ({"channel_names": {"0": "T1", "1": "T2"}}, "one channel, the CT, got 2: T1, T2"),
         ({"labels": {"background": 0, "whole": [1, 2], "core": 2}}, "single numbers, got regions: whole"),
         ({"labels": {"background": 0, "a": 2}}, r"labels must be 0 \(background\), 1, 2... up to 254, got \[0, 2\]"),
+        ({"labels": {"0": "background", "1": "a"}}, "must be {name: number}, as in nnU-Net v2, got 'background' for a"),
         ({"labels": None}, "must be those of nnU-Net v2, got"),
     ],
 )
@@ -147,5 +149,9 @@ def test_data_sets_of_other_kinds_are_refused(changes, message):
 def test_what_is_missing_is_named():
     with pytest.raises(ValueError, match="must be those of nnU-Net v2, got no 'transpose_forward'"):
         read({key: value for key, value in PLANS.items() if key != "transpose_forward"})
+    with pytest.raises(ValueError, match=r"transpose_forward must be 0, 1 and 2 in some order, got \(0, 0, 1\)"):
+        read({**PLANS, "transpose_forward": [0, 0, 1]})
+    with pytest.raises(ValueError, match=r"label_manager must be nnU-Net's LabelManager, got Mine"):
+        read({**PLANS, "label_manager": "Mine"})
     with pytest.raises(ValueError, match=r"must have been read by one of SimpleITKIO.*got Tiff3DIO"):
         read({**PLANS, "image_reader_writer": "Tiff3DIO"})
