@@ -7,6 +7,7 @@ import pytest
 import torch
 
 
+@pytest.mark.slow("the whole benchmark")
 def test_every_line_runs_on_the_cpu_and_agrees_with_it(tmp_path, capsys):
     gpu.main(["--dry", "--output", str(tmp_path / "gpu.json"), "--minutes", "60"])
     stored = json.loads((tmp_path / "gpu.json").read_text())

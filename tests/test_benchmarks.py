@@ -1,6 +1,7 @@
 """The benchmarks: their arms do what they are called, their targets and tables say what was measured."""
 
 import json
+import os
 
 import mutants  # of benchmarks/, as postprocess, slice_interpolation and weights
 import numpy as np
@@ -98,14 +99,45 @@ def test_scipy_organ_by_organ_keeps_the_same_components_on_a_phantom_with_island
     np.testing.assert_array_equal(kept, keep_largest_components(label_map))
 
 
-def test_a_mutant_is_killed_unless_its_tests_pass_or_there_are_none(tmp_path):
-    (tmp_path / "ct").mkdir()
-    of_roi = {f"flare_lib.ct.roi.x_crop__mutmut_{k}": code for k, code in enumerate((1, 0, -24, None, 33))}
-    of_unet = {"flare_lib.network.unet.x_f__mutmut_1": 3}
-    for name, codes in (("ct/roi.py.meta", of_roi), ("unet.py.meta", of_unet)):
-        (tmp_path / name).write_text(json.dumps({"exit_code_by_key": codes}), encoding="utf-8")
-    rows = mutants.table(mutants.outcomes(tmp_path))
-    assert rows[2:] == ["| ct | 4 | 2 | 50.0% |", "| network | 1 | 1 | 100.0% |"]
+def test_a_sample_of_mutants_is_the_same_each_time_and_as_large_in_every_folder():
+    names = [f"flare_lib.ct.roi.x_crop__mutmut_{k}" for k in range(50)]
+    names += [f"flare_lib.network.unet.xǁUNetǁforward__mutmut_{k}" for k in range(3)]
+    chosen = mutants.sample(names, 5, seed=1)
+    assert [mutants.chapter_of(name) for name in chosen] == ["ct"] * 5 + ["network"] * 3
+    assert mutants.sample(reversed(names), 5, seed=1) == chosen
+    assert mutants.sample(names, 5, seed=2) != chosen
+    assert len(set(chosen) & set(mutants.sample(names[1:], 5, seed=1))) >= 7
+    assert [mutants.tests_of(name) for name in (chosen[0], chosen[-1])] == [
+        "tests/ct/test_roi.py",
+        "tests/network/test_unet.py",
+    ]
+
+
+def test_the_share_of_mutants_noticed_leaves_out_those_that_no_test_could_notice(tmp_path):
+    names = [f"flare_lib.ct.roi.x_crop__mutmut_{k}" for k in range(8)] + ["flare_lib.network.unet.x_f__mutmut_1"]
+    unnoticed = [{"name": names[2], "change": "- a\n+ b", "equivalent": None}]
+    unnoticed += [{"name": names[k], "change": f"- {k}\n+ b", "equivalent": "c is never negative"} for k in (3, 4, 5)]
+    folders = mutants.counts(names, unnoticed)
+    assert folders["ct"] == {"mutants": 8, "noticed": 4, "equivalent": 3}
+    assert mutants.table(folders)[2:] == ["| ct | 8 | 4 | 3 | 80% |", "| network | 1 | 1 | 0 | 100% |"]
+    (tmp_path / "mutants.json").write_text(json.dumps({"unnoticed": unnoticed}), encoding="utf-8")
+    known = mutants.reasons(tmp_path / "mutants.json")
+    assert known["flare_lib.ct.roi.x_crop", "- 4\n+ b"] == "c is never negative"
+    assert len(known) == 3
+    assert mutants.reasons(tmp_path / "none.json") == {}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a mutant has a forked process")
+def test_tests_that_pass_fail_or_do_not_exist_are_told_apart(tmp_path, monkeypatch):
+    (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\nmarkers = ["slow"]\n')
+    (tmp_path / "test_a.py").write_text(
+        "import os, pytest\n"
+        "def test_that_notices_one():\n    assert os.environ['MUTANT_UNDER_TEST'] != 'm1'\n"
+        "@pytest.mark.slow\ndef test_that_is_slow():\n    assert False\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert [mutants.exit_code(name, "test_a.py") for name in (None, "m1", "m2")] == [0, 1, 0]
+    assert mutants.exit_code(None, "test_b.py") not in (0, 1)
 
 
 def test_a_score_knows_organs_that_are_absent_and_a_duodenum_drawn_as_stomach():

@@ -28,6 +28,7 @@ OTHER = {
 }
 
 
+@pytest.mark.slow("executes every notebook")
 @pytest.mark.parametrize("path", find_notebooks(NOTEBOOKS), ids=lambda path: path.stem)
 def test_a_notebook_runs_with_other_parameters_and_the_answers_filled_in(path, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # several run side by side, and threads would wait for each other

@@ -57,7 +57,8 @@ def direct_requirements():
 # Versions
 
 
-ELSEWHERE = {"nnunetv2"}  # in an environment of its own: benchmarks/against_nnunet.py
+# in an environment of its own (benchmarks/against_nnunet.py); installed by `make mutants`
+ELSEWHERE = {"nnunetv2", "mutmut"}
 
 
 def imported_by(folder):

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,9 +12,6 @@ from flare_lib.commands.terminal import Bars, tell_error
 from flare_lib.commands.workers import Job, Scheduler, Slurm, Workers, chosen_pool
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from flare_lib.ct.volume import Volume
     from flare_lib.inference.methods import Method
 
 _Series = Annotated[str | None, typer.Option(help="The UID of the DICOM series to take; flare info lists them.")]
@@ -108,7 +105,7 @@ def _segment_one(
     path: Path, target: Path, *, series: str | None, method: "Method", reference: Path | None, figure: Path | None
 ) -> None:
     """Segment one CT, save its labels (and a figure, if wanted), and report what was found."""
-    from flare_lib.ct.files import check_labels_fit, is_seg, load_ct, save_label_map
+    from flare_lib.ct.files import check_labels_fit, is_seg, load_ct, load_labels_on, save_label_map
     from flare_lib.ct.labels import are_flares
     from flare_lib.evaluation.efficiency import note_steps
     from flare_lib.evaluation.measurements import volume_table
@@ -120,7 +117,7 @@ def _segment_one(
         typer.echo(f"note: {note}", err=True)
     ct = load_ct(path, series=series)
     check_labels_fit(target, ct)
-    truth = None if reference is None else _load_on_grid_of(ct, reference, n_classes=len(method.names) + 1)
+    truth = None if reference is None else load_labels_on(ct, reference, n_classes=len(method.names) + 1)
     with Bars() as bars:
         result = method.segment(ct, progress=bars)
     note_steps(result.seconds)
@@ -157,11 +154,11 @@ def measure(
     if workers or scheduler:
         raise ValueError(f"--workers and --scheduler are for a folder of label maps, got {labels}")
 
-    from flare_lib.ct.files import load_ct
+    from flare_lib.ct.files import load_ct, load_labels_on
     from flare_lib.evaluation.measurements import measure_organs, measurement_table, write_measurements
 
     scan = load_ct(ct, series=series)
-    measured = measure_organs(scan, _load_on_grid_of(scan, labels))
+    measured = measure_organs(scan, load_labels_on(scan, labels))
     typer.echo(measurement_table(measured))
     if output is not None:
         write_measurements(output, measured)
@@ -186,15 +183,3 @@ def _measure_many(cts: Path, labels: Path, output: Path, workers: int, scheduler
     write_cohort_measurements(output, measured)
     typer.echo(f"{len(measured) - len(failed)} of {len(measured)} cases measured; {wrote(output)}")
     raise typer.Exit(2 if failed else 0)
-
-
-def _load_on_grid_of(ct: "Volume", path: Path, **label_set: Any) -> "np.ndarray":
-    """Load reference labels (ZYX, 0 to 13 or `n_classes` - 1); ValueError for other labels or another grid."""
-    from flare_lib.ct.files import load_label_map
-    from flare_lib.ct.labels import as_label_map
-    from flare_lib.ct.volume import grid_difference
-
-    labels = load_label_map(path)
-    if differs := grid_difference(labels, ct):
-        raise ValueError(f"{path} must lie on the CT's grid, got {differs}")
-    return as_label_map(labels.array_zyx, str(path), **label_set)

@@ -14,9 +14,9 @@ from flare_lib.ct.dicom import load_dicom
 from flare_lib.ct.dicom_folder import may_hold_dicom
 from flare_lib.ct.dicom_seg import SEG_SUFFIX, check_dicom_seg, save_dicom_seg
 from flare_lib.ct.hu import hu_problem
-from flare_lib.ct.labels import as_label_map
+from flare_lib.ct.labels import N_CLASSES, as_label_map
 from flare_lib.ct.nifti_file import SUFFIXES, load_nifti
-from flare_lib.ct.volume import Volume, to_file_axes
+from flare_lib.ct.volume import Volume, grid_difference, to_file_axes
 from flare_lib.machine.atomic_write import atomic_write
 
 LABEL_SUFFIXES = (*SUFFIXES, SEG_SUFFIX)
@@ -71,6 +71,17 @@ def load_label_map(path: str | os.PathLike) -> Volume:
     Raises the errors of `load_ct`, and ValueError for labels that are not whole numbers from 0 to 255.
     """
     return load_nifti(Path(path), (np.uint8,))
+
+
+def load_labels_on(ct: Volume, path: str | os.PathLike, *, n_classes: int = N_CLASSES) -> np.ndarray:
+    """Load the label map of a CT: uint8 (Z, Y, X), 0 to `n_classes` - 1, in the CT's shape.
+
+    Raises the errors of `load_label_map`, and ValueError for other labels or a map that lies on another grid.
+    """
+    labels = load_label_map(path)
+    if differs := grid_difference(labels, ct):
+        raise ValueError(f"{path} must lie on the CT's grid, got {differs}")
+    return as_label_map(labels.array_zyx, str(path), n_classes=n_classes)
 
 
 def save_label_map(path: str | os.PathLike, label_map_zyx: np.ndarray, like: Volume) -> None:

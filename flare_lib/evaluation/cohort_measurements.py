@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flare_lib.ct.files import find_images, load_ct, load_label_map
-from flare_lib.ct.volume import grid_difference
+from flare_lib.ct.files import find_images, load_ct, load_labels_on
 from flare_lib.data.cohort import Case
 from flare_lib.evaluation.measurements import HEADER, Measurement, measure_organs
 from flare_lib.machine.atomic_write import atomic_write
@@ -40,14 +39,12 @@ def with_labels(cases: Sequence[Case], folder: str | Path) -> list[Case]:
 def measure_case(case: Case) -> list[Measurement]:
     """Measure one case: see `measure_organs`.
 
-    Raises ValueError for a label map that is missing or not on the CT's grid, and the errors of loading and measuring.
+    Raises ValueError for a missing label map, and the errors of `load_ct` and `load_labels_on`.
     """
     if case.label_path is None:
         raise ValueError("a case must have a label map named like its CT, got none")
-    ct, labels = load_ct(case.ct_path), load_label_map(case.label_path)
-    if differs := grid_difference(labels, ct):
-        raise ValueError(f"the label map must lie on the CT's grid, got {differs}")
-    return measure_organs(ct, labels.array_zyx)
+    ct = load_ct(case.ct_path)
+    return measure_organs(ct, load_labels_on(ct, case.label_path))
 
 
 def measure_cases(

@@ -28,7 +28,10 @@ WEBGL = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshad
 TOKEN = "course"
 PATIENCE_S = 300  # for one thing to happen: a busy machine is slow, and only what stands still has failed
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt install chromium")
+pytestmark = [
+    pytest.mark.slow("a browser and the kernels of four notebooks"),
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt install chromium"),
+]
 
 
 def answers(address: str) -> bool:

@@ -11,7 +11,7 @@ from grids import ORDERS, grid_affine, random_hu, refusal_of, world_values, writ
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flare_lib.ct.files import check_writable, load_ct, load_label_map, save_ct, save_label_map
+from flare_lib.ct.files import check_writable, load_ct, load_label_map, load_labels_on, save_ct, save_label_map
 from flare_lib.ct.volume import Volume, to_file_axes
 
 
@@ -329,6 +329,19 @@ def test_labels_that_uint8_cannot_hold_are_not_saved(tmp_path, labels, got):
     with pytest.raises(ValueError, match="volume's shape"):
         save_label_map(tmp_path / "labels.nii.gz", np.zeros((4, 3, 2), np.uint8), like)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_labels_of_a_ct_lie_on_its_grid_and_belong_to_its_label_set(tmp_path):
+    ct = Volume.from_array(np.zeros((3, 4, 5), np.int16), (2.5, 1.5, 0.8))
+    labels = np.zeros(ct.shape_zyx, np.uint8)
+    labels[1, 2, 3] = 14
+    save_label_map(tmp_path / "labels.nii", labels, ct)
+    np.testing.assert_array_equal(load_labels_on(ct, tmp_path / "labels.nii", n_classes=15), labels)
+    with pytest.raises(ValueError, match=r"the labels of .*labels\.nii must be 0 to 13, got 0 to 14"):
+        load_labels_on(ct, tmp_path / "labels.nii")
+    save_label_map(tmp_path / "wide.nii", labels, Volume.from_array(labels, (2.5, 1.5, 0.9)))
+    with pytest.raises(ValueError, match=r"wide\.nii must lie on the CT's grid, got a corner 0\.4 mm away"):
+        load_labels_on(ct, tmp_path / "wide.nii")
 
 
 def test_an_unwritable_output_is_refused_before_any_work(tmp_path):

@@ -65,6 +65,7 @@ def test_arms_differ_in_one_thing():
     assert {name for needed, _ in ARMS.values() for name in needed} == set(plans)
 
 
+@pytest.mark.slow("trains three nets")
 @pytest.mark.usefixtures("small_plans")
 def test_a_study_is_done_once_and_gives_each_arm_each_case(cohort, work, monkeypatch):
     settings = {"seeds": [4], "n_coarse_steps": 2, "n_fine_steps": 1, "arms": ["one stage", "coarse to fine"]}
@@ -94,6 +95,7 @@ def test_an_unknown_arm_is_refused_before_any_work(cohort, tmp_path):
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.slow("trains two nets")
 def test_normalisation_is_what_the_plan_says(cohort, work, small_plans):
     plans = small_plans(1, 1, seed=0)
     own, shared = (train_net(name, plans, cohort, work / "normalised") for name in ("coarse", "coarse, global"))
@@ -102,6 +104,7 @@ def test_normalisation_is_what_the_plan_says(cohort, work, small_plans):
     assert 0 < shared.preprocessing.sd_hu < 325
 
 
+@pytest.mark.slow("trains a net")
 def test_a_plan_for_squeezed_cts_gives_a_stage_that_squeezes(cohort, work, small_plans):
     stage = train_net("coarse, squeezed", small_plans(1, 1, seed=0), cohort, work / "squeezed")
     assert isinstance(stage, SqueezedStage)

@@ -212,6 +212,7 @@ def test_who_can_write_nowhere_has_loops_compiled_in_every_run(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "7.0\n", "")
 
 
+@pytest.mark.slow("every kind of job, started, killed and started again")
 def test_killed_at_random_moments_nothing_is_lost_or_half_written(tmp_path):
     root = Path(__file__).parents[2]
     code = "import json, sys, kill; json.dump(kill.measure(1, n_cts=2, n_steps=6), open(sys.argv[1], 'w'))"
