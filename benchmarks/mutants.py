@@ -185,7 +185,7 @@ def main() -> None:
 
     sys.path[:0] = [str(MUTANTS), str(MUTANTS / "benchmarks")]
     os.chdir(MUTANTS)
-    pytest.main([*PYTEST, "-qq", "--collect-only", *{tests_of(name) for name in names}])  # loads what they import
+    pytest.main([*PYTEST, "-qqq", "--collect-only", *{tests_of(name) for name in names}])  # loads what they import
     survivors = unnoticed_of(names)
     os.chdir(ROOT)
 
@@ -198,8 +198,8 @@ def main() -> None:
     if not arguments.only:
         asked = {"of": len(every), "each": arguments.each, "seed": arguments.seed, "left_out": LEFT_OUT}
         RESULT.write_text(json.dumps({"sample": asked, "folders": folders, "unnoticed": unnoticed}, indent=2) + "\n")
-    print(*(f"{one['name']}\n{one['change']}" for one in unnoticed if not one["equivalent"]), sep="\n")
-    print(*table(folders), sep="\n")
+    to_notice = [f"{one['name']}\n{one['change']}" for one in unnoticed if not one["equivalent"]]
+    print(*to_notice, *table(folders), sep="\n")
 
 
 if __name__ == "__main__":

@@ -171,9 +171,8 @@ def _regions(
     label_map_zyx: np.ndarray, spacing_zyx_mm: Sequence[float], reference: ReferencePoint
 ) -> tuple[Box, np.ndarray, np.ndarray]:
     """Return the box of all organs, the ids of the regions in it, and the distance of each, 0 for the background."""
-    box = bounding_box(label_map_zyx) or Box(
-        (0, 0, 0), label_map_zyx.shape
-    )  # not empty: the reference point came from an organ
+    # there is a box: the reference point came from an organ
+    box = bounding_box(label_map_zyx) or Box((0, 0, 0), label_map_zyx.shape)
     regions = find_components((crop(label_map_zyx, box) > 0).view(np.uint8))
     centroids_zyx_mm = (regions.centroids_zyx + box.start_zyx) * spacing_zyx_mm
     distances_mm = np.linalg.norm(centroids_zyx_mm - reference.point_zyx_mm, axis=1)

@@ -121,6 +121,14 @@ def test_a_segment_says_which_organ_it_is_what_found_it_and_its_colour(saved):
         assert algorithm.AlgorithmFamilyCodeSequence[0].CodeMeaning == "Artificial Intelligence"
 
 
+def test_the_file_says_what_made_it_and_what_it_is_for(saved):
+    ds = dcmread(saved[2])
+    assert (ds.Manufacturer, ds.ManufacturerModelName, ds.DeviceSerialNumber) == ("flare-lib", "flare-lib", "0")
+    assert (ds.SoftwareVersions, ds.ContentCreatorName, ds.InstanceNumber) == (__version__, "", 1)
+    assert (ds.ContentLabel, ds.SeriesDescription) == ("ORGANS", "13 abdominal organs (flare-lib)")
+    assert ds.ContentDescription == "13 abdominal organs, found by a net; not for clinical use"
+
+
 def test_the_codes_are_those_of_the_standards_list_of_organs():
     known = {getattr(codes.cid7151, name).value: getattr(codes.cid7151, name).meaning for name in codes.cid7151.dir()}
     assert _SNOMED.keys() == {organ.name for organ in ORGANS}

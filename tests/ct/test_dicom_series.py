@@ -32,6 +32,10 @@ def test_what_lies_among_the_slices_of_a_series_is_passed_over_by_name(tmp_path,
     assert load_ct(tmp_path).notes == (f"passed over among the slices: 7_000.dcm, {what}",)
 
 
+def test_slices_whose_class_alone_says_that_they_are_ct_are_a_ct(tmp_path):
+    np.testing.assert_array_equal(hu_of(write_series(tmp_path, every(Modality=None))), HU)
+
+
 def test_a_damaged_file_speaks_against_the_series_beside_it_alone(tmp_path):
     write_series(tmp_path / "a")
     other_series(tmp_path / "b", 7, slices=range(N))

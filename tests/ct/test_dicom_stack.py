@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from dicoms import N, every, headers_in, set_elements, write_series
 
-from flare_lib.ct.dicom_stack import first_row, place_slices
+from flare_lib.ct.dicom_stack import check_is_ct_slice, first_row, place_slices
 
 
 def stack_of(folder):
@@ -62,3 +62,26 @@ def test_the_first_row_is_that_of_the_slice_that_lies_lowest(tilt_rows, n, row):
 
 def test_a_single_slice_is_as_thick_as_it_says(tmp_path):
     assert stack_of(write_series(tmp_path, every(SliceThickness=4), slices=[1])).spacing_zyx_mm == (4.0, 1.25, 0.75)
+
+
+@pytest.mark.parametrize("how_it_is_shown", ["MONOCHROME1", "MONOCHROME2"])
+def test_a_ct_may_be_shown_light_on_dark_or_dark_on_light(tmp_path, how_it_is_shown):
+    header, *_ = headers_in(write_series(tmp_path, every(PhotometricInterpretation=how_it_is_shown), slices=[0]))
+    assert check_is_ct_slice(header) is None
+
+
+@pytest.mark.parametrize(
+    ("elements", "got"),
+    [
+        ({"PhotometricInterpretation": "RGB"}, "must hold grey values, got RGB"),
+        ({"NumberOfFrames": 2}, "must hold one slice, got 2 frames"),
+        ({"RescaleSlope": 0}, "got a slope of 0 or a table"),
+        ({"RescaleType": "OD"}, "must hold HU, got values in OD"),
+        ({"Modality": "MR"}, "must be a CT, got MR"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "got a localizer"),
+    ],
+)
+def test_what_is_no_ct_slice_is_refused_by_what_it_is(tmp_path, elements, got):
+    header, *_ = headers_in(write_series(tmp_path, every(**elements), slices=[0]))
+    with pytest.raises(ValueError, match=got):
+        check_is_ct_slice(header)

@@ -12,6 +12,7 @@ from flare_lib.ct.resample import resample_trilinear, resampled_shape
 from flare_lib.ct.volume import Volume
 from flare_lib.evaluation.metrics import dice_scores
 from flare_lib.inference.coarse_to_fine import segment, segment_in_one_stage
+from flare_lib.machine.precision import FLOAT32
 
 
 class Oracle:
@@ -134,6 +135,14 @@ def test_every_step_is_timed_and_progress_counts_to_the_end():
         done = [(d, total) for name, d, total in calls if name == stage]
         assert done[-1][0] == done[-1][1]
         assert [d for d, _ in done] == sorted(d for d, _ in done)
+
+
+def test_the_number_format_of_every_net_that_has_one_is_told(monkeypatch):
+    ct = abdomen((21, 50, 70), (6.1, 4.1, 4.0))
+    assert segment(ct, COARSE, FINE).precision == {}
+    monkeypatch.setattr(FINE, "precision", FLOAT32, raising=False)
+    assert segment(ct, COARSE, FINE).precision == {"fine": "float32"}
+    assert segment_in_one_stage(ct, FINE).precision == {"one stage": "float32"}
 
 
 def test_the_coarse_labels_lie_on_their_own_grid_of_the_same_extent():
