@@ -34,6 +34,7 @@ from flare_lib.ct.labels import N_CLASSES
 from flare_lib.ct.preprocess import FINE, Preprocessing
 from flare_lib.ct.resample import resample_nearest
 from flare_lib.ct.volume import Volume
+from flare_lib.evaluation.gpu_record import HEADER, gpu_row
 from flare_lib.evaluation.metrics import dice_scores
 from flare_lib.inference.coarse_to_fine import segment
 from flare_lib.inference.slice_interpolation import DENSE_ABOVE, resize_argmax
@@ -267,7 +268,7 @@ def run_all(card: torch.device, sizes: Sizes, minutes: float) -> dict:
     for section in SECTIONS:
         for row in section(card, sizes):
             rows.append(row)
-            print(line(row), flush=True)
+            print(gpu_row(row), flush=True)
             if time.monotonic() > until:
                 break
         if time.monotonic() > until:
@@ -275,18 +276,6 @@ def run_all(card: torch.device, sizes: Sizes, minutes: float) -> dict:
             break
     name = torch.cuda.get_device_name(card) if card.type == "cuda" else "none: a dry run"
     return {"machine": machine(), "card": name, "rows": rows, "left_out_or_unfinished": left_out}
-
-
-def line(row: Row) -> str:
-    """Return one row of the Markdown table."""
-    shape = " x ".join(map(str, row["shape"]))
-    seconds = row.get("said") or f"{row['seconds']:.4g} ({row['n']})"
-    moved, peak = row.get("seconds_with_transfer"), row["peak_mib"]
-    same = [f"{row['voxels_that_differ']:,} voxels differ"] if "voxels_that_differ" in row else []
-    same += [f"Dice {row['mean_dice']:.5f}"] if row.get("mean_dice") is not None else []
-    same += [f"{row['share_that_differs']:.2%} differ"] if "share_that_differs" in row else []
-    cells = (row["section"], row["what"], shape, row["device"], seconds)
-    return "| " + " | ".join((*cells, "" if moved is None else f"{moved:.4g}", f"{peak}", ", ".join(same))) + " |"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -299,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--dry needs --output: its numbers are not results")
     if not chosen.dry and not torch.cuda.is_available():
         parser.error("a CUDA card must be there, got none; --dry runs on the CPU")
-    print("| | | size | device | s (median of n) | s with transfer | peak MiB | |\n|---|---|---|---|---|---|---|---|")
+    print(HEADER)
     card = CPU if chosen.dry else torch.device("cuda", 0)
     store(chosen.output or RESULTS, run_all(card, DRY if chosen.dry else Sizes(), chosen.minutes))
 

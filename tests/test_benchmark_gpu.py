@@ -6,6 +6,8 @@ import gpu  # of benchmarks/
 import pytest
 import torch
 
+from flare_lib.evaluation.gpu_record import gpu_row, gpu_table
+
 
 @pytest.mark.slow("the whole benchmark")
 def test_every_line_runs_on_the_cpu_and_agrees_with_it(tmp_path, capsys):
@@ -18,7 +20,9 @@ def test_every_line_runs_on_the_cpu_and_agrees_with_it(tmp_path, capsys):
     exact = [row for row in rows if "voxels_that_differ" in row and row["what"].startswith(("torch, whole", "ours"))]
     assert [row["voxels_that_differ"] for row in exact] == [0] * 4
     assert [row["mean_dice"] for row in rows if row["section"] == "case" and row["what"].endswith("float32")] == [1, 1]
-    assert len(capsys.readouterr().out.splitlines()) == 2 + len(rows)
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) == 2 + len(rows)
+    assert gpu_table(tmp_path / "gpu.json").endswith(printed.rstrip())
 
 
 def test_when_the_time_is_up_what_is_missing_is_listed(tmp_path):
@@ -34,7 +38,7 @@ def test_a_full_card_is_a_row_and_not_the_end():
     row = gpu.measured(too_much, gpu.CPU, 3)
     assert row == {"seconds": None, "n": 0, "peak_mib": None, "said": "out of memory"}
     named = {"section": "patch", "what": "float32", "shape": [1, 2, 3], "device": "cuda:0"}
-    assert gpu.line({**named, **row}) == "| patch | float32 | 1 x 2 x 3 | cuda:0 | out of memory |  | None |  |"
+    assert gpu_row({**named, **row}) == "| patch | float32 | 1 x 2 x 3 | cuda:0 | out of memory |  |  |  |"
 
 
 def test_numbers_of_a_dry_run_are_no_results(monkeypatch, capsys):

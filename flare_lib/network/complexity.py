@@ -1,13 +1,17 @@
-"""What a net costs and what it sees: parameters and operations, part by part, and the receptive field.
+"""What a net costs and what it sees: parameters and operations, part by part, memory, and the receptive field.
 
 References: torch's flop counter (a multiply-add is 2 operations); Luo et al., Understanding the Effective Receptive
 Field in Deep Convolutional Neural Networks, NeurIPS 2016.
 """
 
 import copy
+import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from flare_lib.network.unet import UNet
@@ -31,8 +35,55 @@ def count_operations(net: UNet, size_zyx: Sequence[int]) -> dict[str, list[int]]
     with FlopCounterMode(display=False) as counter:
         shapes_only(image)
     counts = {name: sum(by_operator.values()) for name, by_operator in counter.get_flop_counts().items()}
+    layers = {name: n for name, n in counts.items() if not any(other.startswith(f"{name}.") for other in counts)}
     root = type(net).__name__
-    return {part: [counts.get(f"{root}.{part}.{s}", 0) for s in range(len(getattr(net, part)))] for part in PARTS}
+
+    def of(stage: str) -> int:
+        return sum(n for name, n in layers.items() if f"{name}.".startswith(f"{root}.{stage}."))
+
+    return {part: [of(f"{part}.{s}") for s in range(len(getattr(net, part)))] for part in PARTS}
+
+
+def peak_bytes(net: UNet, size_zyx: Sequence[int]) -> int:
+    """Return the most bytes that the finest head's answer to one patch holds at once, in float32, the weights included.
+
+    Counted are the tensors that exist together while nothing is computed (torch's meta device). Beside them, a library
+    of convolutions takes working memory of its own, which is not counted. Raises ValueError for a size the net refuses.
+    """
+    shapes_only = copy.deepcopy(net).to("meta").eval()
+    image = torch.empty(1, net.architecture["in_channels"], *size_zyx, device="meta")
+    with torch.inference_mode(), _LiveBytes() as counted:
+        shapes_only.finest(image)
+    return counted.peak + 4 * (net.n_parameters + image.numel())
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the tensors that operations make, from when they appear until nothing refers to them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: dict[int, weakref.ref] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        answer = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(answer):
+            if isinstance(tensor, torch.Tensor):
+                self._count(tensor.untyped_storage())
+        self.peak = max(self.peak, self.live)
+        return answer
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, n_bytes = id(storage), storage.nbytes()
+        if key in self._known:  # a view of it, or a change in place
+            return
+
+        def gone(_: weakref.ref) -> None:
+            self.live -= n_bytes
+            del self._known[key]
+
+        self._known[key] = weakref.ref(storage, gone)
+        self.live += n_bytes
 
 
 def receptive_field(

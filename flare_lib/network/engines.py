@@ -9,7 +9,7 @@ Reference: https://docs.openvino.ai, operation set 13 (Convolution, MVN, PRelu)
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -69,7 +69,7 @@ def _graph(net: UNet, size: Sequence[int]) -> Any:
         array = parameter.detach().cpu().float()
         return ops.constant(array.reshape(shape or array.shape).numpy())
 
-    def with_bias(node: Any, layer: nn.Module) -> Any:
+    def with_bias(node: Any, layer: nn.Conv3d | nn.ConvTranspose3d | nn.InstanceNorm3d) -> Any:
         return node if layer.bias is None else ops.add(node, constant(layer.bias, 1, -1, 1, 1, 1))
 
     def conv(node: Any, layer: nn.Conv3d) -> Any:
@@ -85,15 +85,16 @@ def _graph(net: UNet, size: Sequence[int]) -> Any:
     def up(node: Any, layer: nn.ConvTranspose3d) -> Any:
         return with_bias(ops.convolution_backprop_data(node, constant(layer.weight), list(layer.stride)), layer)
 
+    encoder, ups, decoder, heads = cast(Any, (net.encoder, net.ups, net.decoder, net.heads))  # lists of known layers
     image = node = ops.parameter(list(size), openvino.Type.f32)
     skips = []
-    for stage in net.encoder:
+    for stage in encoder:
         for layers in stage:
             node = block(node, layers)
         skips.append(node)
     skips.pop()
-    for layer, stage in zip(reversed(net.ups), reversed(net.decoder), strict=True):
+    for layer, stage in zip(reversed(ups), reversed(decoder), strict=True):
         node = ops.concat([up(node, layer), skips.pop()], 1)
         for layers in stage:
             node = block(node, layers)
-    return openvino.Model([conv(node, net.heads[0])], [image], "UNet")
+    return openvino.Model([conv(node, heads[0])], [image], "UNet")

@@ -4,8 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from flare_lib.network.complexity import count_operations, count_parameters, receptive_field
+from flare_lib.ct.labels import N_CLASSES
+from flare_lib.ct.preprocess import FINE
+from flare_lib.inference.slice_interpolation import GPU_MEMORY_BYTES
+from flare_lib.inference.sliding_window import SLAB_SLICES
+from flare_lib.network.complexity import count_operations, count_parameters, peak_bytes, receptive_field
 from flare_lib.network.unet import UNet
+
+PAPERS_PATCH = (96, 128, 160)
 
 SMALL = {"features_per_stage": (3, 5, 7), "strides": ((2, 2, 2), (1, 2, 2)), "n_classes": 4, "n_heads": 2}
 
@@ -66,3 +72,23 @@ def test_the_receptive_field_is_where_the_gradient_reaches(voxel):
 def test_the_papers_net_sees_further_than_its_patch():
     start, stop = receptive_field(((2, 2, 2),) * 4 + ((1, 2, 2),), (48, 64, 80))
     assert all(b - a > n for a, b, n in zip(start, stop, (96, 128, 160), strict=True))
+
+
+def test_the_papers_net_holds_what_is_joined_and_two_answers_to_it():
+    with torch.device("meta"):
+        net = UNet()
+    channel = 4 * 96 * 128 * 160  # float32, at full resolution
+    earlier = 64 / 8 + 128 / 64 + 256 / 512 + 320 / 4096  # what the coarser decoder stages gave
+    # the image; upsampled and skipped features joined; a convolution's answer and its normalised form
+    assert peak_bytes(net, PAPERS_PATCH) == 4 * 30_790_304 + channel * (1 + 64 + 32 + 32 + earlier)
+    with pytest.raises(ValueError, match="must be a multiple of"):
+        peak_bytes(net, (95, 128, 160))
+
+
+def test_a_card_of_4_gb_has_room_for_the_papers_net_and_the_widest_ct():
+    with torch.device("meta"):
+        net = UNet()
+    side = round(500 / FINE.spacing_zyx_mm[1])  # voxels across the field of a scanner, 500 mm
+    slice_bytes = 4 * N_CLASSES * side**2
+    window = PAPERS_PATCH[0] * slice_bytes + 2 * SLAB_SLICES * slice_bytes  # the sums; a slab, and its division
+    assert 2.4e9 < peak_bytes(net, PAPERS_PATCH) + window + GPU_MEMORY_BYTES < 2.7e9
