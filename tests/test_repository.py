@@ -75,7 +75,7 @@ def imported_by(folder):
 
 @pytest.mark.parametrize(
     ("folder", "extras"),
-    [("flare_lib", "notebooks,niivue,nnunet,triton,dicom,cluster"), ("tests", "test"), ("benchmarks", "test")],
+    [("flare_lib", "notebooks,niivue,nnunet,openvino,triton,dicom,cluster"), ("tests", "test"), ("benchmarks", "test")],
 )
 def test_what_is_imported_is_asked_for(folder, extras):
     wanted = [*map(Requirement, PYPROJECT["dependencies"]), *(r for e in extras.split(",") for r in required_by(e))]

@@ -119,7 +119,7 @@ class UNet(nn.Module):
         decoded = []
         for up, stage in zip(reversed(self.ups), reversed(self.decoder), strict=True):
             x = torch.cat([up(x), skips.pop()], dim=1)  # (B, 2 * features[s], Z, Y, X of stage s)
-            for block in stage:  # one by one, so that what is joined is given back after the first
+            for block in stage.children():  # one by one, so that what is joined is given back after the first
                 x = block(x)  # (B, features[s], Z, Y, X of stage s)
             decoded.append(x)
         return decoded[::-1]
