@@ -26,7 +26,15 @@ LIBRARY = [path for path in FILES if path.is_relative_to(ROOT / "flare_lib") and
 NOTEBOOKS = [path for path in FILES if path.suffix == ".ipynb"]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = "notebooks,test,dev"  # what is installed to work on the project
-OPTIONAL = {"cluster", "dicom", "niivue", "nnunet", "train", "triton"}  # what users may add, and what those bring along
+OPTIONAL = {
+    "cluster",
+    "dicom",
+    "niivue",
+    "nnunet",
+    "openvino",
+    "train",
+    "triton",
+}  # what users may add, and what those bring along
 
 
 def name_of(path):
