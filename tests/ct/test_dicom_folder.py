@@ -121,6 +121,17 @@ def test_a_folder_that_cannot_be_read_is_told(tmp_path):
         read_files(tmp_path / "nowhere")
 
 
+def test_a_file_without_a_suffix_is_missed_among_slices_without_one_unless_it_is_hidden_or_text(tmp_path):
+    for path in list(write_series(tmp_path).iterdir()):
+        path.rename(path.with_suffix(""))
+    (tmp_path / ".index").write_bytes(bytes(range(256)))
+    (tmp_path / "README").write_text("Five slices.\n")
+    assert read_files(tmp_path).unread == []
+    (tmp_path / "005").write_bytes(bytes(range(256)))
+    [(_, reason)] = read_files(tmp_path).unread
+    assert reason.startswith(f"{tmp_path / '005'} must be a complete DICOM file, as its name says")
+
+
 def test_a_single_slice_given_as_a_file_is_no_ct(tmp_path):
     path = write(a_slice(2), tmp_path / "one.dcm")
     with pytest.raises(ValueError, match="must be a folder with all slices of a series, or a multi-frame file"):

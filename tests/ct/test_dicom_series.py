@@ -32,6 +32,11 @@ def test_what_lies_among_the_slices_of_a_series_is_passed_over_by_name(tmp_path,
     assert load_ct(tmp_path).notes == (f"passed over among the slices: 7_000.dcm, {what}",)
 
 
+def test_a_slice_that_calls_itself_a_scout_is_not_passed_over(tmp_path):
+    write_series(tmp_path, only(2, ImageType=SCOUT["ImageType"]))  # it lies as the others do: without it there is a gap
+    assert "FOLDER/002.dcm must be a slice of a CT, got a localizer (scout)" in refusal_of(tmp_path)
+
+
 def test_slices_whose_class_alone_says_that_they_are_ct_are_a_ct(tmp_path):
     np.testing.assert_array_equal(hu_of(write_series(tmp_path, every(Modality=None))), HU)
 

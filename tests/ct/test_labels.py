@@ -5,7 +5,17 @@ import re
 import numpy as np
 import pytest
 
-from flare_lib.ct.labels import DATA_SETS, N_CLASSES, N_ORGANS, ORGANS, ids_in, left_right_problems, organ, to_flare
+from flare_lib.ct.labels import (
+    DATA_SETS,
+    N_CLASSES,
+    N_ORGANS,
+    ORGANS,
+    as_label_map,
+    ids_in,
+    left_right_problems,
+    organ,
+    to_flare,
+)
 
 # Written out once more, from the data sets' own lists, organ by organ in FLARE's order; None: not labelled by itself.
 THEIR_IDS = {
@@ -157,3 +167,28 @@ def test_organs_are_told_apart_by_readers_who_do_not_see_red_or_green(sight):
     for pair in TOUCHING:
         a, b = (organ(name).id - 1 for name in pair.split())
         assert apart[a, b] > 20, pair
+
+
+def test_a_label_map_is_taken_as_it_is():
+    labels = np.array([[0, 13], [5, 1]], np.int16)
+    assert as_label_map(labels) is labels
+    assert as_label_map(labels, shape=(2, 2)) is labels
+    assert as_label_map([[3, 0, 2]]).tolist() == [[3, 0, 2]]
+    assert as_label_map([20], n_classes=21).tolist() == [20]
+    assert as_label_map(np.zeros((0, 4), np.uint8)).shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("values", "asked", "error", "said"),
+    [
+        ([0.0, 1.0], {}, TypeError, "it must hold integers, got float64"),
+        (3, {}, ValueError, "it must have at least one axis, got a single number"),
+        ([1, 2], {"shape": (3,)}, ValueError, r"it must have the CT's shape \(3,\), got \(2,\)"),
+        ([1, 14], {}, ValueError, "the labels of it must be 0 to 13, got 0 to 14"),
+        ([-1, 2], {}, ValueError, "the labels of it must be 0 to 13, got -1 to 2"),
+        ([5, 21], {"n_classes": 21}, ValueError, "the labels of it must be 0 to 20, got 0 to 21"),
+    ],
+)
+def test_what_is_no_label_map_is_refused(values, asked, error, said):
+    with pytest.raises(error, match=said):
+        as_label_map(values, "it", **asked)

@@ -7,7 +7,7 @@ import pytest
 from grids import ORDERS, grid_affine, random_hu, write_nifti
 
 from flare_lib.ct.files import load_ct
-from flare_lib.ct.volume import FileGrid, Volume, from_file_axes, to_file_axes
+from flare_lib.ct.volume import FileGrid, Volume, from_file_axes, grid_difference, to_file_axes
 
 
 @pytest.mark.parametrize(("order", "signs"), ORDERS)
@@ -64,3 +64,16 @@ def test_a_volume_needs_3_axes_a_voxel_and_a_whole_affine():
     for affine in (np.eye(3), np.full((4, 4), np.nan)):
         with pytest.raises(ValueError, match=r"affine must be \(4, 4\) finite numbers"):
             Volume(np.zeros((2, 3, 4)), (1.0, 2.0, 3.0), affine)
+
+
+def test_grids_differ_by_their_shape_or_by_a_tenth_of_a_voxel_at_a_corner():
+    volume = Volume.from_array(np.zeros((3, 4, 6), np.int16), (2.5, 1.5, 0.8))
+    assert grid_difference(volume, volume) is None
+    shorter = Volume.from_array(np.zeros((3, 4, 5), np.int16), (2.5, 1.5, 0.8))
+    assert grid_difference(volume, shorter) == "(3, 4, 6) voxels (z, y, x), not (3, 4, 5)"
+    for moved_mm, said in ((0.07, None), (0.09, "a corner 0.1 mm away")):  # a tenth of 0.8 mm lies between
+        affine = volume.affine.copy()
+        affine[2, 3] += moved_mm
+        assert grid_difference(Volume(volume.array_zyx, volume.spacing_zyx_mm, affine), volume) == said
+    wider = Volume.from_array(volume.array_zyx, (2.5, 1.5, 0.9))
+    assert grid_difference(volume, wider) == "a corner 0.5 mm away"  # 5 steps of 0.1 mm
