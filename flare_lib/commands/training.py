@@ -23,6 +23,9 @@ def train(
     unlabelled: Annotated[
         Path | None, typer.Option(help="Folder of unlabelled CTs, for recipes with n_unlabelled.")
     ] = None,
+    pseudo_labelled: Annotated[
+        Path | None, typer.Option(help="Folder of CTs (images/) with labels that flare segment made (labels/).")
+    ] = None,
     init: Annotated[Path | None, typer.Option(help="Weights to start from; for fine, the coarse weights.")] = None,
     settings: Annotated[
         list[str] | None,
@@ -61,6 +64,7 @@ def train(
             label_maps=label_maps,
             cohort=cohort and cohort.absolute(),
             unlabelled=unlabelled and unlabelled.absolute(),
+            pseudo_labelled=pseudo_labelled and pseudo_labelled.absolute(),
             init=init,
             device=chosen,
             precision=number_format,

@@ -49,6 +49,5 @@ def chosen_pool(
         yield None
 
 
-def _tell_dashboard(address: str | None) -> None:
-    if address:
-        typer.echo(f"note: Dask shows what is going on at {address}", err=True)
+def _tell_dashboard(address: str) -> None:
+    typer.echo(f"note: Dask shows what is going on at {address}", err=True)

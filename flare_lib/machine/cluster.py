@@ -56,10 +56,9 @@ class DaskWorkers:
         self._client.close()
 
     @property
-    def dashboard(self) -> str | None:
-        """The address of Dask's own page about what is going on; None if the scheduler was started without it."""
-        has_one = "dashboard" in self._client.scheduler_info(n_workers=0).get("services", {})
-        return self._client.dashboard_link if has_one else None
+    def dashboard(self) -> str:
+        """The address of Dask's own page about what is going on."""
+        return self._client.dashboard_link
 
     def n_slots(self) -> int:
         """Return twice the workers' threads, counted every 2 s, so that none waits for this process; at least 1."""

@@ -44,12 +44,14 @@ class TrainingSet:
     sources: dict[str, Sequence[Source]] = field(default_factory=dict)
     held_out: dict[str, Sequence[Source]] = field(default_factory=dict)
     unlabelled: list[PreparedCase] = field(default_factory=list)
+    n_pseudo_labelled: int = 0  # of the sources called cases
 
     def card(self) -> dict[str, object]:
         """Return the number of sources of each kind, and the names of the cases held out."""
         counts = {kind: len(them) for kind, them in self.sources.items()}
         names = [case.name for case in self.held_out.get("cases", ()) if isinstance(case, PreparedCase)]
-        return {"sources": counts, "unlabelled": len(self.unlabelled), "held_out": names}
+        beside = {"pseudo_labelled": self.n_pseudo_labelled} if self.n_pseudo_labelled else {}
+        return {"sources": counts, **beside, "unlabelled": len(self.unlabelled), "held_out": names}
 
 
 def gather(
@@ -58,6 +60,7 @@ def gather(
     label_maps: str | Path | None = None,
     cohort: str | Path | None = None,
     unlabelled: str | Path | None = None,
+    pseudo_labelled: str | Path | None = None,
     cache: str | Path | None = None,
     pool: Pool | None = None,
     progress: StageProgress | None = None,
@@ -66,17 +69,20 @@ def gather(
     """Gather what a recipe draws from; only the kinds with a share above 0 are made.
 
     `label_maps`: a folder of persons to paint (see `synthetic.subjects`). `cohort`: a folder of labelled CTs (see
-    `data.cohort`); any cases without labels are used as unlabelled ones. `unlabelled`: a folder of more CTs. Cases are
-    prepared once, in `cache`, by a `pool` if there is one; `on_note` is called with a note if any of them were damaged
-    there, or if there is a single person, so that no people lie between. Phantoms need no folder. Before any work
-    starts, raises ValueError for a folder that the recipe needs but was not given, and FileNotFoundError for one
-    without cases; after that, the errors of `prepare_cases` and `people_between`.
+    `data.cohort`); any cases without labels are used as unlabelled ones. `unlabelled`: a folder of more CTs.
+    `pseudo_labelled`: a folder of CTs with labels that a net has made, in the layout of a cohort: they are learnt from
+    and never held out; those without labels are passed over. Cases are prepared once, in `cache`, by a `pool` if there
+    is one; `on_note` is called with a note if any of them were damaged there, or if there is a single person, so that
+    no people lie between. Phantoms need no folder. Before any work starts, raises ValueError for a folder that the
+    recipe needs but was not given, for pseudo-labels that it does not draw from or that are not there, and
+    FileNotFoundError for a folder without cases; after that, the errors of `prepare_cases` and `people_between`.
     """
     share = recipe.sources.get
     persons = find_subjects(_given(label_maps, "label_maps", recipe)) if share("label_maps") else []
     cases = find_cases(_given(cohort, "cohort", recipe)) if share("cases") else []
     training, validation = split_cases(cases, recipe.n_validation, seed=recipe.seed) if share("cases") else ([], [])
     without = _unlabelled_cases(cases, unlabelled, recipe) if recipe.n_unlabelled else []
+    by_a_net = _pseudo_labelled_cases(pseudo_labelled, recipe) if pseudo_labelled is not None else []
 
     def prepared(some: Sequence[Case], around: str, within: str = "") -> list[PreparedCase]:
         if cache is None:
@@ -93,10 +99,13 @@ def gather(
         )
 
     gathered = TrainingSet()
+    around = "organs" if recipe.stage == "fine" else "foreground"
     if training:
-        around = "organs" if recipe.stage == "fine" else "foreground"
         there = prepared([*training, *validation], around)
         gathered.sources["cases"], gathered.held_out["cases"] = there[: len(training)], there[len(training) :]
+    if by_a_net:
+        gathered.sources["cases"] = [*gathered.sources["cases"], *prepared(by_a_net, around, within="pseudo_labelled")]
+        gathered.n_pseudo_labelled = len(by_a_net)
     if without:  # apart from the others, which may have the same names
         gathered.unlabelled = prepared(without, "foreground", within="unlabelled")
     if persons:
@@ -130,6 +139,18 @@ def _unlabelled_cases(cases: Sequence[Case], unlabelled: str | Path | None, reci
     if not without:
         raise ValueError(f"the recipe needs unlabelled CTs ({recipe.n_unlabelled} patches a step), got none")
     return without
+
+
+def _pseudo_labelled_cases(folder: str | Path, recipe: Recipe) -> list[Case]:
+    """Return the cases of a folder that have labels; ValueError if there is none, or if the recipe draws from none."""
+    if not recipe.sources.get("cases"):
+        raise ValueError(
+            f"pseudo-labelled CTs need a recipe that draws from cases, got one of {', '.join(recipe.sources)}"
+        )
+    cases = [case for case in find_cases(folder) if case.label_path is not None]
+    if not cases:
+        raise ValueError(f"{folder} must hold CTs with labels, in images/ and labels/ for example, got CTs alone")
+    return cases
 
 
 def moments_of_sources(sources: dict[str, Sequence[Source]], recipe: Recipe, *, n_patches: int = 64) -> Moments:
@@ -167,6 +188,7 @@ def train_stage(
     label_maps: str | Path | None = None,
     cohort: str | Path | None = None,
     unlabelled: str | Path | None = None,
+    pseudo_labelled: str | Path | None = None,
     init: str | Path | None = None,
     device: str | torch.device = "cpu",
     precision: str | Precision = "auto",
@@ -179,10 +201,10 @@ def train_stage(
     """Train one stage and write `folder/{stage}.safetensors` and `.json`; returns the stem of the two.
 
     Log and checkpoint go to `folder/{stage}/`, so that both stages of a pair can share a folder, and prepared cases to
-    `folder/prepared/`. `label_maps`, `cohort`, `unlabelled`: see `gather`. `init`: the weights to start from (strictly:
-    same names, same shapes). A fine recipe without mean and SD gets those of its training set. `n_workers` processes
-    make patches; a `pool`, if there is one, prepares the cases. If the run is stopped, the same call resumes from the
-    last checkpoint. If torchrun started the processes, they all train one net.
+    `folder/prepared/`. `label_maps`, `cohort`, `unlabelled`, `pseudo_labelled`: see `gather`. `init`: the weights to
+    start from (strictly: same names, same shapes). A fine recipe without mean and SD gets those of its training set.
+    `n_workers` processes make patches; a `pool`, if there is one, prepares the cases. If the run is stopped, the same
+    call resumes from the last checkpoint. If torchrun started the processes, they all train one net.
     """
     folder = Path(folder)
     start = (
@@ -197,6 +219,7 @@ def train_stage(
                 label_maps=label_maps,
                 cohort=cohort,
                 unlabelled=unlabelled,
+                pseudo_labelled=pseudo_labelled,
                 cache=folder / "prepared",
                 pool=pool,
                 progress=progress,

@@ -1,6 +1,7 @@
 """Who does the work: what the options open."""
 
 import pytest
+from scans import grey_values, labels_zyx, save, save_labels
 
 from flare_lib.commands.workers import chosen_pool
 from flare_lib.machine import cluster
@@ -38,3 +39,39 @@ def test_a_scheduler_comes_before_processes_and_its_page_is_told(monkeypatch, ca
 def test_cases_are_checked_by_whom_one_likes(flare, ct_path, tmp_path, workers):
     code, out, _ = flare("check", tmp_path, "--workers", workers)
     assert (code, out[-1]) == (0, "1 cases, 0 of them with labels: none with problems")
+
+
+@pytest.fixture(scope="module")
+def scheduler():
+    """The address of a Dask scheduler with one worker, in this process."""
+    distributed = pytest.importorskip("distributed")
+    port = {"dashboard_address": ":0"}  # whichever is free
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, scheduler_kwargs=port
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
+def test_a_scheduler_does_it_and_a_bad_file_costs_only_itself(flare, scheduler, tmp_path):
+    for folder in ("images", "labels", "predictions"):
+        (tmp_path / "cases" / folder).mkdir(parents=True)
+    for name in ("a", "b", "c"):
+        save(tmp_path / "cases" / "images" / f"{name}_0000.nii.gz", grey_values())
+        for folder in ("labels", "predictions"):
+            save_labels(tmp_path / "cases" / folder / f"{name}.nii.gz", labels_zyx())
+    (tmp_path / "cases" / "labels" / "b.nii.gz").write_bytes(b"junk")
+    cases, references = tmp_path / "cases", tmp_path / "cases" / "labels"
+
+    code, out, err = flare("check", cases, "--scheduler", scheduler)
+    assert (code, out[-1]) == (1, "3 cases, 3 of them with labels: 1 with problems")
+    assert sum("b.nii.gz must be a NIfTI-1 or NIfTI-2 file" in line for line in out) == 1
+
+    scores = tmp_path / "scores.csv"
+    code, out, err = flare("evaluate", cases / "predictions", references, "-o", scores, "--scheduler", scheduler)
+    assert (code, out[-1]) == (2, f"2 of 3 cases scored; wrote {scores}")
+    assert [line for line in err if "b.nii.gz must be" in line] == [err[-1]]
+
+    organs = tmp_path / "organs.csv"
+    code, out, err = flare("measure", cases / "images", references, "-o", organs, "--scheduler", scheduler)
+    assert (code, out[-1]) == (2, f"2 of 3 cases measured; wrote {organs}")
+    assert len(organs.read_text().splitlines()) == 1 + 2 * 2

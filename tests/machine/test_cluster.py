@@ -20,12 +20,14 @@ def results(outcomes):
     return sorted((k, o.result if isinstance(o, Done) else o.reason) for k, o in outcomes)
 
 
+# the server of a scheduler's pages takes any port that is free, for another scheduler may run here
+HERE = {"processes": False, "dashboard_address": None, "scheduler_kwargs": {"dashboard_address": ":0"}}
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """Two threads of one worker in this process: the processes beside them are what matters."""
-    with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
-    ) as cluster:
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=2, **HERE) as cluster:
         yield cluster
 
 
@@ -46,6 +48,18 @@ def test_what_is_killed_or_hangs_there_costs_the_others_nothing(pool):
     assert results(run(killed_at_3, [2, 3, 4], pool)) == [(0, 2), (1, KILLED.reason), (2, 4)]
     late = results(run(late_at_3, [3, 4], pool, time_limit_s=2.0))
     assert late == [(0, "it must end within 2 s, got no end"), (1, 4)]
+
+
+def test_a_worker_that_dies_in_the_middle_costs_no_case_and_none_is_told_twice():
+    with (
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, **HERE) as cluster,
+        DaskWorkers(cluster.scheduler_address, patience_s=5) as pool,
+    ):
+        outcomes = run(half, [*range(0, 24, 2), 7], pool)
+        told = [next(outcomes)]
+        cluster.sync(cluster.workers[0].close, executor_wait=False, nanny=False)
+        told.extend(outcomes)
+    assert results(told) == [(k, k) for k in range(12)] + [(12, "an item must be even, got 7")]
 
 
 def test_a_scheduler_that_does_not_answer_or_is_none_is_refused():

@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from flare_lib.ct.files import load_ct, save_label_map
+from flare_lib.ct.files import load_ct, save_ct, save_label_map
 from flare_lib.ct.resample import resample_volume
-from flare_lib.ct.roi import bounding_box, crop_volume
+from flare_lib.ct.roi import Box, bounding_box, crop_volume
 from flare_lib.ct.volume import Volume
 from flare_lib.data.centres import write_phantoms
 from flare_lib.data.cohort import find_cases, load_labels
+from flare_lib.data.listing import list_cts
+from flare_lib.display.cohort_page import save_thumbnail
+from flare_lib.inference import coarse_to_fine, methods, stages
+from flare_lib.inference.cohort_run import segment_cohort
 from flare_lib.network.weights import load_trained
 from flare_lib.training import stage
 from flare_lib.training.log import read_log
@@ -124,6 +128,58 @@ def test_real_cases_train_both_stages_as_in_the_paper(cohort, tmp_path):
     voxels = np.concatenate(crops).astype(np.float64)
     expected = voxels.mean(), voxels.std()
     assert (trained.preprocessing.mean_hu, trained.preprocessing.sd_hu) == pytest.approx(expected, abs=0.006)
+
+
+@pytest.fixture
+def archive(tmp_path, monkeypatch):
+    """Three CTs without labels, and the labels that flare segment's nets, here stand-ins, made of two of them."""
+
+    def find_a_liver(ct, coarse, fine, *, margin_mm):
+        if ct.array_zyx.max() > 900:
+            raise ValueError("a CT must be without metal, got some")
+        labels = np.zeros(ct.shape_zyx, np.uint8)
+        labels[2:5, 3:7, 2:8] = 1
+        return coarse_to_fine.Segmentation(labels, ct, Box((0, 0, 0), ct.shape_zyx), {}, ())
+
+    monkeypatch.setattr(stages, "load_stages", lambda folder, **_: ("coarse", "fine"))
+    monkeypatch.setattr(coarse_to_fine, "segment", find_a_liver)
+    methods.open_method.cache_clear()
+    for k in range(3):
+        hu = np.full((9, 12, 14), -1000, np.int16)
+        hu[1:8, 2:10, 1:13] = 40 + k
+        hu[4, 4, 4] = 1000 if k == 1 else 50
+        (tmp_path / "archive" / "images").mkdir(parents=True, exist_ok=True)
+        save_ct(tmp_path / "archive" / "images" / f"c{k}_0000.nii.gz", Volume.from_array(hu, (12.0, 11.0, 10.0)))
+    cases = list_cts([tmp_path / "archive" / "images"])
+    entries = segment_cohort(cases, tmp_path / "archive" / "labels", also=save_thumbnail)
+    assert [entry.get("error", "") for entry in entries] == ["", "a CT must be without metal, got some", ""]
+    yield tmp_path / "archive"
+    methods.open_method.cache_clear()
+
+
+def test_what_segment_made_of_an_archive_is_learnt_from_and_never_held_out(cohort, archive, tmp_path):
+    recipe = preset("paper", "coarse", **REAL, n_unlabelled=1)
+    gathered = gather(recipe, cohort=cohort, unlabelled=archive, pseudo_labelled=archive, cache=tmp_path / "cache")
+    assert [case.name for case in gathered.sources["cases"]][2:] == ["c0", "c2"]
+    assert all((case.labels == 1).any() for case in gathered.sources["cases"][2:])
+    assert [case.name for case in gathered.unlabelled][2:] == ["c0", "c1", "c2"]
+    assert all(case.labels is None for case in gathered.unlabelled)
+    assert len(gathered.held_out["cases"]) == 1
+    assert gathered.card() == {
+        "sources": {"cases": 4},
+        "pseudo_labelled": 2,
+        "unlabelled": 5,
+        "held_out": [gathered.held_out["cases"][0].name],
+    }
+
+
+def test_pseudo_labels_that_are_not_there_or_that_nothing_draws_from_are_refused(cohort, tmp_path):
+    (tmp_path / "alone").mkdir()
+    shutil.copy(next((cohort / "images").iterdir()), tmp_path / "alone")
+    with pytest.raises(ValueError, match=r"alone must hold CTs with labels, .*, got CTs alone"):
+        gather(preset("paper", "fine", **REAL), cohort=cohort, pseudo_labelled=tmp_path / "alone", cache=tmp_path)
+    with pytest.raises(ValueError, match="need a recipe that draws from cases, got one of phantoms"):
+        gather(preset("course", "coarse", n_unlabelled=0), pseudo_labelled=cohort)
 
 
 def test_phantoms_held_out_stand_in_where_there_are_no_cases(tmp_path):
