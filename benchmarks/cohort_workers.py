@@ -3,7 +3,7 @@
     python benchmarks/cohort_workers.py             # 12 cases: the sample, and phantoms of three fields of view
     python benchmarks/cohort_workers.py CTS...      # your own, as flare segment takes them
 
-Every way segments the same cases into a folder of its own, in the order A B C C B A ..., once its processes have their
+Every way segments the same cases into a folder of its own, in the order A B B A ..., once its processes have their
 nets loaded (by phantoms that do not count). The labels of all ways are compared voxel by voxel. Then the
 arithmetic: what 2,000 cases take is their mean seconds in one of n workers, times 2,000 / n; the same is said of the
 measured run, and compared with what it took. Results go to `benchmarks/results/cohort_workers.json`.
@@ -38,8 +38,8 @@ HERE = 0  # no worker: this process
 
 
 def ways(cores: int) -> list[tuple[int, int]]:
-    """Return (workers, threads of each) to compare: this process, a process a core, and as many with all cores each."""
-    return [(HERE, cores), (cores, 1), (cores, cores)]
+    """Return (workers, threads of each) to compare: this process with all cores, and a process a core."""
+    return [(HERE, cores), (cores, 1)]
 
 
 def default_cases(folder: Path, n_cases: int = 12) -> list[Case]:
