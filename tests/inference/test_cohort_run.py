@@ -24,7 +24,7 @@ def segmented(monkeypatch):
     """Nets that find 12 voxels of liver wherever it is bright; the list holds the brightness of what they saw."""
     seen = []
 
-    def segment(ct, coarse, fine, *, margin_mm):
+    def segment(ct, coarse, fine, **_):
         seen.append(int(ct.array_zyx.max()))
         labels = np.zeros(ct.shape_zyx, np.uint8)
         labels[1:3, 2:4, 2:5] = organ("liver").id

@@ -134,7 +134,7 @@ def test_real_cases_train_both_stages_as_in_the_paper(cohort, tmp_path):
 def archive(tmp_path, monkeypatch):
     """Three CTs without labels, and the labels that flare segment's nets, here stand-ins, made of two of them."""
 
-    def find_a_liver(ct, coarse, fine, *, margin_mm):
+    def find_a_liver(ct, coarse, fine, **_):
         if ct.array_zyx.max() > 900:
             raise ValueError("a CT must be without metal, got some")
         labels = np.zeros(ct.shape_zyx, np.uint8)
