@@ -30,7 +30,7 @@ def segmented(monkeypatch):
         labels[1:3, 2:4, 2:5] = organ("liver").id
         return Segmentation(labels, ct, Box((0, 0, 0), ct.shape_zyx), {"net": 0.25}, ("looked",))
 
-    monkeypatch.setattr(stages, "load_stages", lambda folder, *, device, precision: ("coarse", "fine"))
+    monkeypatch.setattr(stages, "load_stages", lambda folder, **_: ("coarse", "fine"))
     monkeypatch.setattr(coarse_to_fine, "segment", segment)
     methods.open_method.cache_clear()
     yield seen
