@@ -24,7 +24,7 @@ SMALL = ("patch_size=(8,16,12)", "features_per_stage=(4,6,8)", "strides=((2,2,2)
 
 def test_train_writes_weights_that_segment_can_use(flare, persons, tmp_path):
     settings = [part for setting in (*SMALL, "spacing_zyx_mm=(8,8,8)") for part in ("--set", setting)]
-    settings += ["--set", 'sources={"label_maps": 1.0}']
+    settings += ["--set", 'sources={"label_maps": 1.0}', "--set", "n_between=0"]
     for name, start in (("coarse", []), ("fine", ["--init", tmp_path / "trained" / "coarse"])):
         code, out, err = flare(
             *("train", name, "--label-maps", persons, "-o", tmp_path / "trained", "--workers", "0"), *start, *settings
