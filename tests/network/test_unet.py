@@ -196,6 +196,7 @@ def test_an_image_without_batch_axis_or_of_other_channels_is_refused(shape):
         ({"strides": ((2, 2, 0), (2, 2, 2), (2, 2, 2))}, "3 numbers of 1 or more"),
         ({"features_per_stage": (3, 0, 6, 5)}, "must be 1 or more"),
         ({"in_channels": 0}, "must be 1 or more"),
+        ({"n_classes": 0}, "must be 1 or more"),
     ],
 )
 def test_values_that_make_no_net_are_refused(changes, message):
