@@ -4,7 +4,7 @@
     python benchmarks/heads.py --steps 4   # a quick look
 
 Both arms see the same synthetic persons, the same patches in the same order and as many steps. Along the way the Dice
-is measured on patches of persons held out. Results go to `benchmarks/results/heads.json` after every run.
+is measured on patches of persons held out. Results go to `benchmarks/results/heads.json` after every seed.
 """
 
 import argparse

@@ -137,8 +137,19 @@ def reasons(path: Path) -> dict[tuple[str, str], str]:
     """Return {(function, change): why no test could notice it}, as the last result has them; none without a file."""
     if not path.exists():
         return {}
-    last = json.loads(path.read_text(encoding="utf-8"))["unnoticed"]
-    return {(function_of(one["name"]), one["change"]): one["equivalent"] for one in last if one["equivalent"]}
+    last = json.loads(path.read_text(encoding="utf-8"))
+    every = [*last["unnoticed"], *last.get("of_other_samples", [])]
+    return {(function_of(one["name"]), one["change"]): one["equivalent"] for one in every if one["equivalent"]}
+
+
+def of_other_samples(path: Path, unnoticed: list[dict]) -> list[dict]:
+    """Return the equivalent mutants of the last result that this one does not have: their reasons are kept."""
+    if not path.exists():
+        return []
+    last = json.loads(path.read_text(encoding="utf-8"))
+    here = {(function_of(one["name"]), one["change"]) for one in unnoticed}
+    every = [*last["unnoticed"], *last.get("of_other_samples", [])]
+    return [one for one in every if one["equivalent"] and (function_of(one["name"]), one["change"]) not in here]
 
 
 def counts(names: Iterable[str], unnoticed: list[dict]) -> dict[str, dict[str, int]]:
@@ -197,7 +208,9 @@ def main() -> None:
     folders = counts(names, unnoticed)
     if not arguments.only:
         asked = {"of": len(every), "each": arguments.each, "seed": arguments.seed, "left_out": LEFT_OUT}
-        RESULT.write_text(json.dumps({"sample": asked, "folders": folders, "unnoticed": unnoticed}, indent=2) + "\n")
+        result = {"sample": asked, "folders": folders, "unnoticed": unnoticed}
+        result["of_other_samples"] = of_other_samples(RESULT, unnoticed)
+        RESULT.write_text(json.dumps(result, indent=2) + "\n")
     to_notice = [f"{one['name']}\n{one['change']}" for one in unnoticed if not one["equivalent"]]
     print(*to_notice, *table(folders), sep="\n")
 

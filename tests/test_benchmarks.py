@@ -125,6 +125,12 @@ def test_the_share_of_mutants_noticed_leaves_out_those_that_no_test_could_notice
     assert known["flare_lib.ct.roi.x_crop", "- 4\n+ b"] == "c is never negative"
     assert len(known) == 3
     assert mutants.reasons(tmp_path / "none.json") == {}
+    others = mutants.of_other_samples(tmp_path / "mutants.json", unnoticed[:2])
+    assert others == unnoticed[2:]
+    later = {"unnoticed": unnoticed[:2], "of_other_samples": others}
+    (tmp_path / "mutants.json").write_text(json.dumps(later), encoding="utf-8")
+    assert mutants.reasons(tmp_path / "mutants.json") == known
+    assert mutants.of_other_samples(tmp_path / "none.json", unnoticed) == []
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a mutant has a forked process")

@@ -15,6 +15,7 @@ import csv
 import io
 import os
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PureWindowsPath
 
@@ -24,6 +25,8 @@ from flare_lib.data.cohort import Case, find_cases
 
 _ENDING = r"(_0000)?(\.nii|\.zip|\.dcm)?(\.gz)?$"  # of a CT's name: channel number and format, upper or lower case
 _CT_SUFFIXES = (*SUFFIXES, ".zip")
+
+_Links = deque[tuple[Path, str]]  # links to folders still to be followed, and what names below them begin with
 
 
 def case_name(path: Path) -> str:
@@ -81,10 +84,10 @@ def _matches(pattern: Path) -> list[Path]:
 
 def _listed(path: Path) -> list[Case]:
     text = _text_of(path)
-    first = text.partition("\n")[0]
+    first = next((line for line in text.splitlines() if not _says_nothing([line])), "")
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), skipinitialspace=True)
     try:
-        columns = [name.strip().lower() for name in next(rows, [])]
+        columns = [name.strip().lower() for name in next((row for row in rows if not _says_nothing(row)), [])]
         if "ct" not in columns:
             raise ValueError(f"{path} must have a column ct, got {', '.join(columns) or 'none'}")
         cases = []
@@ -108,6 +111,11 @@ def _listed(path: Path) -> list[Case]:
     return cases
 
 
+def _says_nothing(cells: list[str]) -> bool:
+    """Return whether a row above the columns' names is empty, or `sep=;`, which tells Excel what parts cells."""
+    return not any(cell.strip() for cell in cells) or cells[0].strip().lower().startswith("sep=")
+
+
 def _text_of(path: Path) -> str:
     content = path.read_bytes()
     is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -129,32 +137,46 @@ def _listed_file(folder: Path, written: str) -> Path:
     return path
 
 
-def _in_folder(folder: Path, before: str = "", entered: set[str] | None = None) -> Iterator[Case]:
-    """Yield the CTs in a folder that is not itself one; `before`: what their names begin with.
+def _in_folder(folder: Path) -> Iterator[Case]:
+    """Yield the CTs in a folder that is not itself one.
 
-    `entered`: the folders gone through so far, by their true paths.
+    Every folder is entered once, links to folders after all others: a new link changes no CT's name.
     """
-    entered = {os.path.realpath(folder)} if entered is None else entered
-    if not before and any((folder / name).is_dir() for name in ("images", "imagesTr")):
-        yield from (Case(before + case.name, case.ct_path) for case in find_cases(folder) if case.ct_path.exists())
+    entered, links = {os.path.realpath(folder)}, _Links()
+    if any((folder / name).is_dir() for name in ("images", "imagesTr")):
+        yield from (case for case in find_cases(folder) if case.ct_path.exists())
         return
-    for path in sorted(folder.glob("[!.]*"), key=lambda path: (path.is_symlink(), path)):
-        if path.is_dir():
-            if (real := os.path.realpath(path)) in entered:
-                continue
-            entered.add(real)
-            if _has_dicom(path, deep=False):  # whatever NIfTI lies beside it
-                yield Case(before + path.name, path)
-            elif with_masks := sorted(path.glob("ct.nii*")):  # a patient of TotalSegmentator's data set
-                yield Case(before + path.name, with_masks[0])
-            elif any(file.name.lower().endswith(SUFFIXES) for file in path.rglob("[!.]*")):
-                yield from _in_folder(path, f"{before}{path.name}_", entered)
-            elif _has_dicom(path, deep=True):
-                yield Case(before + path.name, path)
-            else:
-                yield from _in_folder(path, f"{before}{path.name}_", entered)
-        elif path.name.lower().endswith(_CT_SUFFIXES):
+    yield from _below(folder, "", entered, links)
+    while links:
+        yield from _at(*links.popleft(), entered, links)
+
+
+def _below(folder: Path, before: str, entered: set[str], links: _Links) -> Iterator[Case]:
+    """Yield the CTs in a folder's folders; `before`: what their names begin with. Links to folders go to `links`."""
+    for path in sorted(folder.glob("[!.]*")):
+        if path.is_symlink() and path.is_dir():
+            links.append((path, before))
+        else:
+            yield from _at(path, before, entered, links)
+
+
+def _at(path: Path, before: str, entered: set[str], links: _Links) -> Iterator[Case]:
+    """Yield the CT that a file or folder is, or those below it; nothing for a folder that has been entered."""
+    if not path.is_dir():
+        if path.name.lower().endswith(_CT_SUFFIXES):
             yield Case(before + case_name(path), path)
+        return
+    if (real := os.path.realpath(path)) in entered:
+        return
+    entered.add(real)
+    if _has_dicom(path, deep=False):  # whatever NIfTI lies beside it
+        yield Case(before + path.name, path)
+    elif with_masks := sorted(path.glob("ct.nii*")):  # a patient of TotalSegmentator's data set
+        yield Case(before + path.name, with_masks[0])
+    elif not any(file.name.lower().endswith(SUFFIXES) for file in path.rglob("[!.]*")) and _has_dicom(path, deep=True):
+        yield Case(before + path.name, path)
+    else:
+        yield from _below(path, f"{before}{path.name}_", entered, links)
 
 
 def _has_dicom(folder: Path, *, deep: bool) -> bool:

@@ -68,12 +68,14 @@ def segment_cohort(
     _check_places(cases, folder)
     asked = {"margin_mm": settings.margin_mm, "folds": list(settings.folds), "roi": settings.roi}
     asked["tile_step"] = settings.tile_step
-    key = {"weights_sha256": weights_sha256(settings), "settings": asked}
+    key, tried = {"weights_sha256": weights_sha256(settings), "settings": asked}, _tried(settings)
     folder.mkdir(parents=True, exist_ok=True)
     with open_manifest(folder / MANIFEST) as manifest:
         todo = []
         for done, case in enumerate(cases):
-            if not _is_settled(case, folder, manifest, key, retry_failed):
+            entry = manifest.entries.get(case.name, {})
+            again = retry_failed or entry.get("tried", tried) != tried
+            if not _is_settled(case, folder, manifest, key, again):
                 todo.append(case)
             if progress:
                 progress(done + 1 - len(todo), len(cases))
@@ -81,7 +83,7 @@ def segment_cohort(
         n_there = len(cases) - len(todo)
         outcomes = run(work, todo, pool, time_limit_s=time_limit_s, memory_mib=expected_memory_mib)
         for n, (k, outcome) in enumerate(outcomes, start=1):
-            manifest.add(_entry(todo[k], outcome, key))
+            manifest.add(_entry(todo[k], outcome, key, tried))
             if progress:
                 progress(n_there + n, len(cases))
         return [manifest.entries[case.name] for case in cases]
@@ -184,12 +186,17 @@ def _is_same_input(path: Path, entry: Entry) -> bool:
         return entry["input_stamp"] is None  # it was not there either
 
 
-def _entry(case: Case, outcome: Any, key: dict[str, Any]) -> Entry:
+def _tried(settings: Settings) -> dict[str, str]:
+    """Return what changes no label but what may fail: a case that failed is tried again if it is another."""
+    return {"engine": settings.engine, "precision": str(settings.precision), "device": settings.device}
+
+
+def _entry(case: Case, outcome: Any, key: dict[str, Any], tried: dict[str, str]) -> Entry:
     entry: Entry = {"name": case.name, "state": "done", "ct": str(case.ct_path), **key, "version": __version__}
     if not isinstance(outcome, Failure):
         cost = {"total_s": round(outcome.seconds, 3), "peak_mib": round(outcome.peak_mib, 1)}
         return entry | outcome.result | cost
-    entry |= {"state": "failed", "error": outcome.reason, "input_sha256": None, "input_stamp": None}
+    entry |= {"state": "failed", "error": outcome.reason, "tried": tried, "input_sha256": None, "input_stamp": None}
     with suppress(OSError):  # it is not there
         entry |= {"input_sha256": sha256_of(case.ct_path), "input_stamp": stamp_of(case.ct_path)}
     return entry

@@ -2,8 +2,8 @@
 
 OpenVINO gets the net layer by layer as a graph of its own operations, on patches of one size. The arithmetic is the
 same and the order of sums is not, so logits differ in their last digits. On a processor with AVX2 alone it is the
-faster one (benchmarks/README.md, `against nnU-Net`); it is an extra, because it is large. Nothing is sent anywhere: the
-converter of OpenVINO that counts its users is not used.
+faster one (benchmarks/README.md, `against nnU-Net`); it is an extra, because it is large. The
+converter of OpenVINO, which counts its users, is never called.
 
 Reference: https://docs.openvino.ai, operation set 13 (Convolution, MVN, PRelu)
 """

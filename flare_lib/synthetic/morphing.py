@@ -7,15 +7,19 @@ is a linear map and free-form deformations with cubic B-splines, from coarse to 
 unevenly neighbouring points move.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
+from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from scipy import ndimage
 from torch.nn import functional
 
+from flare_lib.machine.atomic_write import atomic_write
 from flare_lib.machine.progress import Progress
 from flare_lib.synthetic.deformation import bspline_weights
 from flare_lib.synthetic.structures import ORGAN_STRUCTURES, Structures
@@ -28,6 +32,7 @@ LANDMARKS: tuple[str, ...] = (
 )
 FRACTIONS = (0.35, 0.8)  # of the way: nearer than that, it is one of the two people
 _REACH_MM = 60.0  # how far beyond the grid a displacement may look
+_FORMAT = 1  # of the cache: increase it when a correspondence is found in another way
 _FEWEST = 20  # voxels of a structure, on the working grid, for it to be matched
 
 
@@ -48,28 +53,65 @@ class Correspondence:
 
 
 def people_between(
-    people: Sequence[Structures], n: int, *, seed: int, progress: Progress | None = None
+    people: Sequence[Structures],
+    n: int,
+    *,
+    seed: int,
+    cache: str | Path | None = None,
+    progress: Progress | None = None,
 ) -> list[Structures]:
     """Return `n` people, each one person moved a random part of the way (`FRACTIONS`) towards another.
 
-    Every ordered pair is used once before any is used again. Takes about a minute a pair on one core. Raises ValueError
-    for fewer than two people, and what `correspondence` raises.
+    Every ordered pair is used once before any is used again. Two people who have too little in common, a head and an
+    abdomen say, are no pair; without any pair there is nobody, []. A pair takes about a minute on one core; in the
+    folder `cache` its correspondence is kept for the next time.
     """
-    if len(people) < 2 and n:
-        raise ValueError(f"people between people need at least two people, got {len(people)}")
     rng = np.random.default_rng([seed, 0xB7])
     pairs = list(permutations(range(len(people)), 2))
     rng.shuffle(pairs)
     found: dict[tuple[int, int], Correspondence] = {}
-    between = []
-    for k in range(n):
-        a, b = pairs[k % len(pairs)]
-        if (a, b) not in found:
-            found[a, b] = correspondence(people[a], people[b])
-        between.append(morph(people[a], found[a, b], rng.uniform(*FRACTIONS)))
+    between: list[Structures] = []
+    while pairs and len(between) < n:
+        a, b = pair = pairs.pop(0)
+        if pair not in found:
+            try:
+                found[pair] = _kept(people[a], people[b], cache)
+            except ValueError:  # they have too little in common
+                continue
+        pairs.append(pair)
+        between.append(morph(people[a], found[pair], rng.uniform(*FRACTIONS)))
         if progress:
-            progress(k + 1, n)
+            progress(len(between), n)
     return between
+
+
+def _kept(person: Structures, other: Structures, cache: str | Path | None) -> Correspondence:
+    """Return the correspondence of two people, from the cache if it is there, else into it."""
+    if cache is None:
+        return correspondence(person, other)
+    digest = hashlib.sha256(repr(_FORMAT).encode())
+    for one in (person, other):
+        digest.update(repr((one.array_zyx.shape, one.spacing_zyx_mm, sorted(one.names.items()))).encode())
+        digest.update(one.array_zyx.tobytes())
+    path = Path(cache) / f"{digest.hexdigest()[:16]}.npz"
+    try:
+        with np.load(path) as stored:
+            overlap = dict(zip(stored["landmarks"].tolist(), stored["overlap"].tolist(), strict=True))
+            return Correspondence(stored["shift_mm"], stored["start_mm"], float(stored["spacing_mm"]), overlap)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):  # not there yet, or damaged: made again
+        pass
+    made = correspondence(person, other)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as unfinished:
+        np.savez(
+            unfinished,
+            shift_mm=made.shift_mm,
+            start_mm=made.start_mm,
+            spacing_mm=made.spacing_mm,
+            landmarks=list(made.overlap),
+            overlap=list(made.overlap.values()),
+        )
+    return made
 
 
 def morph(person: Structures, towards: Correspondence, fraction: float) -> Structures:

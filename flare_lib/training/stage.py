@@ -72,10 +72,12 @@ def gather(
     `data.cohort`); any cases without labels are used as unlabelled ones. `unlabelled`: a folder of more CTs.
     `pseudo_labelled`: a folder of CTs with labels that a net has made, in the layout of a cohort: they are learnt from
     and never held out; those without labels are passed over. Cases are prepared once, in `cache`, by a `pool` if there
-    is one; `on_note` is called with a note if any of them were damaged there, or if there is a single person, so that
-    no people lie between. Phantoms need no folder. Before any work starts, raises ValueError for a folder that the
-    recipe needs but was not given, for pseudo-labels that it does not draw from or that are not there, and
-    FileNotFoundError for a folder without cases; after that, the errors of `prepare_cases` and `people_between`.
+    is one, and so is what `recipe.n_between` people need; `on_note` is called with a note if cases were damaged there,
+    or if no two persons have enough in common for people between them. Phantoms need no folder.
+
+    Before any work starts, raises ValueError for a folder that the recipe needs but was not given, for pseudo-labels
+    that it does not draw from or that are not there, and FileNotFoundError for a folder without cases; after that, the
+    errors of `prepare_cases`.
     """
     share = recipe.sources.get
     persons = find_subjects(_given(label_maps, "label_maps", recipe)) if share("label_maps") else []
@@ -111,10 +113,11 @@ def gather(
     if persons:
         loaded = [load_subject(path) for path in persons]
         bodies = [body for k, person in enumerate(loaded) for body in embody(person, BODIES_PER_PERSON, seed=k)]
-        n_between = recipe.n_between if len(loaded) > 1 else 0  # beside a single person there is nobody
-        if n_between < recipe.n_between and on_note:
-            on_note(f"one label map: none of the {recipe.n_between} people between people can be made")
-        between = people_between(loaded, n_between, seed=recipe.seed, progress=of_stage(progress, "morphing"))
+        kept = None if cache is None else Path(cache) / "between"
+        morphing = of_stage(progress, "morphing")
+        between = people_between(loaded, recipe.n_between, seed=recipe.seed, cache=kept, progress=morphing)
+        if len(between) < recipe.n_between and on_note:
+            on_note(f"no two label maps have enough in common for the {recipe.n_between} people between people")
         bodies += [body for k, person in enumerate(between) for body in embody(person, 1, seed=1000 + k)]
         gathered.sources["label_maps"] = bodies
     if share("phantoms"):

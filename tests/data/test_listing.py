@@ -71,6 +71,7 @@ def test_a_list_names_its_cts_relative_to_itself(tmp_path):
     [
         '\ufeffname,ct\r\n"first, again","in/b, c.nii.gz"\r\n\r\n,in/a.nii.gz\r\n,\r\n'.encode(),
         b'Name; CT ;note\nfirst, again;in/b, c.nii.gz;"a ""note"""\n;in\\a.nii.gz\n',
+        b"\r\nsep=;\r\n;\r\nname;ct\r\nfirst, again;in/b, c.nii.gz\r\n;in/a.nii.gz\r\n",
         "name\tct\r\nfirst, again\tin/b, c.nii.gz\r\n\tin/a.nii.gz".encode("utf-16"),
     ],
 )
@@ -104,6 +105,16 @@ def test_links_that_lead_in_circles_are_gone_once(tmp_path):
         (tmp_path / name).symlink_to(tmp_path / "in")
     assert found(tmp_path, tmp_path / "in") == {"a": "in/a.nii.gz", "sub_b": "in/sub/b.nii.gz"}
     assert found(tmp_path, tmp_path / "in" / "**" / "*.nii.gz") == {"a": "in/a.nii.gz", "b": "in/sub/b.nii.gz"}
+
+
+def test_a_link_to_a_folder_that_is_there_anyway_changes_no_name(tmp_path):
+    touch(tmp_path / "b" / "x.nii.gz")
+    touch(tmp_path / "elsewhere" / "c" / "y.nii.gz")
+    (tmp_path / "cts" / "a").mkdir(parents=True)
+    (tmp_path / "b").rename(tmp_path / "cts" / "b")
+    (tmp_path / "cts" / "a" / "link").symlink_to(tmp_path / "cts" / "b")
+    (tmp_path / "cts" / "a" / "far").symlink_to(tmp_path / "elsewhere")
+    assert found(tmp_path, tmp_path / "cts") == {"b_x": "cts/b/x.nii.gz", "a_far_c_y": "cts/a/far/c/y.nii.gz"}
 
 
 def test_a_pattern_finds_hidden_files_only_if_it_names_what_is_hidden(tmp_path):

@@ -108,6 +108,25 @@ def test_a_bad_case_is_put_aside_and_tried_again_when_it_changes_or_on_request(s
     assert segmented == [40, 42, 60, 70]
 
 
+def test_a_case_that_failed_is_tried_again_by_another_engine_or_number_format(segmented, cases, tmp_path, monkeypatch):
+    def fail(ct, coarse, fine, **_):
+        raise ValueError("this engine cannot")
+
+    works = coarse_to_fine.segment
+    for k, settings in enumerate((Settings(engine="openvino"), Settings(precision="float16"), Settings(device="cuda"))):
+        monkeypatch.setattr(coarse_to_fine, "segment", fail)
+        methods.open_method.cache_clear()
+        monkeypatch.setattr(methods, "choose_device", lambda device: device)
+        entry, *_ = segment_cohort(cases[:1], tmp_path / f"out{k}", settings)
+        assert (entry["state"], entry["error"]) == ("failed", "this engine cannot")
+        monkeypatch.setattr(coarse_to_fine, "segment", works)
+        methods.open_method.cache_clear()
+        entry, *_ = segment_cohort(cases[:1], tmp_path / f"out{k}", settings)
+        assert entry["state"] == "failed"
+        entry, *_ = segment_cohort(cases[:1], tmp_path / f"out{k}")
+        assert entry["state"] == "done"
+
+
 def test_what_a_caller_wants_beside_the_labels_is_made_in_the_worker(segmented, cases, tmp_path):
     made = []
     segment_cohort(cases[:1], tmp_path / "out", also=lambda folder, name, ct, labels: made.append((name, labels.sum())))

@@ -133,13 +133,45 @@ def test_people_between_use_every_pair_once_and_depend_on_the_seed_alone(monkeyp
     }
     low, high = (24 * f / 6 for f in FRACTIONS)
     assert moved <= set(range(int(low), int(high) + 2))
-    assert people_between(people[:1], 0, seed=3) == []
+    assert people_between(people, 0, seed=3) == people_between(people[:1], 2, seed=3) == []
+
+
+def test_a_pair_with_too_little_in_common_is_passed_over(monkeypatch):
+    def of_equals(a, b):
+        if a.names != b.names:
+            raise ValueError("two people must have at least four whole structures in common, got []")
+        return plain_shift((24.0, 0.0, 0.0))
+
+    monkeypatch.setattr("flare_lib.synthetic.morphing.correspondence", of_equals)
+    head = Structures(person().array_zyx, {i: f"skull_{i}" for i in range(8)}, SPACING)
+    between = people_between([head, person(), person()], 5, seed=1)
+    assert [one.names for one in between] == [person().names] * 5
+    assert people_between([head, person()], 5, seed=1) == []
+
+
+def test_a_correspondence_is_found_once_and_kept(monkeypatch, tmp_path):
+    asked = []
+
+    def recorded(a, b):
+        asked.append(1)
+        found = plain_shift((24.0, 0.0, float(len(asked))))
+        return Correspondence(found.shift_mm, found.start_mm, found.spacing_mm, {"liver": 0.9, "aorta": 0.8})
+
+    monkeypatch.setattr("flare_lib.synthetic.morphing.correspondence", recorded)
+    people = [person(), person(liver=((100, 120, 60), (50, 50, 40)))]
+    first = people_between(people, 3, seed=2, cache=tmp_path)
+    again = people_between(people, 3, seed=2, cache=tmp_path)
+    assert len(asked) == len(list(tmp_path.iterdir())) == 2
+    assert all((a.array_zyx == b.array_zyx).all() for a, b in zip(first, again, strict=True))
+    next(tmp_path.iterdir()).write_bytes(b"PK damaged")
+    people_between(people, 3, seed=2, cache=tmp_path)
+    assert len(asked) == 3
+    people_between([people[0], person(aorta=((95, 85, 125), (70, 9, 9)))], 2, seed=2, cache=tmp_path)
+    assert len(asked) == 5  # another person, other files
 
 
 def test_who_cannot_be_registered_is_refused_with_what_must_hold():
     here = person()
-    with pytest.raises(ValueError, match="at least two people, got 1"):
-        people_between([here], 2, seed=0)
     lonely = Structures((here.array_zyx == 1).astype(np.uint8), {0: "air", 1: "liver"}, SPACING)
     with pytest.raises(ValueError, match=r"at least four whole structures in common, got \['liver'\]"):
         correspondence(here, lonely)

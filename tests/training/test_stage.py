@@ -85,7 +85,7 @@ def test_the_training_sets_mean_and_sd_lie_within_the_window(label_maps):
     notes = []
     sources = gather(recipe, label_maps=label_maps, on_note=notes.append).sources
     assert len(sources["label_maps"]) == 4
-    assert notes == ["one label map: none of the 30 people between people can be made"]
+    assert notes == ["no two label maps have enough in common for the 30 people between people"]
     moments = moments_of_sources(sources, recipe, n_patches=8)
     assert -325 < moments.mean < 200
     assert 20 < moments.sd < 325
