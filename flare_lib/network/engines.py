@@ -37,8 +37,9 @@ def check_engine(engine: str, device: torch.device) -> None:
 def compile_net(net: nn.Module, patch_size: Sequence[int], precision: Precision) -> Predict:
     """Return `UNet.finest` compiled by OpenVINO for one patch (1, C, *patch_size) on the CPU, in torch's threads.
 
-    `precision`: what OpenVINO computes in. The weights are copied. Raises ValueError for a net that is not our UNet,
-    MissingExtra if OpenVINO is not installed; what is returned raises ValueError for a patch of another size.
+    `precision`: what OpenVINO computes in. The weights are copied. Raises ValueError for a net that is not our UNet or
+    that OpenVINO refuses, MissingExtra if it is not installed; what is returned raises ValueError for a patch of
+    another size, and MemoryError.
     """
     if not isinstance(net, UNet):
         raise ValueError(f"the engine openvino computes plain U-Nets (without it: any), got a {type(net).__name__}")
@@ -50,14 +51,24 @@ def compile_net(net: nn.Module, patch_size: Sequence[int], precision: Precision)
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "INFERENCE_PRECISION_HINT": _HINTS[precision.name],
     }
-    request = openvino.Core().compile_model(_graph(net, size), "CPU", settings).create_infer_request()
+    try:
+        request = openvino.Core().compile_model(_graph(net, size), "CPU", settings).create_infer_request()
+    except RuntimeError as error:
+        raise ValueError(f"OpenVINO must know this processor and net, got: {_last_line(error)}") from error
 
     def predict(patch: torch.Tensor) -> torch.Tensor:
         if tuple(patch.shape) != size:
             raise ValueError(f"the net was compiled for patches of {size}, got {tuple(patch.shape)}")
-        return torch.from_numpy(request.infer([patch.float().contiguous().numpy()])[0])
+        try:
+            return torch.from_numpy(request.infer([patch.float().contiguous().numpy()])[0])
+        except RuntimeError as error:  # all that is left to fail is the memory for its answer
+            raise MemoryError(f"OpenVINO must have memory for a patch of {size}, got: {_last_line(error)}") from error
 
     return predict
+
+
+def _last_line(error: RuntimeError) -> str:
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "no reason")
 
 
 def _graph(net: UNet, size: Sequence[int]) -> Any:

@@ -69,3 +69,31 @@ def test_engines_that_are_not_there_are_refused(monkeypatch):
     monkeypatch.setattr("flare_lib.machine.extras.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"openvino must be installed \(pip install 'flare-lib\[openvino\]'\)"):
         check_engine("openvino", CPU)
+
+
+def test_what_openvino_says_is_told_in_one_line_without_where_in_its_source(patch, monkeypatch):
+    import openvino
+
+    net = UNet(2, 3, (4, 6), ((2, 2, 2),), n_heads=1).eval()
+    said = "Exception from src/core.cpp:117:\nDevice is not registered\n\n"
+
+    class Refusing:
+        def compile_model(self, *_):
+            raise RuntimeError(said)
+
+    class Full:
+        def compile_model(self, *_):
+            return self
+
+        def create_infer_request(self):
+            return self
+
+        def infer(self, _):
+            raise RuntimeError("Exception from src/infer.cpp:9:\nstd::bad_alloc\n")
+
+    monkeypatch.setattr(openvino, "Core", Refusing)
+    with pytest.raises(ValueError, match=r"^OpenVINO must know this processor and net, got: Device is not registered$"):
+        compile_net(net, PATCH, FLOAT32)
+    monkeypatch.setattr(openvino, "Core", Full)
+    with pytest.raises(MemoryError, match=r"^OpenVINO must have memory for a patch of .*, got: std::bad_alloc$"):
+        compile_net(net, PATCH, FLOAT32)(patch)
