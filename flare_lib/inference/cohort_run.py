@@ -67,15 +67,14 @@ def segment_cohort(
     folder = Path(folder)
     _check_places(cases, folder)
     asked = {"margin_mm": settings.margin_mm, "folds": list(settings.folds), "roi": settings.roi}
-    asked["tile_step"] = settings.tile_step
-    key, tried = {"weights_sha256": weights_sha256(settings), "settings": asked}, _tried(settings)
+    key = {"weights_sha256": weights_sha256(settings), "settings": asked | {"tile_step": settings.tile_step}}
+    # these change no label, but what fails with one may work with another
+    tried = {"engine": settings.engine, "precision": settings.precision, "device": settings.device}
     folder.mkdir(parents=True, exist_ok=True)
     with open_manifest(folder / MANIFEST) as manifest:
         todo = []
         for done, case in enumerate(cases):
-            entry = manifest.entries.get(case.name, {})
-            again = retry_failed or entry.get("tried", tried) != tried
-            if not _is_settled(case, folder, manifest, key, again):
+            if not _is_settled(case, folder, manifest, key, None if retry_failed else tried):
                 todo.append(case)
             if progress:
                 progress(done + 1 - len(todo), len(cases))
@@ -163,12 +162,17 @@ def expected_memory_mib(case: Case) -> float:
     return _PROCESS_MIB + _BYTES_PER_VOXEL * n_voxels / 2**20
 
 
-def _is_settled(case: Case, folder: Path, manifest: Manifest, key: dict[str, Any], retry_failed: bool) -> bool:
-    """Return whether nothing is left to do for a case, reading its CT only if size or time differ."""
+def _is_settled(
+    case: Case, folder: Path, manifest: Manifest, key: dict[str, Any], tried: dict[str, str] | None
+) -> bool:
+    """Return whether nothing is left to do for a case, reading its CT only if size or time differ.
+
+    `tried`: with what a failure is final; None if no failure is.
+    """
     entry = manifest.entries.get(case.name)
     if entry is None or any(entry.get(name) != value for name, value in key.items()):
         return False
-    if entry["state"] == "failed" and retry_failed:
+    if entry["state"] == "failed" and (tried is None or entry.get("tried", tried) != tried):
         return False
     if entry["state"] == "done":
         try:
@@ -184,11 +188,6 @@ def _is_same_input(path: Path, entry: Entry) -> bool:
         return stamp_of(path) == entry["input_stamp"] or sha256_of(path) == entry["input_sha256"]
     except OSError:
         return entry["input_stamp"] is None  # it was not there either
-
-
-def _tried(settings: Settings) -> dict[str, str]:
-    """Return what changes no label but what may fail: a case that failed is tried again if it is another."""
-    return {"engine": settings.engine, "precision": str(settings.precision), "device": settings.device}
 
 
 def _entry(case: Case, outcome: Any, key: dict[str, Any], tried: dict[str, str]) -> Entry:
