@@ -1,7 +1,7 @@
 """A volume seen along other axes than the canonical ones: as its file stores it, or in any other order.
 
-Nets that were trained on files just as they lie have to see a CT in this way, too: to such a net a kidney on the other
-side of the picture is another kidney.
+Nets that were trained on files as they are stored have to see a CT in the same way: to such a net, a kidney on the
+other side of the picture is the other kidney.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Axes:
 
     @classmethod
     def of_file(cls, grid: FileGrid) -> Self:
-        """Return the axes (k, j, i) of a file, slowest first: what readers that never reorient pass on."""
+        """Return the axes (k, j, i) of a file, slowest first, as readers that never reorient pass them on."""
         orientation = io_orientation(grid.affine)[::-1]  # of k, j, i: the world's axis (0 x, 1 y, 2 z), its direction
         return cls(triple(2 - int(axis) for axis, _ in orientation), triple(bool(way < 0) for _, way in orientation))
 

@@ -22,12 +22,12 @@ _AIR_HU = -1024
 
 
 def load_dicom(path: Path, series: str | None = None) -> Volume:
-    """Load a CT from a folder or a .zip archive, on its series' own grid converted from LPS to RAS.
+    """Load a CT from a folder or a .zip archive, on its series' own grid, converted from LPS to RAS.
 
-    The only CT series that can be loaded is taken, or the one that `series` names. int16 or float32,
-    as in `load_ct`; each slice has its own slope and intercept. Identical copies of a slice count once. Slices of a
-    tilted gantry are shifted to lie straight above one another; the notes tell of that, and of what was passed over.
-    `path` may also be a DICOMDIR, for its folder, or a single multi-frame file. Raises ValueError, in one line, for
+    The only CT series that can be loaded is taken, or the one that `series` names. The array is int16 or float32, as in
+    `load_ct`; each slice has its own slope and intercept. Identical copies of a slice count once. Slices of a tilted
+    gantry are shifted to lie straight above one another; the notes say so, and name what was passed over. `path` may
+    also be a DICOMDIR, which stands for its folder, or a single multi-frame file. Raises ValueError, in one line, for
     anything but a complete CT series.
     """
     with quiet():
@@ -47,7 +47,7 @@ def load_dicom(path: Path, series: str | None = None) -> Volume:
 
 
 def _read_hu(slices: tuple[Header, ...]) -> np.ndarray:
-    """Return the HU of slices in their order (slices, rows, columns); a file is read once, whatever it holds."""
+    """Return the HU of slices in their order (slices, rows, columns); each file is read once, however many frames."""
     numbered = sorted(enumerate(slices), key=lambda at: (str(at[1].path), at[1].frame))
     hu_zyx = np.empty(0, np.int16)
     for _, of_file in groupby(numbered, key=lambda at: str(at[1].path)):
@@ -67,8 +67,8 @@ def straightened(hu_zyx: np.ndarray, tilt_rows: float) -> np.ndarray:
     """Return slices (slices, rows, columns) shifted along their columns to lie straight above one another.
 
     Slice k lies `tilt_rows` * k rows further along than the first. Values between two rows are interpolated linearly
-    (rounded, if they are integers); where a slice does not reach is air. The result has the dtype of the CT, and as
-    many more rows as the slices are apart.
+    (rounded, if they are integers); air fills what no slice covers. The result has the dtype of the CT, and as many
+    additional rows as the first and the last slice are apart.
     """
     n, rows, columns = hu_zyx.shape
     low = first_row(tilt_rows, n)
@@ -86,7 +86,7 @@ def straightened(hu_zyx: np.ndarray, tilt_rows: float) -> np.ndarray:
 
 
 def on_slices(labels_zyx: np.ndarray, tilt_rows: float, rows: int) -> np.ndarray:
-    """Return labels of straightened slices (slices, rows + more, columns) on the slices as they lay, by nearest row."""
+    """Return labels of straightened slices (slices, more rows, columns) on the tilted ones' rows, by nearest row."""
     n = len(labels_zyx)
     low = first_row(tilt_rows, n)
     starts = np.rint(np.arange(n) * tilt_rows - low).astype(int)

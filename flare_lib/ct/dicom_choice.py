@@ -1,7 +1,7 @@
 """Which of several DICOM series is the CT to load.
 
-The one CT series against which nothing speaks is taken; what else lies there is passed over by name. If several
-qualify, the choice is the user's.
+The only CT series that nothing rules out is taken, and notes name whatever else lies there. If several qualify, the
+choice is the user's.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,8 +18,8 @@ _MOST_LISTED = 12
 def choose_series(found: Sequence[Series], path: Path, name: str | None = None) -> tuple[Series, tuple[str, ...]]:
     """Return the series called `name`, or the only CT that can be loaded, and notes of what was passed over for it.
 
-    Raises ValueError, in one line, if there is no such series, if something speaks against it, or if several qualify:
-    then the line lists them.
+    Raises ValueError, in one line, if there is no such series, if something rules it out, or if several qualify, which
+    the line then lists.
     """
     if name is not None and found:
         named = [series for series in found if name in (series.name, series.name.partition("#")[0])]
@@ -48,7 +48,7 @@ def choose_series(found: Sequence[Series], path: Path, name: str | None = None) 
     for other in found:
         if other is not chosen and _continues(other, chosen):
             raise ValueError(
-                f"a CT must be one series, got two of which one continues the other (--series takes one of them): "
+                f"a CT must be one series, got two of which one continues the other (choose with --series): "
                 f"{chosen}; {other}"
             )
     passed = [f"{s} ({s.against})" if s in spoilt else str(s) for s in found if s is not chosen]

@@ -1,8 +1,8 @@
 """Every DICOM file below a folder or in a .zip archive: its header, or the reason why it cannot be read.
 
-What makes a file DICOM is its content, not its name. A file that is named like DICOM but holds none (damaged, empty,
-packed, not yet downloaded) may be a slice that would go missing, so it is kept with a reason and speaks against the
-series that it lies beside. All other files are skipped. An index (DICOMDIR) tells which files there should be.
+What makes a file DICOM is its content, not its name. A file that is named like DICOM but is not (damaged, empty,
+packed, not yet downloaded) may be a slice that would go missing, so it is kept with a reason and rules out the series
+beside it. All other files are skipped. An index (DICOMDIR) says which files there should be.
 Reference: DICOM PS3.10 (files and media), PS3.3, F (directory records).
 """
 
@@ -25,7 +25,7 @@ from flare_lib.ct.dicom_headers import (
 )
 
 ZIP_SUFFIX = ".zip"
-_MOST_BYTES, _MOST_PER_BYTE = 64 * 2**20, 200  # of a member: what is larger and packed tighter is no CT
+_MOST_BYTES, _MOST_PER_BYTE = 64 * 2**20, 200  # of a member: one that is larger and packed tighter is not a CT
 
 
 class Unread(NamedTuple):
@@ -45,9 +45,9 @@ class DicomFiles:
 
 
 def may_hold_dicom(path: Path) -> bool:
-    """Return whether a path is a folder, an archive, a DICOM file or a DICOMDIR, the latter three by their names."""
+    """Return whether a path is a folder or, by its name, an archive, a DICOM file or a DICOMDIR."""
     named = path.suffix.lower() in {ZIP_SUFFIX, *DICOM_SUFFIXES} or path.name.upper() == "DICOMDIR"
-    return os.path.isdir(path) or (named and os.path.isfile(path))  # they answer for a name of any length
+    return os.path.isdir(path) or (named and os.path.isfile(path))  # unlike Path's, never an error for a long name
 
 
 def read_files(path: Path) -> DicomFiles:
@@ -137,7 +137,7 @@ def _open_zip(path: FilePath) -> MemberPath:
                 f"{member.compress_size:,}"
             )
     if len(set(names)) != len(names):
-        raise ValueError(f"{path} must hold every member once, got {len(names) - len(set(names))} of the same name")
+        raise ValueError(f"{path} must hold every member once, got {len(names) - len(set(names))} twice")
     return MemberPath(archive)
 
 

@@ -1,7 +1,7 @@
 """The frames of an Enhanced multi-frame CT, each with a header like that of a single-frame slice.
 
-A multi-frame file states once, for all frames, what they share, and for every frame what is its own. Here each frame
-gets the elements that a file of its own would have, so that what follows need not know of the difference.
+A multi-frame file states once what all frames share, and for each frame what is its own. Here each frame gets the
+elements that a file of its own would have, so that the code that follows need not know the difference.
 Reference: DICOM PS3.3, A.38 (Enhanced CT), C.7.6.16 (functional groups), C.8.15.3 (those of CT).
 """
 
@@ -38,7 +38,7 @@ _OWN_TAGS = {0x00280008, 0x52009229, 0x52009230}
 
 
 def frames_of(header: Header) -> list[Header]:
-    """Return a header for every frame of an Enhanced CT, in the file's order; any other header alone.
+    """Return a header for every frame of an Enhanced CT, in the file's order; for any other file, its header only.
 
     Raises ValueError, naming the file, unless it describes as many frames as it holds.
     """

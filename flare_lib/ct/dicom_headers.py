@@ -142,7 +142,7 @@ def read_header(path: FilePath) -> Header | None:
 def plain_text(value: object, missing: str) -> str:
     """Return a text element in plain letters, to be shown; `missing` if there is none.
 
-    One longer than the standard allows is not shown: it holds what followed it in the file, perhaps a name.
+    A text longer than the standard allows is not shown: it holds whatever followed it in the file, perhaps a name.
     """
     text = str(value or missing)
     if len(text) > _LONGEST_TEXT:
@@ -156,11 +156,11 @@ def suffixes_of(path: FilePath) -> set[str]:
 
 
 def open_dicom(path: FilePath, up_to: int = _MOST_HEADER_BYTES) -> BinaryIO:
-    """Open a file, never setting memory aside for more than it holds; a member of an archive is unpacked and checked.
+    """Open a file for reading, with no more memory than its own size; a member of an archive is unpacked and checked.
 
-    Python compares an archive's checksum with what was unpacked only when a member was read to its end. A file in the
-    deflated transfer syntax is opened as the plain file that it unpacks to, which says so: its first `up_to` bytes,
-    for a few may unpack to gigabytes.
+    A member is unpacked as a whole, because Python checks its checksum only at its end. A file in the deflated transfer
+    syntax is opened as the plain file that it unpacks to, with a plain transfer syntax in its header: at most its first
+    `up_to` bytes, because a few bytes may unpack to gigabytes. Raises whatever a damaged file makes the parser raise.
     """
     from pydicom.filereader import read_dataset
 
@@ -184,7 +184,7 @@ def open_dicom(path: FilePath, up_to: int = _MOST_HEADER_BYTES) -> BinaryIO:
 
 
 class WithinFile(io.BufferedReader):
-    """A file opened for reading that never sets memory aside for more than it holds.
+    """A file opened for reading that never allocates more memory than its own size.
 
     A damaged length may ask for gigabytes, which Python would allocate before reading the few bytes that there are.
     """

@@ -85,7 +85,8 @@ def stored_values(header: Header, frame: memoryview) -> np.ndarray:
     values = _within_bits(raw, stored, shift, signed == 1)
     if values is None:
         raise ValueError(
-            f"{header} must use the {stored} bits a value that it says, got others set (an overlay, or a wrong header?)"
+            f"{header} must use only the {stored} bits per value that it states, got others set (an overlay, or a "
+            "wrong header?)"
         )
     return values
 
@@ -95,7 +96,7 @@ def _layout(header: Header) -> tuple[int, int, int, int, int, int]:
     names = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel")
     rows, columns, allocated, stored, high, signed, samples = (header.whole(name) for name in names)
     if samples != 1 or rows < 1 or columns < 1:
-        raise ValueError(f"{header} must hold one grey value a pixel, got {samples}, {rows} x {columns} pixels")
+        raise ValueError(f"{header} must hold one grey value per pixel, got {samples}, {rows} x {columns} pixels")
     shift = high + 1 - stored
     if allocated not in (8, 16, 32) or not 1 <= stored <= high + 1 <= allocated or signed not in (0, 1):
         raise ValueError(
@@ -113,7 +114,7 @@ def _incomplete(header: Header, error: Exception) -> ValueError:
 def _read_pixel_data(header: Header, n_bytes: int) -> bytes:
     """Return the value of the pixel data element, without reading the header before it again.
 
-    `n_bytes` there should be: of a deflated file that holds more, not much more is unpacked.
+    `n_bytes`: how many there should be; of a deflated file that holds more, hardly more than these are unpacked.
     """
     from pydicom.filereader import read_dataset
 
@@ -144,11 +145,8 @@ def _run_length(header: Header, stream: bytes) -> np.ndarray:
     for keyword in _DECODED_BY:
         setattr(elements, keyword, header.value(keyword))
     elements.PixelData = encapsulate([stream])
-    how: Any = {
-        "raw": True,
-        "decoding_plugin": "pydicom",
-        "correct_unused_bits": False,
-    }  # pydicom's types lack the last
+    # Any: pydicom's types lack correct_unused_bits
+    how: Any = {"raw": True, "decoding_plugin": "pydicom", "correct_unused_bits": False}
     array, _ = get_decoder(_RLE).as_array(elements, **how)
     return array.view(array.dtype.str.replace("i", "u"))
 

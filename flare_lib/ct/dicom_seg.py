@@ -1,7 +1,7 @@
-"""Labels as DICOM-SEG: one segment an organ, on the slices of the CT that they were found in, for any archive.
+"""Labels as DICOM-SEG, for any archive: one segment per organ, on the slices of the CT that they were found in.
 
-The file belongs to the CT's study and names its patient, as every image of it does; it refers to each slice. It says
-what made it, codes each organ in SNOMED CT, recommends this project's colours, and is deflated. All 13 organs are
+The file belongs to the CT's study and names its patient, as every image of the study does, and refers to each slice. It
+says what made it, codes each organ in SNOMED CT, recommends this project's colours, and is deflated. All 13 organs are
 described; one that was not found has no pixels.
 Reference: DICOM PS3.3, A.51 and C.8.20 (Segmentation); PS3.16, CID 7150 and 7151 (categories and properties), CID 7162
 (families of algorithms); PS3.5, A.5 (deflated).
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SEG_SUFFIX = ".dcm"
 _SERIES_NUMBER = 1000  # added to the CT's, so that viewers list the labels after it
 
-# {organ: its code in SNOMED CT, the code's meaning}; the two of a pair have one code, and a side as modifier
+# {organ: its code in SNOMED CT, the code's meaning}; paired organs share a code and have a side as its modifier
 _SNOMED = {
     "liver": ("10200004", "Liver"),
     "right kidney": ("64033007", "Kidney"),
@@ -44,7 +44,7 @@ _SNOMED = {
 }
 _SIDES = {"right": ("24028007", "Right"), "left": ("7771000", "Left")}
 _ANATOMICAL_STRUCTURE = ("91723000", "Anatomical Structure")
-# What an image must have, even if it is empty; anonymisers take some of it away.
+# What an image must have, even if empty; anonymisers remove some of it.
 _MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"),
     *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
@@ -55,7 +55,7 @@ _MUST_BE_THERE = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SO
 def check_dicom_seg(like: Volume) -> None:
     """Raise ValueError unless labels of this CT can be saved as DICOM-SEG; call it before long work.
 
-    MissingExtra if the extra `dicom` is not installed.
+    Raises MissingExtra if the extra `dicom` is not installed.
     """
     check_extra("highdicom", "dicom")
     slices = like.grid.slices
@@ -129,7 +129,7 @@ def _segmentation(slices: tuple[Header, ...], labels: np.ndarray) -> "Dataset":
 
 
 def _whole_header(file: Header) -> "Dataset":
-    """Return all elements of a file but its pixels; what may be empty is added, what must be there is asked for."""
+    """Return all elements of a file but its pixels, adding those that may be empty; ValueError if one must not be."""
     from pydicom import dcmread
 
     with open_dicom(file.path) as opened:

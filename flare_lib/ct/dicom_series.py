@@ -1,9 +1,9 @@
-"""The DICOM series in a folder: what each is, and what speaks against it.
+"""The DICOM series in a folder: what each is, and what rules it out as the CT to load.
 
-A series is all files with one SeriesInstanceUID. Scouts, reports and contours among its slices are passed over by name.
-One that holds several volumes (phases, gates, reconstructions) is told apart by the first element that separates them;
-the volumes are called UID#1, UID#2, ... A slice is never left out because it is damaged: what cannot be read, or fits
-nowhere, speaks against the series that it lies beside.
+A series is all files with one SeriesInstanceUID. Scouts, reports and contours among its slices are passed over, and
+named. A series that holds several volumes (phases, gates, reconstructions) is split by the first element that tells
+them apart; the volumes are called UID#1, UID#2, ... A slice is never left out because it is damaged: a file that cannot
+be read, or that fits nowhere, rules out the series beside it.
 """
 
 from collections import Counter, defaultdict
@@ -37,10 +37,10 @@ _PROJECTIONS = {"MIP", "MINIP", "MPR", "CPR", "VRT", "CSA MPR", "PROJECTION IMAG
 class Series:
     """One series, or one volume of a series that holds several.
 
-    `name`: its UID, with #1, #2 ... for a volume. `slices`: its images, unsorted; `stack`: in order, or None if they
-    are no stack. `against`: why it is not a CT that can be loaded, in one line, or None. `doubt`: why another series is
-    preferred to it, or None. `part`: what sets a volume apart from the others of its series. `beside`: what lies among
-    its slices and was passed over.
+    `name`: its UID, with #1, #2 ... for a volume. `slices`: its images, unsorted; `stack`: the same in order, or None
+    if they do not form one. `against`: why it is not a CT that can be loaded, in one line, or None. `doubt`: why
+    another series is preferred to it, or None. `part`: what sets a volume apart from the others of its series.
+    `beside`: what lies among its slices and was passed over.
     """
 
     name: str
@@ -89,8 +89,8 @@ class Series:
 def find_series(path: Path) -> list[Series]:
     """Return all series below a folder or in a .zip archive, sorted by UID; empty if there are none.
 
-    Pixels are read only where two slices lie at one place. Raises ValueError if the folder cannot be read, or if it
-    holds no series but files that are damaged.
+    Pixels are read only where two slices lie in the same place. Raises ValueError if the folder cannot be read, or if
+    it holds damaged files and no series.
     """
     with quiet():
         return _find_series(path)
@@ -107,15 +107,15 @@ def _find_series(path: Path) -> list[Series]:
     for uid, headers in sorted(groups.items()):
         inside = {folder_of(header) for header in headers}
         damage = [reason for folder, reason in unread if folder in inside or folder not in folders]
-        found += _series(path, uid, headers, damage + _not_there(uid, headers, files))
+        found += _series(path, uid, headers, damage + _missing(uid, headers, files))
     return found
 
 
 def _by_uid(headers: Iterable[Header], unread: list[Unread]) -> dict[str, list[Header]]:
     """Return {series UID: headers}; files that name no series form one of their own, with an empty UID.
 
-    A file that does not say what it is, or a CT slice alone in its series and without a place, is damaged: it may
-    belong to any series beside it.
+    A file that does not say what it is counts as damaged, and so does a CT slice that is alone in its series and has no
+    position: it may belong to any series beside it.
     """
     groups = defaultdict(list)
     for header in headers:
@@ -128,14 +128,14 @@ def _by_uid(headers: Iterable[Header], unread: list[Unread]) -> dict[str, list[H
             unread.append(Unread(folder_of(header), str(error)))
     for uid, group in list(groups.items()):
         if len(group) == 1 and len(groups) > 1 and _is_lost(group[0], uid):
-            reason = f"{group[0]} must say what it is and where it belongs, got a header that leaves it open"
+            reason = f"{group[0]} must say what it is and where it belongs, got a header that does not"
             unread.append(Unread(folder_of(group[0]), reason))
             del groups[uid]
     return dict(groups)
 
 
 def _is_lost(header: Header, uid: str) -> bool:
-    """Return whether a file may be a slice of any series: it does not soundly say what it is, or where a slice lies."""
+    """Return whether a file may be a slice of any series: its header is unsound about what it is, or where it lies."""
     sop_class, modality = str(header.value("SOPClassUID") or ""), header.value("Modality")
     stored_as = header.value("MediaStorageSOPClassUID", getattr(header.elements, "file_meta", None))
     if not uid or not sop_class or modality is None or (stored_as in CT_CLASSES and sop_class != stored_as):
@@ -154,15 +154,15 @@ def _is_lost(header: Header, uid: str) -> bool:
     return False
 
 
-def _not_there(uid: str, headers: list[Header], files: DicomFiles) -> list[str]:
-    """Say which image of a series an index lists that was not found."""
+def _missing(uid: str, headers: list[Header], files: DicomFiles) -> list[str]:
+    """Name an image that a DICOMDIR lists for this series and that was not found."""
     there = {str(header.value("SOPInstanceUID")) for header in headers}
     gone = [name for image, name in files.listed.get(uid, {}).items() if image not in there]
     return [f"all files that a DICOMDIR lists for a series must be there, got none for {gone[0]}"] if gone else []
 
 
 def _series(path: Path, uid: str, headers: list[Header], damage: list[str]) -> list[Series]:
-    """Return the volumes of one series; `damage` speaks against each of them."""
+    """Return the volumes of one series; `damage` rules out each of them."""
     try:
         slices, beside = _apart([frame for header in headers for frame in frames_of(header)])
         parts = _parts(slices)
@@ -183,10 +183,10 @@ def _series(path: Path, uid: str, headers: list[Header], damage: list[str]) -> l
 
 
 def _apart(images: list[Header]) -> tuple[list[Header], list[Header]]:
-    """Return a series' slices, and what is certainly no slice: two elements say so. What is alone stays what it is.
+    """Return a series' slices, and what is certainly not a slice, because two elements agree that it is none.
 
-    A report, contours and the like have a class and a modality that are not those of a CT; a scout calls itself one,
-    and does not lie as the slices do.
+    A report, contours and the like have neither the class nor the modality of a CT; a scout calls itself one, and is
+    not parallel to the slices. A series without any slices is returned whole.
     """
     slices = [image for image in images if not is_localizer(image) and not _is_no_ct(image)]
     beside = [image for image in images if _is_no_ct(image) or (is_localizer(image) and not _lies_as(image, slices))]
@@ -214,7 +214,7 @@ def _what(header: Header) -> str:
 
 
 def _parts(slices: list[Header]) -> dict[str, list[Header]]:
-    """Return {what sets it apart: slices} for each volume of a series; {"": slices} if there is only one, or no way."""
+    """Return {what sets it apart: slices} for each volume of a series; {"": slices} for one that cannot be split."""
     if not _clash(slices):
         return {"": slices}
     for keyword, words in _TELLS_APART.items():
@@ -229,7 +229,7 @@ def _parts(slices: list[Header]) -> dict[str, list[Header]]:
 
 
 def _clash(slices: list[Header]) -> bool:
-    """Return whether two different images lie at one place."""
+    """Return whether two different images lie in the same place."""
     try:
         places = {
             (str(h.value("SOPInstanceUID") or h), h.frame): np.round(h.numbers("ImagePositionPatient", 3), 2).tobytes()

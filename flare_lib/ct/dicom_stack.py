@@ -1,7 +1,7 @@
-"""Slices as a stack: every slice at its place, all of one size, evenly spaced and straight above one another.
+"""Slices as a stack: every slice in its place, all of one size, evenly spaced and straight above one another.
 
-A scanner may tilt its gantry: its slices are parallel then, but each lies a little further along its columns than the
-one before. If that is all (a clean shear), shifting the slices along their columns puts them straight.
+A scanner may tilt its gantry. Its slices are then still parallel, but each lies a little further along its columns than
+the one before. If that is all (a clean shear), shifting the slices along their columns straightens the stack.
 Reference: DICOM PS3.3, C.7.6.2 (image plane), C.8.2.1 (gantry tilt) and C.11.1 (from stored values to HU).
 """
 
@@ -34,8 +34,8 @@ _STATED_DEGREES = 1.0  # how far a tilt may lie from the one that the header sta
 class Stack:
     """Slices in order, copies left out, and where they lie.
 
-    `affine`: (4, 4), from index (column, row, slice) to LPS in mm, of slices put straight. `tilt_rows`: how many rows
-    further along its columns each slice lies than the one before; 0 for a stack that is straight already.
+    `affine`: (4, 4), from index (column, row, slice) to LPS in mm, of the straightened slices. `tilt_rows`: how many
+    rows further along its columns each slice lies than the one before; 0 for a stack that was straight already.
     """
 
     slices: tuple[Header, ...]
@@ -139,7 +139,7 @@ def place_slices(headers: Sequence[Header], where: Path) -> Stack:
 
 
 def first_row(tilt_rows: float, n_slices: int) -> int:
-    """Return the first row of slices that were put straight, counted in rows of the first slice as it was."""
+    """Return the first row of straightened slices, counted in rows of the first slice as it was."""
     return math.floor(min(0.0, tilt_rows * (n_slices - 1)))
 
 
@@ -161,8 +161,8 @@ def _shear(slices: list[Header], away_mm: np.ndarray, steps_mm: np.ndarray, axes
     """Return how far each slice lies beside the one before (x, y, z) in mm, if a tilted gantry explains it; else 0.
 
     `away_mm` (n, 3): the slices' distances from where they would lie straight above the first. `axes_mm`: the image's
-    row and column steps. The slices must be evenly spaced and shifted along their columns alone, to half a pixel, by an
-    angle that gantries have; and the header must not state another.
+    row and column steps. The slices must be evenly spaced and shifted, to within half a pixel, along their columns
+    only, by an angle that gantries have; and the header must not state another angle.
     """
     shear_mm = away_mm[-1] / max(1, len(slices) - 1)
     half_mm = np.linalg.norm(axes_mm, axis=1).min() / 2
@@ -182,12 +182,12 @@ def _shear(slices: list[Header], away_mm: np.ndarray, steps_mm: np.ndarray, axes
 
 
 def _are_one(a: Header, b: Header, places: dict[Header, np.ndarray], normal: np.ndarray) -> bool:
-    """Return whether two slices are copies of one; ValueError for two at the same place that differ."""
+    """Return whether two slices are copies of one; ValueError for two in the same place that differ."""
     if (places[b] - places[a]) @ normal > _SAME:
         return False
     if np.abs(places[b] - places[a]).max() > _SAME or not np.array_equal(_hu(a), _hu(b)):
         raise ValueError(
-            f"every place must have one slice, got {a} and {_name(b)} at one and with different values "
+            f"every place must have one slice, got {a} and {_name(b)} in the same place with different values "
             "(several phases or reconstructions in one series?)"
         )
     return True

@@ -42,11 +42,11 @@ def find_images(folder: str | os.PathLike, *, channel: str = "") -> dict[str, Pa
 def load_ct(path: str | os.PathLike, *, series: str | None = None) -> Volume:
     """Load a CT in HU from a .nii or .nii.gz file (NIfTI-1 or 2), or from a folder or .zip that holds DICOM.
 
-    `series` names one of several DICOM series (`dicom_series.find_series`); without it, the only CT is taken. int16 if
-    every value is a whole number that fits, float32 otherwise; a float64 copy is never made. A fourth axis of length 1
-    is dropped. Raises FileNotFoundError for a missing file and ValueError, in one line, for anything that is not a
-    complete 3-D CT: truncated or damaged, 2-D or 4-D, NaN or Inf, grey values that are not HU (`hu_problem`), a spacing
-    that is not positive, a sheared affine, no orientation in the header, several CT series.
+    `series` names one of several DICOM series (`dicom_series.find_series`); without it, the only CT is taken. The array
+    is int16 if every value is a whole number that fits, float32 otherwise; a float64 copy of it is never made. A fourth
+    axis of length 1 is dropped. Raises FileNotFoundError for a missing file and ValueError, in one line, for anything
+    that is not a complete 3-D CT: truncated or damaged, 2-D or 4-D, NaN or Inf, grey values that are not HU
+    (`hu_problem`), a spacing that is not positive, a sheared affine, no orientation in the header, several CT series.
     """
     path = Path(path)
     if is_dicom(path):
@@ -89,8 +89,8 @@ def save_label_map(path: str | os.PathLike, label_map_zyx: np.ndarray, like: Vol
 
     `label_map_zyx`: integers 0..255, of like's shape. The new file has the shape, affine, orientation and NIfTI version
     of the original, and appears complete or not at all. A path that ends in .dcm gets a DICOM-SEG of labels 0..13
-    (`dicom_seg`), which only a CT read from DICOM has. Raises ValueError for other labels or shapes, or for a path that
-    cannot be written.
+    (`dicom_seg`), for which `like` must come from DICOM. Raises ValueError for other labels or shapes, or for a path
+    that cannot be written.
     """
     labels = like.with_array(np.asarray(label_map_zyx)).array_zyx
     if labels.dtype != np.uint8 and not (labels.dtype.kind in "bui" and labels.min() >= 0 and labels.max() <= 255):

@@ -3,7 +3,7 @@
 In HU air is -1000 and water 0 by definition; fat lies near -100, soft tissue (with contrast or without) between 0 and
 200. A CT has air around or inside the body, or, in a tight field of view, at least fat next to soft tissue. An image
 whose values lie elsewhere, but would fit with a different intercept, sign or scale, is refused with an explanation.
-What may be right is accepted with a doubt: a note that travels with the result.
+What may be right is accepted, with a doubt: a note that travels with the result.
 Reference: DICOM PS3.3 C.11.1 (rescale slope and intercept; padding outside the reconstruction circle).
 """
 
@@ -15,7 +15,7 @@ AIR_HU, FAT_HU, SOFT_HU = (-1100.0, -910.0), (-150.0, -50.0), (-20.0, 200.0)
 _DENSE_HU = 600.0  # only cortical bone and metal lie above
 PADDING_HU = -1100.0  # values below this that keep recurring were never measured
 _SAMPLE = 50_000  # voxels examined: takes a few milliseconds, however large the CT
-_WIDEST_HU = 2.0**17  # twice what 16 bits hold: no shift makes a CT of more, and its histogram would fill the memory
+_WIDEST_HU = 2.0**17  # twice what 16 bits hold: no shift makes a wider range a CT, and its histogram would fill memory
 _JUDGED = 1_000  # fewer voxels say nothing about a distribution
 _PRESENT, _BODY = 0.01, 0.05  # shares of the voxels
 _CLEARLY, _SLIGHT_NEEDS = 0.1, 0.2  # how much more of the image a mend must explain, and a slight one in addition
@@ -95,7 +95,7 @@ def hu_problem(array: np.ndarray) -> str | None:
     if shares.explained < _CLEARLY or shares.dense > _MOST_DENSE or (nothing_below and shares.above > _MOST_ABOVE):
         return (
             f"air must lie near -1000, fat near -100 and soft tissue between 0 and 200, {came}, {shares.explained:.0%} "
-            f"of them there and {shares.above:.0%} above (no CT, or scaled?)"
+            f"of them there and {shares.above:.0%} above (not a CT, or scaled?)"
         )
     return None
 
@@ -218,4 +218,4 @@ def _guess(values: np.ndarray) -> str:
         return "an image already normalised?"
     if values[0] >= -1 and values[-1] <= 255 and np.array_equal(values, np.rint(values)):
         return "a label map, or an 8-bit image?"
-    return "a label map, an image already normalised, or no CT?"
+    return "a label map, an image already normalised, or not a CT?"

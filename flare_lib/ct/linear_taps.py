@@ -29,7 +29,10 @@ class Taps:
         return type(self)(lower, upper, self.lower_weight[cut], self.upper_weight[cut])
 
     def readers(self, start: int, stop: int, *, to_the_end: bool) -> tuple[int, int]:
-        """Return (first, stop) of the outputs between input points `start` and `stop` - 1, or also beyond the last."""
+        """Return (first, stop) of the outputs between input points `start` and `stop` - 1.
+
+        `to_the_end` adds the outputs beyond the last of these points.
+        """
         first, beyond = np.searchsorted(self.lower, (start, stop if to_the_end else stop - 1))
         return int(first), int(beyond)
 

@@ -1,7 +1,7 @@
 """What a NIfTI header says, checked: how the voxels lie in the file, and how the image lies in the patient.
 
-Damaged or contradictory headers are more common than one might think, and readers then guess, each in its own way. What
-they agree on is accepted; the rest is refused, in one line.
+Damaged or contradictory headers are more common than one might think, and each reader then guesses in its own way. What
+all readers agree on is accepted; the rest is refused, in one line.
 References: nifti1.h and nifti2.h (nifti.nimh.nih.gov).
 """
 
@@ -95,7 +95,7 @@ def read_header(block: bytes, path: Path) -> nib.Nifti1Header:
         )
     line_ends = bytes(header["eol_check"]) if header_class is nib.Nifti2Header else bytes(4)
     if line_ends not in (b"\r\n\x1a\n", bytes(4)):
-        raise ValueError(f"{path} must be as it was written, got line ends {line_ends!r}: was it transferred as text?")
+        raise ValueError(f"{path} must be unaltered, got line ends {line_ends!r}: was it transferred as text?")
     return header
 
 
@@ -108,12 +108,12 @@ def voxel_layout(header: nib.Nifti1Header, path: Path) -> VoxelLayout:
 
     code, n_bits = int(header["datatype"]), int(header["bitpix"])
     if code not in _DATA_TYPES:
-        name = _OTHER_DATA_TYPES.get(code, "no known one")
-        raise ValueError(f"{path} must hold one real number a voxel, got data type {code} ({name})")
+        name = _OTHER_DATA_TYPES.get(code, "not one of NIfTI's")
+        raise ValueError(f"{path} must hold one real number per voxel, got data type {code} ({name})")
     dtype = np.dtype(_DATA_TYPES[code]).newbyteorder(header.endianness)
     if n_bits not in (0, 8 * dtype.itemsize):
         raise ValueError(
-            f"the header of {path} must not contradict itself, got {n_bits} bits a voxel and data type {code}, which "
+            f"the header of {path} must not contradict itself, got {n_bits} bits per voxel and data type {code}, which "
             f"has {8 * dtype.itemsize}"
         )
 
@@ -133,9 +133,9 @@ def voxel_layout(header: nib.Nifti1Header, path: Path) -> VoxelLayout:
 def file_grid(header: nib.Nifti1Header, shape_xyz: Shape, path: Path) -> FileGrid:
     """Return an image's grid in mm, with the header to write when something is saved on the same grid.
 
-    The sform places it, as the standard says; the qform does if there is no sform, or one that says nothing (zeros, not
-    finite). Raises ValueError if neither says how the image lies in the patient, if they contradict each other about
-    directions, if the spacing contradicts the sform's, and for a grid that no CT has.
+    The sform places the image, as the standard says, or the qform if there is no sform or if it says nothing (zeros,
+    not finite). Raises ValueError if neither says how the image lies in the patient, if they contradict each other
+    about directions, if the spacing contradicts the sform's, and for a grid that no CT has.
     """
     mm = _MM_PER_UNIT.get(int(header["xyzt_units"]) & _UNITS_OF_SPACE, 1.0)
     spacing = header["pixdim"][1:4].astype(np.float64)
@@ -147,7 +147,7 @@ def file_grid(header: nib.Nifti1Header, shape_xyz: Shape, path: Path) -> FileGri
         raise ValueError(f"sform_code and qform_code of {path} must be 0 to 5, got {codes['sform']}, {codes['qform']}")
     qfac = header["pixdim"][0]
     header = header.copy()
-    # signs and codes, for the next reader; what could not be mended was refused above
+    # mends signs and codes for the next reader; what cannot be mended was refused above
     header.check_fix(logger=logging.Logger("quiet", _NEVER), error_level=_NEVER)
     forms = {"sform": header.get_sform(), "qform": _qform(header) if qfac in (-1, 0, 1) else _NOWHERE}
     usable = [name for name in forms if codes[name] > 0 and _says_where(forms[name])]
@@ -180,7 +180,7 @@ def _qform(header: nib.Nifti1Header) -> np.ndarray:
 
 
 def _says_where(form: np.ndarray) -> bool:
-    """Return whether an affine says anything: it is finite, and its axes are longer than 0."""
+    """Return whether an affine places anything: it is finite, and its axes are longer than 0."""
     return bool(np.isfinite(form).all() and form[:3, :3].any(axis=0).all())
 
 
@@ -213,12 +213,12 @@ def _triple(numbers: np.ndarray) -> str:
 
 
 def _name_of(start: bytes) -> str:
-    """Say what a file is, judging by its first bytes, if it is not NIfTI."""
+    """Say what a file that is not NIfTI is, judging by its first bytes."""
     if not start:
         return "an empty file"
     if not start.strip(b"\0"):
-        return "zeros alone (a download that was never filled?)"
+        return "nothing but zeros (an unfinished download?)"
     if start[128:132] == b"DICM":
         return "a DICOM file"
     named = (name for signature, name in _FOREIGN if start.startswith(signature))
-    return next(named, f"{len(start)} bytes that are no such header" if len(start) < 348 else "no such header")
+    return next(named, f"{len(start)} bytes, too few for its header" if len(start) < 348 else "another header")

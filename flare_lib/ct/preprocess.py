@@ -49,7 +49,7 @@ def normalize(array: np.ndarray, mean_hu: float, sd_hu: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a CT becomes a net's input, stored with the net's weights (paper 2.1, 4.5).
+    """How a CT becomes a net's input; stored with the net's weights (paper 2.1, 4.5).
 
     `spacing_zyx_mm`: the net's spacing; `window_hu`: (low, high); `mean_hu` and `sd_hu`: those of the training set for
     *global* normalisation, or both None for *individual* normalisation by each CT's own. Raises ValueError for
@@ -78,7 +78,8 @@ class Preprocessing:
         """Return a CT in HU clipped, resampled and normalised: float32, at the spacing actually reached.
 
         A CT that is constant within the window has no contrast to normalise by: with individual normalisation it
-        becomes 0 everywhere. Needs memory for the result and one copy of it, whatever the size of the CT.
+        becomes 0 everywhere. Needs memory for the result and one copy of it, whatever the size of the CT. The volume
+        returned has no file grid.
         """
         resampled = resample_volume(volume, self.spacing_zyx_mm, window_hu=self.window_hu)
         if self.mean_hu is not None and self.sd_hu is not None:

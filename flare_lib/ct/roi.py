@@ -22,7 +22,7 @@ class Box:
     stop_zyx: Shape
 
     def __post_init__(self) -> None:
-        # numpy integers and lists become tuples of plain integers, so that equal boxes compare and print alike
+        # NumPy integers and lists become tuples of plain integers, so that equal boxes compare and print alike
         object.__setattr__(self, "start_zyx", _integers(self.start_zyx))
         object.__setattr__(self, "stop_zyx", _integers(self.stop_zyx))
         if not all(0 <= a < b for a, b in zip(self.start_zyx, self.stop_zyx, strict=True)):
@@ -97,7 +97,7 @@ def crop(array_zyx: np.ndarray, box: Box) -> np.ndarray:
 def crop_volume(volume: Volume, box: Box) -> Volume:
     """Return the part of a volume inside the box, as a view; every voxel keeps its place in the world.
 
-    It has no file grid: when saved, it becomes a file with a grid of its own.
+    It has no file grid: it is saved on its own grid.
     """
     affine = volume.affine.copy()
     affine[:3, 3] = (volume.affine @ (*box.start_zyx[::-1], 1.0))[:3]

@@ -50,7 +50,7 @@ def resample_spline(
     unless both shapes are 3 positive integers and the order is 0 to 5.
     """
     if array.ndim != 3 or not array.size or len(shape) != 3 or min(shape) < 1:
-        raise ValueError(f"the array and shape must have 3 axes and a voxel at least, got {array.shape} and {shape}")
+        raise ValueError(f"array and shape must have 3 axes and at least one voxel, got {array.shape} and {shape}")
     if order not in range(6):
         raise ValueError(f"order must be 0 to 5, got {order}")
     if thick is not None:

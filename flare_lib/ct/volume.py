@@ -25,7 +25,7 @@ _Value = TypeVar("_Value")
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 # Cosine between two axes, 0.6 degrees off: distances stay true to a hundredth. A tilted gantry is off ten times as far.
 _SHEAR_TOLERANCE = 0.01
-# From a CT of a mouse to the thickest slices; and no table is longer. Beyond these, a unit or the header is wrong.
+# From a mouse's CT to the thickest slices, and the longest scanner table: beyond these, unit or header must be wrong.
 _SPACINGS_MM = (0.01, 100.0)
 _LONGEST_MM = 3000.0
 _FARTHEST_MM = 1e6
@@ -61,7 +61,7 @@ class Volume:
     `array_zyx` is canonical (RAS+): array_zyx[z, y, x] with x growing to the patient's right, y to the front, z to the
     head. `spacing_zyx_mm`: distance between voxel centres. `affine`: (4, 4) float64, from index (x, y, z) to world RAS
     in mm. `file_grid`: the grid to save on; None for a volume made in memory, which is saved on its own grid. `notes`:
-    what a reader of any result must know of how it was read.
+    what anyone who uses it should know about how it was read.
     Raises ValueError for an array without 3 axes, a spacing that is not positive, an affine that is not (4, 4).
     """
 
@@ -168,9 +168,12 @@ def empty_in_file_axes(grid: FileGrid, dtype: type) -> np.ndarray:
 
 
 def scale_values(raw: np.ndarray, slope: float, intercept: float, integers: type, path: object) -> np.ndarray:
-    """Return raw * slope + intercept, slice by slice: as `integers` if that loses nothing, as float32 otherwise."""
+    """Return raw * slope + intercept, slice by slice: as `integers` if that loses nothing, as float32 otherwise.
+
+    Raises ValueError for values that are not real numbers, not finite, or beyond the range of float32.
+    """
     if raw.dtype.kind not in "iuf":
-        raise ValueError(f"{path} must hold one real number a voxel, got {raw.dtype}")
+        raise ValueError(f"{path} must hold one real number per voxel, got {raw.dtype}")
     if raw.dtype.newbyteorder("=") == integers and (slope, intercept) == (1.0, 0.0):
         return raw.astype(integers, copy=False)
     slices = (raw[:, :, k] for k in range(raw.shape[2]))
@@ -256,14 +259,14 @@ def check_grid(grid: FileGrid, path: Path) -> None:
 
 
 def place_in_world(array_xyz: np.ndarray, grid: FileGrid, path: Path, notes: tuple[str, ...] = ()) -> Volume:
-    """Return an array in a file's axes as a canonical volume; ValueError as `check_grid` raises it."""
+    """Return an array in a file's axes as a canonical volume; raises the errors of `check_grid`."""
     check_grid(grid, path)
     affine = grid.affine @ inv_ornt_aff(io_orientation(grid.affine), grid.shape_xyz)
     return Volume(from_file_axes(array_xyz, grid), _spacing_zyx_mm(grid, affine), affine, grid, notes)
 
 
 def _spacing_zyx_mm(grid: FileGrid, affine: np.ndarray) -> Triple:
-    """Return the header's own spacing where the affine has the same: 3 mm, not 2.9999998, of which 3 mm is too far."""
+    """Return the header's own spacing where the affine agrees: 3 mm, not a rounded 3.0000002, which exceeds 3 mm."""
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if grid.header is not None:
         stated = np.empty(3)

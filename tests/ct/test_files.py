@@ -220,7 +220,7 @@ def test_a_file_that_is_not_nifti_is_refused(tmp_path, name):
 
 
 def test_an_unknown_datatype_is_refused_in_one_line(tmp_path, capfd):
-    assert "one real number a voxel, got data type 999 (no known one)" in refusal_of(
+    assert "one real number per voxel, got data type 999 (not one of NIfTI's)" in refusal_of(
         _patched(tmp_path / "ct.nii", 70, np.array([999], "<i2"))
     )
     assert capfd.readouterr() == ("", "")
@@ -228,8 +228,8 @@ def test_an_unknown_datatype_is_refused_in_one_line(tmp_path, capfd):
 
 def test_colours_are_refused(tmp_path):
     rgb = np.zeros((3, 4, 5), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
-    assert "one real number a voxel" in refusal_of(write_nifti(tmp_path / "ct.nii", rgb))
-    assert "one real number a voxel, got data type 32 (complex64)" in refusal_of(
+    assert "one real number per voxel" in refusal_of(write_nifti(tmp_path / "ct.nii", rgb))
+    assert "one real number per voxel, got data type 32 (complex64)" in refusal_of(
         write_nifti(tmp_path / "ct.nii", random_hu().astype(np.complex64))
     )
 

@@ -82,7 +82,7 @@ def test_phantoms_of_every_phase_pass():
         (lambda hu: -hu, "is the image inverted?"),
         (lambda hu: hu * 10, "are the values 10 times too large?"),
         (lambda hu: hu / 1000, "are the values 1000 times too small, or normalised?"),
-        (lambda hu: hu * 1000.0, "no CT, or scaled?"),
+        (lambda hu: hu * 1000.0, "not a CT, or scaled?"),
         (windowed, "an image already normalised?"),
         (lambda hu: (hu - hu.mean()) / hu.std() * 1.5, "an image already normalised?"),
         (lambda hu: (windowed(hu) * 255).astype(np.uint8), "a label map, or an 8-bit image?"),

@@ -61,7 +61,7 @@ def test_slices_are_thick_from_three_times_the_pixels_on(spacing, other, axis):
 
 
 def test_what_is_no_volume_or_order_is_refused():
-    with pytest.raises(ValueError, match=r"3 axes and a voxel at least, got \(5, 9, 7\) and \(0, 2, 2\)"):
+    with pytest.raises(ValueError, match=r"3 axes and at least one voxel, got \(5, 9, 7\) and \(0, 2, 2\)"):
         resample_spline(HU, (0, 2, 2))
     with pytest.raises(ValueError, match="order must be 0 to 5, got 7"):
         resample_spline(HU, (2, 2, 2), order=7)

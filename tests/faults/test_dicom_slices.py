@@ -320,7 +320,7 @@ def test_two_phases_at_one_place_are_refused_by_name(tmp_path):
     store(ds, HU[2][::-1] + 1024)
     write(ds, tmp_path / "late.dcm")
     assert re.search(
-        r"every place must have one slice, got FOLDER/\w+.dcm and \w+.dcm at one and with different values "
+        r"every place must have one slice, got FOLDER/\w+.dcm and \w+.dcm in the same place with different values "
         r"\(several phases or reconstructions in one series\?\)",
         refusal_of(tmp_path),
     )
@@ -415,12 +415,12 @@ def test_values_are_right_however_their_bits_lie(tmp_path, change):
 @pytest.mark.parametrize(
     ("elements", "said"),
     [
-        ({"BitsStored": 8, "HighBit": 7}, "must use the 8 bits a value that it says, got others set"),
+        ({"BitsStored": 8, "HighBit": 7}, "must use only the 8 bits per value that it states, got others set"),
         ({"BitsStored": 12, "HighBit": 9}, "got 12 bits up to bit 9 of 16"),
         ({"BitsStored": 0, "HighBit": 15}, "got 0 bits up to bit 15 of 16"),
         ({"BitsAllocated": 12, "BitsStored": 12, "HighBit": 11}, "integers of 8, 16 or 32 bits"),
         ({"BitsAllocated": 32}, "got: 84 bytes where there must be 168"),
-        ({"SamplesPerPixel": 3}, "one grey value a pixel, got 3"),
+        ({"SamplesPerPixel": 3}, "one grey value per pixel, got 3"),
         ({"PixelRepresentation": 7}, "integers of 8, 16 or 32 bits"),
     ],
 )

@@ -95,7 +95,7 @@ def test_an_empty_file_is_refused(tmp_path):
 
 
 def test_a_file_of_zeros_is_refused(tmp_path):
-    assert "got zeros alone (a download that was never filled?)" in refused(tmp_path, bytes(10000))
+    assert "got nothing but zeros (an unfinished download?)" in refused(tmp_path, bytes(10000))
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_bits_that_were_never_filled_in_are_no_contradiction(tmp_path):
 )
 def test_what_is_no_real_number_a_voxel_is_refused(tmp_path, code, name):
     message = refused(tmp_path, nifti(datatype=code))
-    assert message.startswith(f"FILE must hold one real number a voxel, got data type {code} ({name}")
+    assert message.startswith(f"FILE must hold one real number per voxel, got data type {code} ({name}")
 
 
 @pytest.mark.parametrize("version", [1, 2])
