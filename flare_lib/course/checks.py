@@ -1,7 +1,7 @@
 """What the course's exercises are checked by: a right function, a few cases, and the slips that people make.
 
-A reader's function is called on every case. If its values are right, it is right, however it was written; if they are
-those of a known slip, the sentence for that slip comes back; otherwise the first case that differs does.
+A reader's function is called on every case. If its values are right, it is right, however it was written. If they are
+those of a known slip, that slip's sentence is returned; otherwise, a sentence about the first case that differs.
 """
 
 import copy
@@ -16,7 +16,7 @@ from flare_lib.course.slips import CHECKS
 def check(function: Callable[..., Any]) -> str:
     """Return "right", "no answer yet", or one sentence that helps; the exercise is found by the function's name.
 
-    Nothing that the function does or returns raises an error here, and neither does a name without an exercise.
+    Raises nothing, whatever the function does or returns and whatever its name is.
     """
     if not callable(function):
         return f"a function must be given, without calling it, got {type(function).__name__}"

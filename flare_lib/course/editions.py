@@ -35,8 +35,8 @@ class Exercise:
 def find_exercise(notebook: NotebookNode) -> Exercise:
     """Return a notebook's exercise.
 
-    Raises ValueError unless there is exactly one folded solution, with functions in a Python block, followed by a code
-    cell in which each of these functions raises NotImplementedError.
+    Raises ValueError unless there is exactly one folded solution, with functions in a Python block, followed by a cell
+    of plain Python in which each of these functions raises NotImplementedError.
     """
     texts = [(k, c.source) for k, c in enumerate(notebook.cells) if c.cell_type == "markdown"]
     found = [(k, solution) for k, text in texts if (solution := _SOLUTION.search(text))]
@@ -57,7 +57,10 @@ def find_exercise(notebook: NotebookNode) -> Exercise:
 def _functions(source: str) -> dict[str, tuple[str, int, int]]:
     """Return the functions of a piece of code: {name: (code, first line, line after the last)}, lines from 0."""
     lines = source.splitlines()
-    nodes = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    try:
+        nodes = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    except SyntaxError as error:  # a slip, or a line for Jupyter such as %time
+        raise ValueError(f"an exercise must be plain Python, got {error.msg}: {(error.text or '').strip()}") from error
     return {n.name: ("\n".join(lines[n.lineno - 1 : n.end_lineno]), n.lineno - 1, n.end_lineno or 0) for n in nodes}
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from flare_lib.machine.extras import extra
 
@@ -123,7 +124,7 @@ def _lists(value: Any) -> Any:
 
 
 def fingerprint(path: Path, parameters: dict[str, Any]) -> str:
-    """Return a hash of everything a notebook's result depends on: itself, the library, the parameters, Python."""
+    """Return a hash of what a notebook's result depends on: itself, the library, the parameters, Python's version."""
     digest = hashlib.sha256(platform.python_version().encode())
     digest.update(repr(sorted(parameters.items())).encode())
     library = sorted(p for p in LIBRARY.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
@@ -205,7 +206,7 @@ def summary_page(runs: Sequence[NotebookRun]) -> str:
         picture = last_picture(run.notebook)
         image = f'<img src="data:image/png;base64,{picture}" alt="the last figure">' if picture else ""
         state = f"<pre>{html.escape(run.error)}</pre>" if run.error else f"{run.seconds:.0f} s"
-        link = f'<a href="{html.escape(run.page.name)}">{html.escape(run.title)}</a>'
+        link = f'<a href="{quote(run.page.name)}">{html.escape(run.title)}</a>'
         rows.append(f"<tr><td>{html.escape(run.name)}<td>{link}<td>{state}<td>{image}</tr>")
     return _PAGE.format(rows="\n".join(rows))
 

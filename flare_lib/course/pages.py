@@ -1,7 +1,7 @@
-"""An executed notebook as one HTML page that is whole without a network.
+"""An executed notebook as one HTML page that is complete without a network.
 
-Formulas become MathML, which browsers draw themselves; where nothing can drive a widget, its picture stands instead;
-and no script is fetched from elsewhere.
+Formulas become MathML, which browsers draw themselves; widgets, which nothing would drive, are replaced by their
+pictures; and no script is fetched from elsewhere.
 """
 
 import re

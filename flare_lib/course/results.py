@@ -6,13 +6,13 @@ from typing import Any
 
 
 def stored_results(path: str | Path) -> dict[str, Any]:
-    """Return a stored result; `path` is one of your own, or one within the repository, "benchmarks/results/NAME.json".
+    """Return a stored result: `path` is your own file, or one of the repository's, "benchmarks/results/NAME.json".
 
-    The repository is looked for above the working directory, then above the library. Raises FileNotFoundError if the
-    file is in neither, ValueError if it is not JSON.
+    It is looked for in the working directory and the folders above it, then in those above the library. Raises
+    FileNotFoundError if it is in none of them, ValueError if it is not JSON.
     """
     tops = (*Path("notebook").absolute().parents, *Path(__file__).parents)
     found = next((top / path for top in tops if (top / path).is_file()), None)
     if found is None:
-        raise FileNotFoundError(f"a stored result must be a file, here or in the repository, got {path}")
+        raise FileNotFoundError(f"a stored result must be a file here or in the repository, got {path}")
     return json.loads(found.read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 """The course's exercises: each one's right function, the cases it is checked with, and the slips that people make.
 
-A slip is a function that makes it, so that it is recognised by its values, whatever the reader's code looks like.
+A slip is written as a function that makes it: it is recognised by its values, whatever the reader's code looks like.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""The exercises' right answers, one function each; the notebooks' folded solutions are these, a test compares them."""
+"""The exercises' right answers, one function each: the notebooks' folded solutions, which a test compares with them."""
 
 import numpy as np
 

@@ -129,7 +129,7 @@ def _segmentation(slices: tuple[Header, ...], labels: np.ndarray) -> "Dataset":
 
 
 def _whole_header(file: Header) -> "Dataset":
-    """Return all elements of a file but its pixels, adding those that may be empty; ValueError if one must not be."""
+    """Return all elements of a file but its pixels, adding those that may be empty; ValueError if others are absent."""
     from pydicom import dcmread
 
     with open_dicom(file.path) as opened:

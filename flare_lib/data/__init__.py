@@ -1,1 +1,1 @@
-"""Where cases come from: fetched samples, synthetic abdomens, CTs painted over label maps."""
+"""Where cases come from: fetched samples, cohorts on disk, prepared cases, augmentation, synthetic centres."""

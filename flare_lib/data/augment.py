@@ -1,8 +1,8 @@
 """The paper's five augmentations: rotation, scale, blur, contrast, gamma (paper 3.2), drawn here, applied by MONAI.
 
 Rotation and scale are a single resampling: image and labels are read once, at rotated and scaled positions. Whatever
-comes in from outside the patient is air without a label. There is no mirroring, although nnU-Net mirrors by default: a
-mirrored abdomen has its liver on the left, and its right kidney is called the left one.
+comes in from outside the image is air without a label. There is no mirroring, although nnU-Net mirrors by default: a
+mirrored abdomen has its liver on the left, and what looks like its left kidney is labelled as the right one.
 
 Drawing is separate from applying, so that a figure can show one augmentation at a time and a test can repeat one.
 Where the paper gives no range, nnU-Net's is used.

@@ -1,4 +1,4 @@
-"""A synthetic cohort built like FLARE 2022's: a few labelled cases, all alike, and many unlabelled ones of all kinds.
+"""A synthetic cohort like FLARE 2022's: a few labelled cases, all alike, and many unlabelled ones of all kinds.
 
 FLARE 2022 has 50 labelled CTs, most of one kind (portal phase, abdomen only), 2,000 unlabelled ones from other
 hospitals, and test cases from all of them. Here every hospital, a `Centre`, has its own contrast phases, noise, slice
@@ -59,8 +59,8 @@ def write_centres(folder: str | Path, n_labelled: int, n_unlabelled: int, n_test
     """Write the cohort to `folder`/training and `folder`/test, images/ + labels/, and return it.
 
     The labelled cases come from the first centre, the unlabelled and the test cases from all in turn; no patient comes
-    twice. Existing files are not made again. Raises ValueError for numbers that are not positive (`n_unlabelled` may be
-    0) or if a file cannot be written.
+    twice. Existing files are kept. Raises ValueError for numbers that are not positive (`n_unlabelled` may be 0) or if
+    a file cannot be written.
     """
     if n_labelled < 1 or n_unlabelled < 0 or n_test < 1:
         raise ValueError(

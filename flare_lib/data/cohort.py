@@ -76,7 +76,7 @@ def load_labels(case: Case) -> Volume:
     Raises ValueError for a case without labels, and the errors of `load_label_map` and `join_masks`.
     """
     if case.label_path is None:
-        raise ValueError(f"{case.name} must have labels, got a CT alone")
+        raise ValueError(f"{case.name} must have labels, got only a CT")
     if not case.label_path.is_dir():
         return load_label_map(case.label_path)
     return join_masks(case.label_path, ORGAN_STRUCTURES)
@@ -86,8 +86,8 @@ def check_case(case: Case) -> list[str]:
     """Return everything that is wrong or doubtful about a case, one sentence each; nothing for a sound one.
 
     The CT must load, with a spacing between 0.2 and 10 mm and grey values that look like HU. Labels, if there are any,
-    must lie on its grid, be 0 to 13 and not all 0, have left and right organs on their own sides (not so with swapped
-    kidney labels or a mirrored file), and have a liver with a liver's grey values.
+    must lie on its grid, be 0 to 13 and not all 0, have left and right organs on their own sides (which swapped kidney
+    labels or a mirrored file have not), and have a liver with a liver's grey values.
     """
     problems, ct, labels = [], None, None
     try:

@@ -7,7 +7,7 @@
     'CTS/*.nii.gz' what matches; ** for any number of folders
     anything else  one CT, as `ct.files.load_ct` reads it
 
-Hidden files are passed over, and of two ways to one folder, through a link, only one is gone.
+Hidden files are passed over. A folder that can be reached in two ways, through a link, is entered once.
 """
 
 import codecs
@@ -35,23 +35,23 @@ def case_name(path: Path) -> str:
 
 
 def check_case_name(name: str) -> None:
-    """Raise ValueError unless a name can be that of a file in a folder: files are called after their case."""
-    if Path(name).name != name or {"\\", ":"} & set(name) or name.startswith("."):
-        raise ValueError(f"a CT's name must be one of a file, without folders, got {name}")
+    """Raise ValueError unless a name can be that of a file in a folder: files are named after their case."""
+    if not name or Path(name).name != name or {"\\", ":"} & set(name) or name.startswith("."):
+        raise ValueError(f"a CT's name must be a file's name, without folders, got {name!r}")
 
 
 def list_cts(inputs: Sequence[str | os.PathLike]) -> list[Case]:
     """Return the CTs that all inputs lead to, in their order, each with a name of its own.
 
-    A CT in a folder's folder has both names, joined by "_". Raises FileNotFoundError for an input that is not there or
+    A CT in a subfolder is named after both, joined by "_". Raises FileNotFoundError for an input that does not exist or
     leads to no CT, ValueError for two CTs of the same name, a name that leads to another folder, or a list that cannot
-    be read as one: without a column `ct`, with a row that has none or more cells than columns, or in another encoding.
+    be read as one: without a column `ct`, with a row that has no CT or more cells than columns, or in another encoding.
     """
     cases = [case for given in inputs for case in _cts_of(Path(given))]
     named: dict[str, Path] = {}
     for case in cases:
         check_case_name(case.name)
-        if named.setdefault(case.name.lower(), case.ct_path) != case.ct_path:  # some disks know no capitals
+        if named.setdefault(case.name.lower(), case.ct_path) != case.ct_path:  # on some disks, "A" and "a" are one file
             raise ValueError(
                 f"every CT must have a name of its own, got {case.name} for {named[case.name.lower()]} and "
                 f"{case.ct_path} (a list, .csv, can name them)"
@@ -103,7 +103,7 @@ def _listed(path: Path) -> list[Case]:
             if not row.get("ct"):
                 raise ValueError(f"{path} must name a CT in every row, got none in line {rows.line_num}")
             ct = _listed_file(path.parent, row["ct"])
-            cases.append(Case(row.get("name") or case_name(ct), ct))  # one that is not there fails by itself, later
+            cases.append(Case(row.get("name") or case_name(ct), ct))  # a missing file fails later, as a case
     except csv.Error as error:
         raise ValueError(f"{path} must be a list, .csv, got: {error} in line {rows.line_num}") from error
     if not cases:

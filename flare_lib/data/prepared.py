@@ -2,9 +2,9 @@
 
     CT -> foreground, or the organs and 40 mm around them -> window -> spacing -> image.npy, labels.npy, case.json
 
-Images are stored in HU (float16, which is off by a quarter of a HU at most) and normalised when a patch is read, so the
-mean and SD of all cases need no second pass: each case stores its count, sum and sum of squares. The files are
-memory-mapped, so thousands of cases take no memory.
+Images are stored in HU (as float16, which is off by at most an eighth of a HU within the paper's window) and normalised
+when a patch is read, so the mean and SD of all cases need no second pass: each case stores its own `Moments`, which add
+up. The files are memory-mapped, so thousands of cases take no memory.
 
 A cohort's folder is named after the recipe that made it, so that a changed recipe never reads another one's cases; a
 case whose source files have changed is prepared again. A case appears complete or not at all, and existing cases are
@@ -61,7 +61,10 @@ class PreparedCase:
 
 
 def moments_of(cases: Sequence[PreparedCase]) -> Moments:
-    """Return mean and SD in HU over all voxels of all cases, for the fine stage's normalisation (paper 2.1, 4.5)."""
+    """Return mean and SD in HU over all voxels of all cases, for the fine stage's normalisation (paper 2.1, 4.5).
+
+    Raises ValueError for no cases.
+    """
     if not cases:
         raise ValueError("mean and SD must be taken over at least one case, got none")
     return sum((case.moments for case in cases), Moments())
@@ -149,7 +152,7 @@ def _crop_and_resample(
             raise ValueError("the label map must hold an organ, got only background")
     if around == "organs":
         if labels is None:
-            raise ValueError("a case cropped around its organs must have labels, got a CT alone")
+            raise ValueError("a case cropped around its organs must have labels, got only a CT")
         organs = bounding_box(labels.array_zyx) or Box((0, 0, 0), ct.shape_zyx)
         box = organs.widen(margin_mm, ct.spacing_zyx_mm, ct.shape_zyx)
     else:

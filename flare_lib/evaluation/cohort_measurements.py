@@ -37,7 +37,7 @@ def with_labels(cases: Sequence[Case], folder: str | Path) -> list[Case]:
 
 
 def measure_case(case: Case) -> list[Measurement]:
-    """Measure one case: see `measure_organs`.
+    """Return the measurements of one case's organs, as `measure_organs` does.
 
     Raises ValueError for a missing label map, and the errors of `load_ct` and `load_labels_on`.
     """
@@ -50,9 +50,10 @@ def measure_case(case: Case) -> list[Measurement]:
 def measure_cases(
     cases: Sequence[Case], *, pool: Pool | None = None, progress: Progress | None = None
 ) -> list[CaseMeasurements]:
-    """Measure all cases, in a `pool` or this process, and return them in order; `progress(done, total)` is called.
+    """Measure all cases, in a `pool` or this process, and return them in order; [] for no cases.
 
-    A case that cannot be measured, for whatever reason, has a problem instead of measurements.
+    `progress(done, total)` is called after each. A case that cannot be measured, for whatever reason, has a problem
+    instead of measurements.
     """
     outcomes = run_in_order(measure_case, cases, pool, progress=progress)
     return [

@@ -70,10 +70,10 @@ def find_pairs(predictions: str | Path, references: str | Path) -> list[Pair]:
 
 
 def score_pair(pair: Pair, *, rules: Rules = OFFICIAL) -> Scores:
-    """Score one case.
+    """Return the scores of one case by `rules`.
 
-    Raises ValueError for a label map that is missing or not on its reference's grid, and the errors of loading and
-    scoring.
+    Raises ValueError for a label map that is missing or not on its reference's grid, and the errors of `load_label_map`
+    and `flare_scores`.
     """
     if pair.prediction is None or pair.reference is None:
         raise ValueError(f"a case must have both label maps, got no {'reference' if pair.prediction else 'prediction'}")
@@ -96,9 +96,10 @@ def score_pairs(
     pool: Pool | None = None,
     progress: Progress | None = None,
 ) -> list[CaseScores]:
-    """Score all cases, in a `pool` or this process, and return them in order; `progress(done, total)` is called.
+    """Score all cases, in a `pool` or this process, and return them in order; [] for no cases.
 
-    A case that cannot be scored, for whatever reason, has a problem instead of scores.
+    `progress(done, total)` is called after each. A case that cannot be scored, for whatever reason, has a problem
+    instead of scores.
     """
     outcomes = run_in_order(functools.partial(score_pair, rules=rules), pairs, pool, progress=progress)
     return [

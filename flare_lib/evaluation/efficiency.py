@@ -168,7 +168,7 @@ class Profile:
 def profile(*, interval_s: float = INTERVAL_S) -> Iterator[Profile]:
     """Measure what the block costs, in this process and everything it starts; the yielded `Profile` has the `result`.
 
-    Samples are taken by a thread. Raises ValueError for an interval that is not positive.
+    Samples are taken by a thread, every `interval_s` seconds. Raises ValueError for an interval that is not positive.
     """
     _check_interval(interval_s)
     run, over = Profile(), threading.Event()
@@ -192,8 +192,9 @@ def profile(*, interval_s: float = INTERVAL_S) -> Iterator[Profile]:
 def profile_command(command: Sequence[str], *, interval_s: float = INTERVAL_S) -> tuple[Efficiency, int]:
     """Run a command, measure it and everything it starts; return what it cost and its exit status.
 
-    It shares this process's input and output. Commands of this library also note their steps. Raises ValueError for an
-    empty command, FileNotFoundError or PermissionError for one that cannot be run.
+    The status is negative if a signal ended the command: -9 for SIGKILL. It shares this process's input and output.
+    Commands of this library also note their steps. Raises ValueError for an empty command or an interval that is not
+    positive, FileNotFoundError or PermissionError for a command that cannot be run.
     """
     _check_interval(interval_s)
     if not command:

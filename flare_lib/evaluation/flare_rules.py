@@ -68,8 +68,9 @@ def flare_scores(
     rules: Rules = OFFICIAL,
     file_grid: FileGrid | None = None,
 ) -> Scores:
-    """Score a label map against its reference: integers 0..13, (Z, Y, X), of the same shape; the reference's spacing.
+    """Score a label map against its reference.
 
+    `prediction`, `reference`: integers 0..13, (Z, Y, X), of the same shape; `spacing_zyx_mm`: the reference's.
     `file_grid`: that of the reference's file (`Volume.grid`), whose third axis the official rules follow; without one,
     that axis is assumed to run from feet to head. Raises TypeError for labels that are not integers, ValueError for
     other labels, shapes that differ or are not three-dimensional, or a spacing that is not 3 positive numbers.

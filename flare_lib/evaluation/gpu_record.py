@@ -10,10 +10,10 @@ NOT_MEASURED = "not measured: on a computer with a card, `python benchmarks/gpu.
 
 
 def gpu_table(path: str | Path, sections: Iterable[str] = ()) -> str:
-    """Return the stored record as Markdown: the card, and a table of these sections (none: all), in their order.
+    """Return the stored record as Markdown: the card, and a table of its rows from these sections (none: all).
 
-    Returns `NOT_MEASURED` if there is no such file, or nothing of these sections in it. Raises ValueError for a file
-    that is no record.
+    Returns `NOT_MEASURED` if there is no such file, or nothing from these sections in it. Raises ValueError for a file
+    that is not such a record.
     """
     path = Path(path)
     if not path.is_file():

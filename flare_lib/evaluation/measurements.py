@@ -75,7 +75,7 @@ def organ_volumes_ml(ct: Volume, label_map_zyx: np.ndarray) -> np.ndarray:
 
 
 def measurement_table(measured: Sequence[Measurement]) -> str:
-    """Return the measurements as lines of text for people to read, with the organs not measured named at the end."""
+    """Return the measurements as lines of text for people to read, the last one naming the organs not found."""
     lines = [f"{'organ':22}{'mL':>10}{'z, y, x mm':>18}{'HU':>14}"]
     for m in measured:
         extent = " x ".join(f"{mm:.0f}" for mm in m.extent_zyx_mm)
@@ -96,8 +96,8 @@ def volume_table(
 ) -> str:
     """Return one line per organ: its volume, any doubts about it and, given a reference, its Dice score.
 
-    `names`: {label: name} of label maps with other structures than FLARE's, labels 1 to their number. Raises the errors
-    of `as_label_map`.
+    `label_map_zyx`, `reference_zyx`: integers, the CT's shape, 0 to 13; `names`: {label: name}, 1 to their number, for
+    label maps of other structures than FLARE's. Raises the errors of `as_label_map` and `dice_scores`.
     """
     n_classes = len(names) + 1
     label_map_zyx = as_label_map(label_map_zyx, shape=ct.shape_zyx, n_classes=n_classes)

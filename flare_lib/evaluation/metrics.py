@@ -13,9 +13,9 @@ def dice_scores(prediction: np.ndarray, reference: np.ndarray, n_classes: int = 
     """Return the Dice score of each organ, 2 |P and R| / (|P| + |R|), over all voxels of two label maps.
 
     `prediction`, `reference`: integers 0..13, same shape, at least one axis. Returns float64 (13,), organ 1 first: 1 if
-    both label maps lack the organ, 0 if only one does. `n_classes`: of a label set other than FLARE's, the background
-    included; the scores are then n_classes - 1. Raises TypeError for labels that are not integers, ValueError
-    for other labels or shapes that differ. Source: paper 3.1, FLARE 2022 evaluation script; its other rules are in
+    both label maps lack the organ, 0 if only one does. `n_classes`: of a label set other than FLARE's, background
+    included; there are then n_classes - 1 scores. Raises TypeError for labels that are not integers, ValueError for
+    other labels or shapes that differ. Source: paper 3.1, FLARE 2022 evaluation script; its other rules are in
     `flare_rules`.
     """
     counts = joint_histogram(prediction, reference, n_classes)

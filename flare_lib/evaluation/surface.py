@@ -4,8 +4,9 @@ The definition is that of google-deepmind/surface-distance, which FLARE scores b
 through every cell of 2 x 2 x 2 voxels that is neither all inside nor all outside. A cell's weight is the area of the
 surface in it, in mm² (`surfels`), and its distance is that to the nearest cell of the other surface, centre to centre.
 
-It is fast because no cell searches farther than it must: if only a few millimetres matter, as for scores, it checks its
-surroundings, nearest places first; otherwise it uses a k-d tree. A distance transform would visit the whole box.
+It is fast because no cell searches farther than it must: if only a few millimetres matter, as for scores, each cell
+checks its surroundings, nearest places first; otherwise a k-d tree is searched. A distance transform would visit the
+whole box.
 """
 
 import functools

@@ -29,10 +29,11 @@ from flare_lib.machine.progress import StageProgress, of_stage
 class Segmentation:
     """What `segment` returns.
 
-    `label_map_zyx`: uint8, the CT's shape. `coarse`: the coarse stage's labels, cleaned up, on its own grid. `roi`: the
-    box of the CT that the fine stage looked at. `seconds`: {step: wall time}. `notes`: what a reader of the result must
-    know: a fallback that was taken, grey values that may not be HU, doubtful anatomy. `clean_up`: {stage: what its
-    clean-up removed}. `precision`: {stage: the number format its net computed in}.
+    `label_map_zyx`: uint8, the CT's shape. `coarse`: the coarse stage's labels, cleaned up, on its own grid; the result
+    itself if there was no coarse stage. `roi`: the box of the CT that the fine stage looked at. `seconds`: {step: wall
+    time}. `notes`: what anyone who uses the result should know: a fallback that was taken, grey values that may not be
+    HU, doubtful anatomy. `clean_up`: {stage: what its clean-up removed}. `precision`: {stage: the number format its net
+    computed in}.
     """
 
     label_map_zyx: np.ndarray
@@ -61,7 +62,8 @@ def segment(
     great vessels a region may lie; `tile_steps` are those of the coarse and the fine sliding window, in patches;
     `clean_up=False` skips the post-processing after both stages. `progress(stage, tiles done, tiles in total)` is
     called along the way. If the coarse stage finds nothing, the fine stage looks at the whole foreground, and the notes
-    say so.
+    say so. Raises ValueError for a margin below 0, a distance that is not positive or a step outside (0, 1], and
+    MemoryError if a device is full.
     """
     run = Run(max_distance_mm if clean_up else None, progress)
     foreground = find_foreground(ct.array_zyx)
@@ -83,7 +85,7 @@ def segment_in_one_stage(
 ) -> Segmentation:
     """Segment a CT with one net that looks at the whole foreground, as plain nnU-Net does (paper 4, the baseline).
 
-    Arguments as in `segment`; the region of interest is the foreground.
+    Arguments and errors as in `segment`; the region of interest is the foreground.
     """
     run = Run(max_distance_mm if clean_up else None, progress)
     foreground = find_foreground(ct.array_zyx)
@@ -105,7 +107,7 @@ class Run:
         self._last = time.perf_counter()
 
     def lap(self, step: str) -> None:
-        """Note how long the step that ends now has taken."""
+        """Note the time since the last lap as that of `step`, which ends now."""
         now = time.perf_counter()
         self.seconds[step] = now - self._last
         self._last = now
@@ -120,7 +122,10 @@ class Run:
         weights: Weights = "uniform",
         pad_value: float | None = None,
     ) -> Iterator[Slab]:
-        """Slide the stage's net over the image and return averaged scores in finished slabs; None pads with air."""
+        """Slide the stage's net over the image and return averaged scores in finished slabs.
+
+        `pad_value`: what fills a patch beyond the image; None is the image's lowest value, air.
+        """
         if precision := getattr(stage, "precision", None):
             self.precision[name] = precision.name
         return sliding_window(

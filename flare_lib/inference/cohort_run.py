@@ -1,14 +1,14 @@
-"""The whole way for thousands of CTs: labels, and a manifest that says of every case what came of it.
+"""The whole way for thousands of CTs: labels, and a manifest that records what became of every case.
 
     FOLDER/NAME.nii.gz            the labels
-    FOLDER/manifest.jsonl         one line a case (machine.manifest), "done" or "failed":
+    FOLDER/manifest.jsonl         one line per case (machine.manifest), "done" or "failed":
         name, state, ct, input_sha256, input_stamp, weights_sha256, settings, version, and
         done:   output, output_bytes, seconds {step: s}, total_s, peak_mib, volumes_ml {organ: mL}, cut_off, notes
         failed: error
 
-A run may be stopped or killed at any moment; the same call goes on. What is done is done again only if the CT, the
-weights or the settings are not what they were, or the labels are gone. What failed failed twice, the second time alone,
-and stays aside until one of these changes, or the caller asks for it.
+A run may be stopped or killed at any moment; the same call continues it. A finished case is segmented again only if its
+CT, the weights or the settings have changed, or its labels are gone. A failed case has been tried twice, the second
+time alone, and is left aside until one of these changes or the caller asks for it.
 """
 
 import functools
@@ -42,7 +42,7 @@ MANIFEST = "manifest.jsonl"
 Also = Callable[[Path, str, Volume, np.ndarray], None]  # (folder, name, CT, label map): a picture, for example
 
 _PROCESS_MIB = 900.0  # torch, both nets and what they compute
-_BYTES_PER_VOXEL = 4  # the CT, its labels, and what passes by
+_BYTES_PER_VOXEL = 4  # the CT, its labels, and what exists for a moment
 
 
 def segment_cohort(
@@ -59,10 +59,10 @@ def segment_cohort(
     """Segment those of the cases (names all different) that `folder` does not hold yet; return the entries of all.
 
     `pool`, `time_limit_s`: see `machine.runner.run`; without a pool the work is done in this process. The paths must
-    mean the same to all workers. `also`, a function of a module, is called in the worker for every case whose labels
-    have been saved, if they are those of FLARE's organs. `progress(done, total)` counts what was there already. Raises
-    ValueError if another run is writing into the folder, if labels would take the place of a CT, or if a name leads out
-    of the folder, and OSError if a line of the manifest cannot be written; a case's own failure is in its entry.
+    mean the same to all workers. `also`, a module-level function, is called in the worker for every case whose labels
+    have been saved, if they are FLARE's organs. `progress(done, total)` also counts the cases that were there already.
+    Raises ValueError if another run is writing into the folder, if labels would replace a CT, or if a name leads out of
+    the folder, and OSError if a line of the manifest cannot be written; a case's own failure is in its entry.
     """
     folder = Path(folder)
     _check_places(cases, folder)
@@ -97,14 +97,14 @@ def _check_places(cases: Sequence[Case], folder: Path) -> None:
         ct = case.ct_path.resolve()
         if ct.parent == true or label_path(true, case.name).resolve() in inputs:
             raise ValueError(f"the output must be another folder than that of a CT, got {folder}")
-        if ct == true or ct in true.parents:  # its files would be other ones after every run
+        if ct == true or ct in true.parents:  # the labels would become files of the CT: a changed CT, every time
             raise ValueError(f"the output must lie outside of a CT's own folder, got {folder} in {case.ct_path}")
         with suppress(FileNotFoundError):
             os.lstat(label_path(there, case.name))  # a name that is too long raises OSError
 
 
 def segment_case(case: Case, *, folder: Path, settings: Settings, also: Also | None) -> dict[str, Any]:
-    """Segment one case and save its labels; return what the manifest says of it."""
+    """Segment one case and save its labels; return its entry in the manifest, as far as the work decides it."""
     method = open_method(settings)
     began = time.perf_counter()
     stamp, sha256 = stamp_of(case.ct_path), sha256_of(case.ct_path)
@@ -138,9 +138,9 @@ def label_path(folder: Path, name: str) -> Path:
 
 
 def without_labels(cases: Sequence[Case], folder: Path, entries: Mapping[str, Entry]) -> list[Case]:
-    """Return the cases without the label maps of an earlier run into `folder`, which may lie below that of the CTs.
+    """Return the cases that are not label maps of an earlier run into `folder`, which may lie within the CTs' folder.
 
-    `entries`: the manifest's. A killed run may have left labels that it does not know.
+    `entries`: the manifest's; a killed run may have left labels that are not in it.
     """
     folder = folder.resolve()
     outside = [case.name for case in cases if case.ct_path.resolve().parent != folder]
@@ -149,15 +149,15 @@ def without_labels(cases: Sequence[Case], folder: Path, entries: Mapping[str, En
 
 
 def expected_memory_mib(case: Case) -> float:
-    """Return roughly how much memory a process needs for a case, in MiB; for what cannot be read, that of none."""
+    """Return roughly how much memory a process needs for a case, in MiB; if it cannot be read, as if it were empty."""
     path = case.ct_path
     try:
         if path.name.lower().endswith(SUFFIXES):
             n_voxels = float(np.prod(nib.Nifti1Image.from_filename(path).shape, dtype=float))
         else:
             files = [path] if path.is_file() else path.rglob("*")
-            n_voxels = float(sum(file.stat().st_size for file in files))  # 2 bytes a voxel, compressed to a half
-    except Exception:  # whatever it is, the case itself will say so
+            n_voxels = float(sum(file.stat().st_size for file in files))  # 2 bytes per voxel, compressed by half
+    except Exception:  # whatever is wrong, segmenting the case will say so
         n_voxels = 0.0
     return _PROCESS_MIB + _BYTES_PER_VOXEL * n_voxels / 2**20
 
@@ -165,9 +165,9 @@ def expected_memory_mib(case: Case) -> float:
 def _is_settled(
     case: Case, folder: Path, manifest: Manifest, key: dict[str, Any], tried: dict[str, str] | None
 ) -> bool:
-    """Return whether nothing is left to do for a case, reading its CT only if size or time differ.
+    """Return whether nothing is left to do for a case, reading its CT only if its size or time differ.
 
-    `tried`: with what a failure is final; None if no failure is.
+    `tried`: the engine, precision and device with which a failure would be final; None if none is.
     """
     entry = manifest.entries.get(case.name)
     if entry is None or any(entry.get(name) != value for name, value in key.items()):

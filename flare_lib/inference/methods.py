@@ -1,4 +1,4 @@
-"""Ways from a CT to labels: the two nets coarse to fine, or an nnU-Net. Settings say which; a process opens them once.
+"""Ways from a CT to labels: two nets, coarse to fine, or an nnU-Net. Settings say which; a process opens it once.
 
 Settings are plain values that can be sent to another process, and the SHA-256 of the weights says whether two runs
 would use the same nets.
@@ -23,10 +23,10 @@ from flare_lib.network.weights import packaged_weights
 class Settings:
     """How CTs are segmented.
 
-    `weights_dir`: coarse and fine weights, else the packaged ones. `nnunet`: a results folder of nnU-Net v2 whose nets
-    (of the `folds`; none are all) give the labels, if `roi` only within the coarse net's box. `margin_mm`: how far
-    beyond the organs is looked at. `tile_step`: how far apart the tiles of the last net lie, in patches. `device`,
-    `precision`, `engine`: see `load_stages`.
+    `weights_dir`: a folder of coarse and fine weights; None for the packaged ones. `nnunet`: a results folder of
+    nnU-Net v2 whose nets give the labels; `folds`: which of them, or every one if empty; `roi`: only within the coarse
+    net's box. `margin_mm`: how far beyond the organs the last net looks. `tile_step`: how far apart its tiles lie, in
+    patches. `device`, `precision`, `engine`: see `load_stages`.
     """
 
     weights_dir: Path | None = None
@@ -41,7 +41,7 @@ class Settings:
 
 
 class Method(NamedTuple):
-    """A way opened: the function, its labels' names, the stage whose number format is told, and what to know of it."""
+    """An opened way: its function, its labels' names, the stage whose number format is reported, and notes on it."""
 
     segment: Callable[..., Segmentation]  # (ct, progress=...)
     names: Mapping[int, str]
@@ -66,13 +66,13 @@ def open_method(settings: Settings) -> Method:
         coarse = stages.load_stages(settings.weights_dir, **numbers)[0]
         only_here = {"coarse": coarse, "margin_mm": settings.margin_mm}
         if not stage.plans.has_flares_organs:
-            notes = ("--roi looks near the 13 organs alone; anything else far from them is missed",)
+            notes = ("--roi looks only near FLARE's 13 organs; anything far from them is missed",)
     alone = partial(nnunet_stage.segment_with_nnunet, stage=stage, tile_step=step, **only_here)
     return Method(alone, stage.plans.names, nnunet_stage.NAME, notes)
 
 
 def weights_sha256(settings: Settings) -> dict[str, str]:
-    """Return {name: SHA-256} of the files with what the nets have learnt; OSError if one is not there."""
+    """Return {name: SHA-256} of the files that hold the nets' weights, plans and cards; OSError if one is missing."""
     found = {}
     if settings.nnunet is not None:
         paths = [settings.nnunet / PLANS, settings.nnunet / DATASET, *settings.nnunet.glob(f"fold_*/{CHECKPOINT}")]

@@ -1,10 +1,10 @@
-"""Any nnU-Net as one stage that looks at a whole CT, or at the region that a coarse net found: nnU-Net's own way.
+"""An nnU-Net as one stage that looks at a whole CT, or at the region that a coarse net found, in nnU-Net's own way.
 
     CT -> the net's axes -> splines -> scaled -> [folds in sliding_window, Gaussian weights] -> resize + argmax -> back
 
 The labels are those that nnU-Net's predictor would give: the same preprocessing, tiles, weights and interpolation. Two
-things differ. Numbers are summed in float32, not in float16; and the test-time mirroring, which nnU-Net has switched on
-for nets trained with it and which takes eight times as long, is left out.
+things differ. Scores are summed in float32, not in float16; and test-time mirroring, which nnU-Net applies by default
+to nets trained with it and which takes eight times as long, is left out.
 
 The region makes the difference in speed: most tiles of a whole CT hold none of the organs (paper 2).
 
@@ -35,10 +35,10 @@ NAME = "nnU-Net"
 
 
 class NnunetStage:
-    """The nets of a results folder, loaded once, used for many cases; they move to its device.
+    """The nets of a results folder as a stage: loaded once, used for many cases. The nets are moved to its device.
 
     `precision` and `engine`: see `choose_precision`, `check_engine` and, for the nets that OpenVINO can compute,
-    `compile_net`; they raise ValueError for what does not exist here.
+    `compile_net`, whose errors it raises.
     """
 
     def __init__(
@@ -61,9 +61,9 @@ class NnunetStage:
         self.folds = [fold.predict for fold in model.folds]
 
     def prepare(self, array: np.ndarray, spacing_mm: Triple, scaling: Scaling) -> torch.Tensor:
-        """Return the image (1, ...) that the nets see of a CT: clipped, resampled and scaled.
+        """Return the image that the nets see of a CT: clipped, resampled and scaled, float32 (1, ...).
 
-        Array, spacing and image are along the net's axes.
+        Array, spacing and image are in the order of the net's axes.
         """
         image = resample_spline(
             array,
@@ -97,9 +97,10 @@ def segment_with_nnunet(
 ) -> Segmentation:
     """Segment a CT with an nnU-Net: all of it, or the box that a coarse stage finds around the 13 organs.
 
-    `coarse` and `margin_mm` as in `segment`, `tile_step` as in `sliding_window`. Labels are those of the net's data set
-    and are not cleaned up. In a box, tiles lie elsewhere and see less around them, so labels can differ a little from
-    those in the whole CT; what lies outside is background. Grey values are scaled as in the whole CT.
+    `coarse` and `margin_mm` as in `segment`, `tile_step` as in `sliding_window`, with their errors. Labels are those of
+    the net's data set and are not cleaned up. In a box, tiles lie elsewhere and see less around them, so labels can
+    differ a little from those in the whole CT; what lies outside is background. Grey values are scaled as in the whole
+    CT.
     """
     run = Run(None if coarse is None else MAX_DISTANCE_MM, progress)
     whole = Box((0, 0, 0), ct.shape_zyx)
@@ -126,7 +127,7 @@ def _segment_region(
     slabs = run.slide(image, stage, tile_step, NAME, weights="gaussian", pad_value=0.0)
     small = triple(image.shape[1:])
     thick = thick_axis(stage.plans.spacing_mm, spacing_mm)
-    # thick slices are not interpolated between: every new slice gets the labels of the nearest
+    # between thick slices nothing is interpolated: every new slice gets the labels of the nearest one
     shape = triple(small[a] if a == thick else n for a, n in enumerate(array.shape))
     labels = resample_nearest(resize_argmax(slabs, shape, in_shape_zyx=small), array.shape)
     run.lap(f"{NAME} net, resize + argmax")

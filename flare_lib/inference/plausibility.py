@@ -113,7 +113,7 @@ def _sizes(volumes_ml: np.ndarray, cut: frozenset[int]) -> list[str]:
         ml = volumes_ml[organ(name).id]
         if ml > most or (0 < ml < least and organ(name).id not in cut):
             doubts.append(
-                f"the {name} has {ml:.{1 if ml < 10 else 0}f} mL, people have {least:g} to {most:g}: doubt it"
+                f"the {name} has {ml:.{1 if ml < 10 else 0}f} mL, outside the {least:g} to {most:g} mL that people have"
             )
     return doubts
 

@@ -1,8 +1,8 @@
 """Cleaning up a label map, so that nothing lies far from the great vessels and every organ is a single piece.
 
 A net sometimes mistakes something large and far away for an organ (the bladder or the uterus for a kidney or the
-liver), and often something small. The first kind is removed because it is far away, the second because it is not the
-largest piece.
+liver), and often something small. The large mistake is removed because it is far away, the small one because it is not
+the largest piece.
 
 Paper 2.4; the threshold of 170 mm is that of the authors' engine.
 """
@@ -171,7 +171,7 @@ def _regions(
     label_map_zyx: np.ndarray, spacing_zyx_mm: Sequence[float], reference: ReferencePoint
 ) -> tuple[Box, np.ndarray, np.ndarray]:
     """Return the box of all organs, the ids of the regions in it, and the distance of each, 0 for the background."""
-    # there is a box: the reference point came from an organ
+    # never the whole map in fact: the reference point came from an organ, so there is a box
     box = bounding_box(label_map_zyx) or Box((0, 0, 0), label_map_zyx.shape)
     regions = find_components((crop(label_map_zyx, box) > 0).view(np.uint8))
     centroids_zyx_mm = (regions.centroids_zyx + box.start_zyx) * spacing_zyx_mm

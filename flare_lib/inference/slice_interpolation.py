@@ -91,7 +91,7 @@ def resize_argmax(
 
 
 def _engine(method: str, device: torch.device) -> Callable[..., bool]:
-    """Return what paints a few slices."""
+    """Return the function that paints a few slices; raises MissingExtra or what `check_once_on` raises for "triton"."""
     if method == "triton":
         with extra("triton"):
             from flare_lib.inference.slice_triton import check_once_on, paint_with_triton

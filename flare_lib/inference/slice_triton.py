@@ -1,8 +1,8 @@
 """Resize + argmax of a few slices as one kernel on the GPU, in Triton: one of the engines of `slice_interpolation`.
 
-Every output voxel reads its eight corners class by class, keeps a running maximum, and writes one byte: of the large
-grid nothing exists but labels. First the winner of every input voxel is found, reading the scores once; where the
-corners of all voxels of a block agree, the block is filled with their winner and reads no scores.
+Every output voxel reads its eight corners class by class, keeps a running maximum, and writes one byte: on the large
+grid nothing but labels ever exists. First the winner of every input voxel is found, reading the scores once; where the
+corners of all voxels of a block agree, the block is filled with their winner without reading any scores.
 
 Triton comes with torch's builds for CUDA. With TRITON_INTERPRET=1 in the environment its interpreter runs the same
 kernels on the CPU, slowly: that is how they are tested.

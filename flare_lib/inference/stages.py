@@ -20,7 +20,7 @@ from flare_lib.network.weights import TrainedNet, load_trained, packaged_weights
 
 
 class PatchPredictor(Protocol):
-    """What can slide over an image: scores for one patch of a size.
+    """What can slide over an image: it gives scores for one patch of `patch_size` (z, y, x).
 
     If it also has a `precision`, as `NetStage` does, the result reports it.
     """
@@ -28,7 +28,7 @@ class PatchPredictor(Protocol):
     patch_size: Shape
 
     def predict_patch(self, patch: torch.Tensor) -> torch.Tensor:
-        """Return the scores of K classes (1, K, Z, Y, X), a stage's probabilities, for a patch (1, C, Z, Y, X)."""
+        """Return the scores of K classes (1, K, Z, Y, X) for a patch (1, C, Z, Y, X); a stage's are probabilities."""
 
 
 class Stage(PatchPredictor, Protocol):
@@ -41,8 +41,7 @@ class Stage(PatchPredictor, Protocol):
 class NetStage:
     """A trained UNet as a stage: loaded once, used for many cases. It works on a copy, so the net stays unchanged.
 
-    `precision` and `engine`: see `choose_precision` and `check_engine`, which raise ValueError for what does not exist
-    here.
+    `precision` and `engine`: see `choose_precision` and `check_engine`, whose errors it raises.
     """
 
     def __init__(
@@ -62,7 +61,7 @@ class NetStage:
         self._finest = compile_net(self.net, self.patch_size, self.precision) if compiled else self.net.finest
 
     def prepare(self, ct: Volume) -> torch.Tensor:
-        """Clip, resample and normalise the CT as in training."""
+        """Return the CT clipped, resampled and normalised as in training, float32 (1, Z, Y, X)."""
         return torch.from_numpy(self.preprocessing.apply(ct).array_zyx)[None]
 
     def predict_patch(self, patch: torch.Tensor) -> torch.Tensor:
@@ -77,7 +76,7 @@ class SqueezedStage(NetStage):
     """A net that sees all of a CT at once, squeezed into one patch, whatever its extent (paper 4.6)."""
 
     def prepare(self, ct: Volume) -> torch.Tensor:
-        """Clip the CT, squeeze it to the patch size and normalise it by its own mean and SD."""
+        """Return the CT clipped, squeezed to the patch size and normalised by its own mean and SD: (1, *patch_size)."""
         image = resample_trilinear(ct.array_zyx, self.patch_size, window_hu=self.preprocessing.window_hu)
         own = Moments.of(image)
         return torch.from_numpy(normalize(image, own.mean, own.sd or 1.0))[None]

@@ -47,8 +47,8 @@ def count_operations(net: UNet, size_zyx: Sequence[int]) -> dict[str, list[int]]
 def peak_bytes(net: UNet, size_zyx: Sequence[int]) -> int:
     """Return the most bytes that the finest head's answer to one patch holds at once, in float32, the weights included.
 
-    Counted are the tensors that exist together while nothing is computed (torch's meta device). Beside them, a library
-    of convolutions takes working memory of its own, which is not counted. Raises ValueError for a size the net refuses.
+    The tensors that exist together are counted, without computing anything (torch's meta device). The working memory
+    that a library of convolutions takes besides is not. Raises ValueError for a size the net refuses.
     """
     shapes_only = copy.deepcopy(net).to("meta").eval()
     image = torch.empty(1, net.architecture["in_channels"], *size_zyx, device="meta")
@@ -91,8 +91,8 @@ def receptive_field(
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return (start, stop) ZYX of the input voxels that the finest head's answer at `voxel_zyx` is computed from.
 
-    `strides` (z, y, x) from one stage to the next. The region may reach beyond the image, where there are zeros. It
-    covers the convolutions; instance normalisation adds two numbers, mean and SD, that come from all voxels.
+    `strides` (z, y, x) from one stage to the next. The region may reach beyond the image, where there are zeros. It is
+    that of the convolutions; instance normalisation adds two numbers, mean and SD, that come from all voxels.
     """
     edges = [_field_along([stride[axis] for stride in strides], voxel_zyx[axis]) for axis in range(3)]
     starts, stops = zip(*edges, strict=True)

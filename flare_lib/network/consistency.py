@@ -43,8 +43,8 @@ def consistency_loss(
 
     `head_logits` (B, C, Z, Y, X), (B, C, Z/2, Y/2, X/2), ...: finest first, any floating type, computed in float32.
     `kind`: "kl" or "urpc". `gradient_through_target`: whether the pseudo-label moves towards the heads as well; by
-    default not for "kl", where it is the target, but for "urpc" it does, as released. Raises ValueError for another
-    kind, no heads, or heads that do not belong together.
+    default it does not for "kl", where it is the target, and does for "urpc", as in the released trainer. Raises
+    ValueError for another kind, no heads, or heads that do not belong together.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")

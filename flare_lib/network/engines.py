@@ -1,9 +1,9 @@
 """What computes a net: torch itself, or OpenVINO, which compiles our U-Net for the processor at hand (opt-in).
 
-OpenVINO gets the net layer by layer as a graph of its own operations, on patches of one size. The arithmetic is the
-same and the order of sums is not, so logits differ in their last digits. On a processor with AVX2 alone it is the
-faster one (benchmarks/README.md, `against nnU-Net`); it is an extra, because it is large. The
-converter of OpenVINO, which counts its users, is never called.
+OpenVINO gets the net layer by layer, as a graph of its own operations, for patches of one size. The arithmetic is the
+same but the order of sums is not, so logits differ in their last digits. On a processor that has AVX2 and no more it is
+the faster one (benchmarks/README.md, `against nnU-Net`); it is an extra because it is large. OpenVINO's converter,
+which has telemetry, is never called.
 
 Reference: https://docs.openvino.ai, operation set 13 (Convolution, MVN, PRelu)
 """
@@ -38,8 +38,8 @@ def compile_net(net: nn.Module, patch_size: Sequence[int], precision: Precision)
     """Return `UNet.finest` compiled by OpenVINO for one patch (1, C, *patch_size) on the CPU, in torch's threads.
 
     `precision`: what OpenVINO computes in. The weights are copied. Raises ValueError for a net that is not our UNet or
-    that OpenVINO refuses, MissingExtra if it is not installed; what is returned raises ValueError for a patch of
-    another size, and MemoryError.
+    that OpenVINO refuses, MissingExtra if it is not installed. The function returned raises ValueError for a patch of
+    another size, and MemoryError if memory runs out.
     """
     if not isinstance(net, UNet):
         raise ValueError(f"the engine openvino computes plain U-Nets (without it: any), got a {type(net).__name__}")
@@ -61,7 +61,7 @@ def compile_net(net: nn.Module, patch_size: Sequence[int], precision: Precision)
             raise ValueError(f"the net was compiled for patches of {size}, got {tuple(patch.shape)}")
         try:
             return torch.from_numpy(request.infer([patch.float().contiguous().numpy()])[0])
-        except RuntimeError as error:  # all that is left to fail is the memory for its answer
+        except RuntimeError as error:  # after a compilation that succeeded, only memory can be lacking
             raise MemoryError(f"OpenVINO must have memory for a patch of {size}, got: {_last_line(error)}") from error
 
     return predict

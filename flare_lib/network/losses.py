@@ -58,7 +58,8 @@ def dice_cross_entropy_loss(
 def shrink_target(target: torch.Tensor, shape_zyx: Sequence[int]) -> torch.Tensor:
     """Return the labels (B, Z, Y, X) on a coarser grid of the same extent: those nearest to each voxel's centre.
 
-    If two are equally near, the later one is taken. Same dtype; the target itself if it already has that shape.
+    If two are equally near, the later one is taken. The dtype is kept; a target that already has that shape is returned
+    itself. Raises ValueError unless the target has four axes.
     """
     if target.ndim != 4:
         raise ValueError(f"target must have the shape (B, Z, Y, X), got {tuple(target.shape)}")

@@ -55,12 +55,12 @@ _V2_ALIASES = re.compile(r"decoder\.encoder\.|.*\.all_modules\.")
 def load_nnunet(
     path_or_state_dict: str | Path | Mapping[str, Any], *, n_heads: int | None = None, source: str = "the state dict"
 ) -> UNet:
-    """Return a 3D nnU-Net (v1 Generic_UNet or v2 PlainConvUNet, two convolutions a stage) as a UNet in eval mode.
+    """Return a 3D nnU-Net (v1 Generic_UNet or v2 PlainConvUNet, two convolutions per stage) as a UNet in eval mode.
 
     Takes the path of a checkpoint (.model, .pth), the checkpoint itself, or its state dict. `n_heads` keeps that many
-    of the finest heads; None keeps all. `source`: what error messages call weights that are not a file's. Kernels of
-    size 1 along an axis become kernels of 3 padded with zeros, which is the same function. Raises FileNotFoundError, or
-    ValueError for a file that holds Python objects, another network, or only part of one.
+    of the finest heads; None keeps all. `source`: what error messages call weights that come without a path. Kernels of
+    size 1 along an axis become kernels of 3 padded with zeros, which is the same function. Raises FileNotFoundError for
+    a missing file, ValueError for one that holds Python objects, another network, or only part of one.
     """
     if isinstance(path_or_state_dict, str | Path):
         source = str(path_or_state_dict)
@@ -85,7 +85,8 @@ def load_nnunet(
 def read_checkpoint(path: Path) -> Any:
     """Unpickle tensors, plain values and NumPy's numbers (nnU-Net stores its losses as these), and nothing else.
 
-    Raises FileNotFoundError, or ValueError for a file that holds Python objects or is no whole checkpoint.
+    Raises FileNotFoundError for a missing file, ValueError for one that holds Python objects or is not a complete
+    checkpoint.
     """
     with path.open("rb") as file, torch.serialization.safe_globals(_numpy_numbers()):
         try:
@@ -93,13 +94,13 @@ def read_checkpoint(path: Path) -> Any:
         except Exception as error:  # torch raises a different type for every kind of damage
             if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
                 raise ValueError(
-                    f"{path} must hold tensors and plain values alone, got Python objects, which could run code. Where "
-                    f"you trust its source, keep the weights: torch.save(torch.load(path, weights_only=False)[key], "
-                    f"new), the key 'state_dict' for nnU-Net v1, 'network_weights' for v2"
+                    f"{path} must hold only tensors and plain values, got Python objects, which could run code. If you "
+                    f"trust its source, save the weights alone: torch.save(torch.load(path, weights_only=False)[key], "
+                    f"new), where key is 'state_dict' for nnU-Net v1 and 'network_weights' for v2"
                 ) from error
             said = (str(error).splitlines() or [""])[0]
             raise ValueError(
-                f"{path} must be a whole PyTorch checkpoint, got {type(error).__name__}: {said}"
+                f"{path} must be a complete PyTorch checkpoint, got {type(error).__name__}: {said}"
             ) from error
 
 
@@ -151,7 +152,7 @@ def _rename(theirs: Tensors, source: str) -> Tensors:
             unknown.append(name)
     if unknown:
         raise ValueError(
-            f"{source} must be a plain nnU-Net with two convolutions a stage and instance normalisation, "
+            f"{source} must be a plain nnU-Net with two convolutions per stage and instance normalisation, "
             f"got {', '.join(unknown)}"
         )
     return ours

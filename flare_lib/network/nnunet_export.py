@@ -33,7 +33,7 @@ def export_folder(results: str | Path) -> Path:
 def save_nnunet_folder(results: str | Path, trained: TrainedNet) -> Path:
     """Write a net with its plans as fold 0 of a results folder, complete or not at all; return that folder.
 
-    Raises ValueError, before anything is written, for a net that nnU-Net cannot express and if the folder exists.
+    Raises ValueError, before anything is written, for a net that nnU-Net cannot express, or if that folder exists.
     """
     recipe, net = trained.preprocessing, trained.net
     if recipe.mean_hu is None or recipe.sd_hu is None:

@@ -79,7 +79,7 @@ def _check_folder(folder: Path) -> None:
     if (folder / "plans.pkl").is_file():
         raise ValueError(
             f"the folder must be nnU-Net v2's ({PLANS}), got nnU-Net v1's: {folder / 'plans.pkl'} is not read, as a "
-            f"pickle can run code; v1's weights alone can be: flare_lib.network.nnunet.load_nnunet"
+            f"pickle can run code; flare_lib.network.nnunet.load_nnunet reads v1's weights by themselves"
         )
     if (folder.parent / PLANS).is_file():
         raise ValueError(f"the folder must be the one that holds {PLANS} (--fold chooses a fold), got {folder}")
@@ -108,7 +108,7 @@ def _folds_in(folder: Path) -> list[str]:
 def _unfinished(folder: Path) -> str:
     """Say which other checkpoints there are: those of a training that is not over, or "none"."""
     others = sorted(path.relative_to(folder).as_posix() for path in folder.glob("fold_*/checkpoint_*.pth"))
-    return f"checkpoints of unfinished training alone ({', '.join(others)})" if others else "none"
+    return f"only checkpoints of unfinished training ({', '.join(others)})" if others else "none"
 
 
 def _configuration_of(checkpoint: Any, path: Path) -> str:

@@ -1,6 +1,6 @@
 """The net that nnU-Net planned, with its trained weights: ours where it is the same, nnU-Net's own package otherwise.
 
-Ours is nnU-Net's plain U-Net with two convolutions a stage, instance normalisation and kernels of 3. Any other plain
+Ours is nnU-Net's plain U-Net with two convolutions per stage, instance normalisation and kernels of 3. Any other plain
 U-Net, and residual encoders, are built by dynamic-network-architectures, nnU-Net's own collection (the extra `nnunet`).
 
 Plans name classes. Only the few classes below are known, so plans from strangers cannot have anything imported.
@@ -67,8 +67,8 @@ def build_nnunet(plans: Plans, weights: Mapping[str, Any], *, source: str) -> tu
 def _is_ours(plans: Plans) -> bool:
     """Say whether the planned net is our UNet.
 
-    It also is, with kernels padded by zeros, if some kernels are 1 wide; but that is slower, so it is for those who
-    lack nnU-Net's package.
+    With kernels padded by zeros it also is if some kernels are 1 wide; but that is slower, so it is done only where
+    nnU-Net's package is missing.
     """
     wanted: dict[str, Any] = {
         "conv_op": "Conv3d",

@@ -3,8 +3,8 @@
 Both files are data and are treated as such: nothing that they name is imported or run. What flare-lib cannot do as
 nnU-Net does it (2-D nets, cascades, several channels, regions...) is refused in one line, never approximated.
 
-nnU-Net's arrays have the axes of the file, slowest first (or the canonical ones, if its reader reorients), and then
-those axes in the order `transpose_forward`. "The net's axes" are these.
+"The net's axes" are the axes of the file, slowest first (or the canonical ones, if nnU-Net's reader reorients), put in
+the order `transpose_forward`.
 
 Reference: nnU-Net 2.8, `plans_handler`, `label_handling`, `default_normalization_schemes`; Isensee et al., 2021.
 """

@@ -119,7 +119,7 @@ class UNet(nn.Module):
         decoded = []
         for up, stage in zip(reversed(self.ups), reversed(self.decoder), strict=True):
             x = torch.cat([up(x), skips.pop()], dim=1)  # (B, 2 * features[s], Z, Y, X of stage s)
-            for block in stage.children():  # one by one, so that what is joined is given back after the first
+            for block in stage.children():  # one by one, so that the joined tensor is freed after the first
                 x = block(x)  # (B, features[s], Z, Y, X of stage s)
             decoded.append(x)
         return decoded[::-1]
@@ -156,7 +156,7 @@ def _check_architecture(
     if any(len(stride) != 3 or min(stride) < 1 for stride in strides):
         raise ValueError(f"each of the strides must be 3 numbers of 1 or more, got {strides}")
     if not 1 <= n_heads <= len(strides):
-        raise ValueError(f"n_heads must be 1 to {len(strides)}, one a decoder stage, got {n_heads}")
+        raise ValueError(f"n_heads must be 1 to {len(strides)}, one per decoder stage, got {n_heads}")
 
 
 def _initialize(module: nn.Module) -> None:

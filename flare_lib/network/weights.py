@@ -47,7 +47,7 @@ def packaged_weights(name: str) -> Path:
 
 
 def save_trained(path_stem: str | Path, net: UNet, card: Mapping[str, Any], *, half: bool = True) -> None:
-    """Write `path_stem`.safetensors and `path_stem`.json; if that fails, an earlier pair stays.
+    """Write `path_stem`.safetensors and `path_stem`.json, making the folder; if that fails, an earlier pair stays.
 
     `card` must hold "preprocessing" (`Preprocessing.to_dict()`) and "patch_size" (z, y, x) and may hold anything else
     that JSON can; "architecture" and "weights_sha256" are added to it. `half` stores float16: half the size, three
@@ -72,10 +72,10 @@ def save_trained(path_stem: str | Path, net: UNet, card: Mapping[str, Any], *, h
 def load_trained(
     path: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> TrainedNet:
-    """Load a pair that `save_trained` wrote: the net in eval mode on `device`, its numbers as `dtype`.
+    """Load a pair that `save_trained` wrote: the net in eval mode on `device`, its weights as `dtype`.
 
-    `path`: that of either file, or without suffix. Raises FileNotFoundError if one of the two is missing, ValueError if
-    one is damaged, if they do not belong together, or if a tensor is missing, unknown or of another shape.
+    `path`: that of either file, or the stem of both. Raises FileNotFoundError if one of the two is missing, ValueError
+    if one is damaged, if they do not belong together, or if a tensor is missing, unknown or of another shape.
     """
     weights_path, card_path = _pair(path)
     for file in (card_path, weights_path):
@@ -108,7 +108,10 @@ def load_trained(
         raise ValueError(f"{card_path} must hold the architecture of a UNet, got {error}") from error
     load_strict(net, tensors, source=str(weights_path))
     net.to(device=device, dtype=dtype)
-    preprocessing, patch_size = _requirements(card, net)
+    try:
+        preprocessing, patch_size = _requirements(card, net)
+    except (TypeError, AttributeError) as error:  # a list for a number, text for a list, ...
+        raise ValueError(f"{card_path} must hold a preprocessing and a patch_size of numbers, got {error}") from error
     return TrainedNet(net.eval(), preprocessing, patch_size, card)
 
 
@@ -139,7 +142,7 @@ def load_strict(net: nn.Module, tensors: Mapping[str, torch.Tensor], *, source: 
 
 
 def _first_of(names: list[str]) -> str:
-    """Return names for one line: where there are many, the first, and how many more there are."""
+    """Return names for one line: the first few, and how many more there are."""
     shown = ", ".join(names[:_NAMED_AT_MOST])
     return f"{shown} and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else shown
 

@@ -23,8 +23,8 @@ def complete_body(
     The body is the morphological closing of everything that is labelled. Around it come a layer of muscle (abdominal
     wall), a layer of fat whose thickness varies smoothly round the trunk, and the skin; inside it, whatever has no
     label becomes "unlabelled", or "muscle" if close to a rib. Beyond is "air". Thicknesses are drawn from the given
-    ranges, in mm. The grid grows in the plane to hold the new layers. Distances are computed on a grid of
-    `work_spacing_mm` and interpolated back (trilinear). Raises ValueError if nothing is labelled.
+    ranges, in mm. The grid grows in the plane to hold the new layers; ids 250 to 254 are given to them. Distances are
+    computed on a grid of `work_spacing_mm` and interpolated back (trilinear). Raises ValueError if nothing is labelled.
     """
     if not structures.array_zyx.any():
         raise ValueError("a label map must hold at least one structure to have a body completed around it, got none")

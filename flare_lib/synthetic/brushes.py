@@ -9,7 +9,10 @@ import numpy as np
 
 
 class Drawing:
-    """A grid of structure ids over a stretch of a person, and the two brushes that make shapes on it."""
+    """A grid of structure ids over a stretch of a person, and the two brushes that make shapes on it.
+
+    `ids_by_name`: {name: id}; `low_zyx_mm`, `high_zyx_mm`: the grid's outer corners; `ids` uint8 (Z, Y, X), 0 at first.
+    """
 
     def __init__(
         self,
@@ -45,7 +48,10 @@ class Drawing:
         part[np.broadcast_to(mask, part.shape)] = self.ids_by_name[name]
 
     def ellipsoid(self, name, center, radii, *, tilt=0.0, jitter=4.0, only=()):
-        """Draw an ellipsoid, tilted by `tilt` rad in the coronal plane; centre and radii differ between persons."""
+        """Draw an ellipsoid, tilted by `tilt` rad in the coronal plane; centre and radii vary from person to person.
+
+        `center`, `radii`: (x, y, z) in mm; the centre is moved by up to `jitter` mm. `only`: as in `put`.
+        """
         center = np.array(center, float) + self.rng.uniform(-jitter, jitter, 3)
         radii = np.array(radii, float) * self.rng.uniform(0.92, 1.08, 3)
         reach = np.array([max(radii[0], radii[2])] * 3) if tilt else radii
@@ -57,7 +63,10 @@ class Drawing:
         self.put(name, box, inside, only)
 
     def tube(self, name, points, radii, *, jitter=2.5, only=()):
-        """Draw a tube through points, its radius changing from one value to the next."""
+        """Draw a tube through `points`, (x, y, z) in mm, its radius changing linearly from one point to the next.
+
+        `radii`: one for all points or one for each, in mm; points are moved by up to `jitter` mm. `only`: as in `put`.
+        """
         points = np.array(points, float)
         points += self.rng.uniform(-jitter, jitter, points.shape)
         radii = np.broadcast_to(np.asarray(radii, float), len(points)) * self.rng.uniform(0.92, 1.08)

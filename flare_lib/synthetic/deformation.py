@@ -87,6 +87,7 @@ def deform(
     are clipped to 0.4 of the distance, so that nothing folds. `growths`: places in the old grid that grow or shrink,
     rows of z, y, x, reach in mm and factor (`variation.draw_growths`). Anything outside the old grid becomes `outside`.
     Sampling is nearest neighbour, so ids stay ids. Returns Structures on the new grid; all randomness comes from `rng`.
+    Raises ValueError if no structure is called `outside`.
     """
     if outside not in structures.names.values():
         raise ValueError(f"outside must be one of the structures' names, got {outside!r}")

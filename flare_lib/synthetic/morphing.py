@@ -62,9 +62,9 @@ def people_between(
 ) -> list[Structures]:
     """Return `n` people, each one person moved a random part of the way (`FRACTIONS`) towards another.
 
-    Every ordered pair is used once before any is used again. Two people who have too little in common, a head and an
-    abdomen say, are no pair; without any pair there is nobody, []. A pair takes about a minute on one core; in the
-    folder `cache` its correspondence is kept for the next time.
+    Every ordered pair is used once before any is used again. Two people who have too little in common, say a head and
+    an abdomen, do not make a pair; without any pair the list is empty. A pair takes about a minute on one core; its
+    correspondence is kept in the folder `cache` for the next time.
     """
     rng = np.random.default_rng([seed, 0xB7])
     pairs = list(permutations(range(len(people)), 2))
@@ -86,7 +86,7 @@ def people_between(
 
 
 def _kept(person: Structures, other: Structures, cache: str | Path | None) -> Correspondence:
-    """Return the correspondence of two people, from the cache if it is there, else into it."""
+    """Return the correspondence of two people from the cache, computing and storing it if it is not there yet."""
     if cache is None:
         return correspondence(person, other)
     digest = hashlib.sha256(repr(_FORMAT).encode())
@@ -156,9 +156,9 @@ def correspondence(
     """Register two people around the organs of the first; nothing is random.
 
     The other person is first laid over this one: turned, scaled and moved as a whole, so that the centres of the
-    structures that both have fit best. That part is not in the displacement, which holds differences of shape alone.
+    structures that both have fit best. That part is not in the displacement, which holds only differences of shape.
     Then come `n_steps` of Adam for each distance between control points, on a grid of `spacing_mm` that reaches
-    `margin_mm` beyond the organs. Only where both maps know something do they pull at each other.
+    `margin_mm` beyond the organs. The two are compared only where both maps hold something.
     Raises ValueError if the first person has no organs, fewer than four structures are whole in both maps, or no
     landmark lies around the organs in both.
     """
@@ -278,7 +278,10 @@ def _linear_shift(here: np.ndarray, there: np.ndarray, *, ridge_mm: float = 50.0
 
 
 def _spread(control: torch.Tensor, weights: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Evaluate B-splines over the grid: control points (3, z, y, x) -> (Z, Y, X, 3)."""
+    """Evaluate B-splines over the grid: control points (3, z, y, x) -> (Z, Y, X, 3).
+
+    In torch, unlike `deformation`, because the control points are learnt by gradients.
+    """
     for along in weights:
         control = torch.tensordot(control, along, dims=([1], [1]))  # the axis just done becomes the last
     return control.permute(1, 2, 3, 0)

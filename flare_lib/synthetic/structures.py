@@ -28,7 +28,7 @@ ORGAN_STRUCTURES: tuple[str, ...] = (
     "duodenum",
     "kidney_left",
 )
-UNLABELLED = "unlabelled"  # inside the body, but nobody said what: fat with vessels, mesentery, muscle
+UNLABELLED = "unlabelled"  # inside the body, but not said what: fat with vessels, mesentery, muscle
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Structures:
     """A map of named structures, canonical (RAS+), ZYX.
 
     `array_zyx` uint8 ids, `names` {id: name} of every id that occurs, `spacing_zyx_mm`.
-    Raises ValueError when the array does not have three axes or holds an id without a name.
+    Raises ValueError when the array is not uint8, does not have three axes or holds an id without a name.
     """
 
     array_zyx: np.ndarray

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from flare_lib.ct.files import load_label_map
-from flare_lib.ct.volume import Volume
+from flare_lib.ct.volume import Volume, grid_difference
 from flare_lib.synthetic.bodies import complete_body
 from flare_lib.synthetic.structures import Structures
 
@@ -21,7 +21,7 @@ def load_subject(path: str | Path) -> Structures:
     """Read one person: a case folder with `segmentations/*.nii.gz`, or a label map with one `*names*.json` beside it.
 
     Returns Structures on the canonical grid (ZYX), 0 = "nothing". Raises FileNotFoundError if masks or names are
-    missing, ValueError if grids differ.
+    missing, ValueError if the masks' grids differ.
     """
     path = Path(path)
     if path.is_dir():
@@ -33,13 +33,13 @@ def load_subject(path: str | Path) -> Structures:
         raise FileNotFoundError(f"one *names*.json must lie beside {path.name}, got {len(names_files)}")
     of_ids = {int(i): name for i, name in json.loads(names_files[0].read_text(encoding="utf-8")).items()}
     volume = load_label_map(path)
-    return Structures(volume.array_zyx.astype(np.uint8), {0: "nothing"} | of_ids, volume.spacing_zyx_mm)
+    return Structures(volume.array_zyx, {0: "nothing"} | of_ids, volume.spacing_zyx_mm)
 
 
 def join_masks(folder: Path, names: Sequence[str]) -> Volume:
     """Join masks NAME.nii.gz into one label map, uint8: 1 for the first name, and so on; later names win.
 
-    A name without a file is left out. Raises FileNotFoundError if no name has one, ValueError if shapes differ.
+    A name without a file is left out. Raises FileNotFoundError if no name has one, ValueError if grids differ.
     """
     joined: Volume | None = None
     for i, name in enumerate(names, start=1):
@@ -49,10 +49,8 @@ def join_masks(folder: Path, names: Sequence[str]) -> Volume:
         mask = load_label_map(path)
         if joined is None:
             joined = mask.with_array(np.zeros(mask.shape_zyx, np.uint8))
-        if mask.shape_zyx != joined.shape_zyx:
-            raise ValueError(
-                f"all masks of {folder} must have shape {joined.shape_zyx}, got {mask.shape_zyx} for {path.name}"
-            )
+        if differs := grid_difference(mask, joined):
+            raise ValueError(f"all masks in {folder} must lie on one grid, got {path.name} with {differs}")
         joined.array_zyx[mask.array_zyx > 0] = i
     if joined is None:
         raise FileNotFoundError(f"{folder} must hold masks such as liver.nii.gz, got none")
@@ -60,7 +58,10 @@ def join_masks(folder: Path, names: Sequence[str]) -> Volume:
 
 
 def find_subjects(folder: str | Path) -> list[Path]:
-    """List the people in a folder: case folders with `segmentations`, and label maps named `*totalseg117*.nii.gz`."""
+    """List the people in a folder: case folders with `segmentations`, and label maps named `*totalseg117*.nii.gz`.
+
+    Raises FileNotFoundError if there are none.
+    """
     folder = Path(folder)
     found = sorted(p.parent for p in folder.glob("*/segmentations")) + sorted(folder.glob("*totalseg117*.nii.gz"))
     if not found:

@@ -104,7 +104,7 @@ def draw_tissues(
 
 
 def blood_of(names: dict[int, str], mean: np.ndarray) -> float:
-    """Return how bright abdominal veins are, in HU: as the portal vein, else the aorta, else unenhanced blood."""
+    """Return how bright abdominal veins are, in HU: as bright as the portal vein, else the aorta, else plain blood."""
     for prefix in ("portal_vein", "aorta"):
         for i, name in names.items():
             if name.startswith(prefix):

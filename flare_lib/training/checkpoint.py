@@ -33,14 +33,18 @@ def load_checkpoint(
 ) -> int:
     """Fill net, optimiser and scaler from `path` and return the number of steps done.
 
-    Raises ValueError if the file cannot be read as a checkpoint or was made with another recipe.
+    Raises ValueError if the file is missing, damaged or not a checkpoint of `save_checkpoint`, or if it was made with
+    another recipe.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a different type for every kind of damage
         raise ValueError(f"{path} must be a complete checkpoint, got {type(error).__name__}") from error
+    if not (isinstance(state, dict) and {"net", "optimizer", "step", "recipe"} <= state.keys()):
+        raise ValueError(f"{path} must be a checkpoint of a training run, got a file of something else")
     if state["recipe"] != recipe:
-        differ = sorted(k for k in recipe if state["recipe"].get(k) != recipe[k])
+        stored = state["recipe"]
+        differ = sorted(name for name in {*recipe, *stored} if recipe.get(name) != stored.get(name))
         raise ValueError(f"{path} must come from the same recipe, got other values of {', '.join(differ)}")
     net.load_state_dict(state["net"])
     optimizer.load_state_dict(state["optimizer"])

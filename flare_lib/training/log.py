@@ -11,9 +11,9 @@ from flare_lib.machine.atomic_write import atomic_write
 class Log:
     """The log of a run: `folder`/log.jsonl, and `folder`/tensorboard if the package tensorboard can be imported.
 
-    A context manager; without a folder it writes nothing (all processes but the first). On resuming at step `start`,
-    entries from there on, which a killed run wrote after its last checkpoint, are removed first, so that every step has
-    one line.
+    A context manager; without a folder (in all processes but the first) it writes nothing. When a run is resumed at
+    step `start`, entries from there on, which a killed run wrote after its last checkpoint, are removed first, so that
+    every step has one line.
     """
 
     def __init__(self, folder: Path | None, *, start: int = 0) -> None:

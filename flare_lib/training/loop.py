@@ -29,7 +29,7 @@ Batch = dict[str, torch.Tensor]
 
 
 def learning_rate_factor(step: int, recipe: Recipe) -> float:
-    """Return the factor for the learning rate: a linear warm-up times the recipe's schedule (paper 2.3)."""
+    """Return the factor of the learning rate at a step, from 0: a linear warm-up times the schedule (paper 2.3)."""
     warm_up = min(1.0, (step + 1) / max(1, recipe.warm_up_steps))
     if recipe.schedule == "halving":
         return warm_up * 0.5 ** (step // recipe.halve_every)
@@ -47,7 +47,10 @@ def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 def losses_of(
     net: nn.Module, batch: Batch, *, consistency: str, consistency_weight: float, precision: Precision
 ) -> dict[str, torch.Tensor]:
-    """Return the losses of one batch: {"loss": the total, "supervised", and "consistency" if it was computed}."""
+    """Return the losses of one batch: {"loss": the total, "supervised", and "consistency" if it was computed}.
+
+    `batch` as in `train_step`; the losses are scalars on the net's device, in float32.
+    """
     device = next(net.parameters()).device
     there = {name: tensor.to(device) for name, tensor in batch.items()}
     n_labelled = len(there["image"])
@@ -123,7 +126,8 @@ def train(
     learning rate, seconds, and how many of them were spent waiting for patches; every `recipe.validate_every` steps and
     at the end, the Dice on the `validation` batches). `precision`: see `choose_precision`; a run may be resumed in
     another one. `on_step(step, loss)` is called after each step. With several processes, the first one writes. Returns
-    the net, which is trained in place.
+    the net, which is trained in place. Raises ValueError for a checkpoint that is damaged or of another recipe and for
+    a precision that the device lacks, MemoryError if the device is full, and OSError if the folder cannot be written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
 """Patches to learn from: an endless, reproducible stream of images with their organ labels.
 
 Patch number i depends only on the seed and i, so a stream can be resumed anywhere. There are two kinds of source. A
-*person* is deformed onto the patch's own grid (never a whole CT: painting 50,000 voxels that are not used is a waste of
-time), sometimes cut off the way a scan ends, then painted, clipped and normalised. From a *case*, a real CT prepared on
-disk, a patch is cut, often around a voxel of an organ, then normalised and augmented.
+*person* is deformed onto the patch's own grid (never a whole CT, most of which would be painted in vain), sometimes cut
+off the way a scan ends, then painted, clipped and normalised. From a *case*, a real CT prepared on disk, a patch is
+cut, often around a voxel of an organ, then normalised and augmented.
 """
 
 import copy
@@ -69,7 +69,7 @@ def _center(
 
 
 def _field_of_view(recipe: Recipe, rng: np.random.Generator) -> tuple[slice, slice, slice]:
-    """Draw which part of the patch the scan covers: at least a quarter of its slices and, in a narrow field, a square.
+    """Draw which part of the patch the scan covers: at least a third of its slices and, in a narrow field, a square.
 
     The square is 130 to 260 mm wide, like a field that a radiologist has narrowed to the spine.
     """
@@ -161,7 +161,7 @@ class Patches(IterableDataset):
         if recipe.augmentation:
             check_extra("monai", "train")
         self.sources, self.recipe, self.unlabelled, self.start = sources, recipe, unlabelled, start
-        self.part = rank_and_count()[0]  # asked now: the processes that make patches in the background do not know
+        self.part = rank_and_count()[0]  # now: the background processes that make patches could not tell
 
     def starting_at(self, number: int) -> "Patches":
         """Return the same stream from batch `number` on."""
@@ -170,7 +170,7 @@ class Patches(IterableDataset):
         return moved
 
     def batch(self, number: int) -> dict[str, torch.Tensor]:
-        """Return batch `number` of the stream."""
+        """Return batch `number` of the stream, counted from 0 whatever `start` is."""
         recipe, mine = self.recipe, range(self.part * self.recipe.batch_size, (self.part + 1) * self.recipe.batch_size)
         images, targets = zip(*(self._labelled(number, k) for k in mine), strict=True)
         batch = {
@@ -217,5 +217,5 @@ class Patches(IterableDataset):
 
 
 def loader(patches: Patches, *, n_workers: int = 1) -> DataLoader:
-    """Return a loader that makes patches in the background, or in this process with 0 workers."""
+    """Return an endless loader of batches, made in the background by `n_workers` processes; by this one with 0."""
     return DataLoader(patches, batch_size=None, num_workers=n_workers, prefetch_factor=4 if n_workers else None)

@@ -1,6 +1,6 @@
 """Which values a recipe may have: one rule for each, checked before any work starts.
 
-A rule says what must hold, in words, and tests it. True and 3.0 are not whole numbers; all numbers must be finite.
+A rule states what must hold, in words, and tests it. True and 3.0 are not whole numbers; all numbers must be finite.
 """
 
 import math
@@ -102,7 +102,7 @@ RULES = {
     "n_unlabelled": _whole(0),
     "consistency": _one_of(KINDS),
     "consistency_weight": _NOT_NEGATIVE,
-    "ramp_up_steps": _whole(0),
+    "ramp_up_steps": _whole(1),
     "augmentation": _SHARE,
     "n_steps_without_augmentation": _whole(0),
     "accumulate": _whole(1),
@@ -117,8 +117,8 @@ RULES = {
 def check_values(values: Mapping[str, Any]) -> None:
     """Raise ValueError, naming the value and its rule, unless all values of a recipe obey their rules and fit together.
 
-    A net has one stride fewer than stages and at most one head per decoder stage, the strides divide the patch evenly,
-    and mean and SD are either both given or both None.
+    A net has one stride fewer than stages and at most one head per decoder stage, the strides divide the patch evenly
+    and leave at least two voxels of it, and mean and SD are either both given or both None.
     """
     for name, rule in RULES.items():
         if not rule.holds(values[name]):
@@ -137,5 +137,7 @@ def check_values(values: Mapping[str, Any]) -> None:
             f"patch_size must be multiples of {multiples}, by which the net makes it smaller, "
             f"got {tuple(values['patch_size'])}"
         )
+    if tuple(values["patch_size"]) == multiples:  # instance normalisation needs a spread
+        raise ValueError(f"patch_size must leave 2 voxels to the coarsest stage, got {multiples}, which leaves 1")
     if (values["mean_hu"] is None) != (values["sd_hu"] is None):
         raise ValueError(f"mean_hu and sd_hu must come together, got {values['mean_hu']} and {values['sd_hu']}")

@@ -96,7 +96,7 @@ class Recipe:
         return Preprocessing(self.spacing_zyx_mm, mean_hu=self.mean_hu, sd_hu=self.sd_hu)
 
     def to_dict(self) -> dict:
-        """Return the recipe as plain values for JSON: a NumPy number becomes Python's."""
+        """Return the recipe as plain values for JSON; NumPy's numbers become Python's."""
         return {name: _plain(value) for name, value in asdict(self).items()}
 
 

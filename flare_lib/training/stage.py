@@ -1,6 +1,6 @@
 """One training run, from folders of cases to weights and their card.
 
-    sources -> held out for validation -> (fine: mean and SD of the training set) -> net -> loop -> weights + card
+    sources -> some held out -> (fine: mean and SD of the training set) -> net -> loop -> weights + card
 
 The coarse stage starts from scratch, the fine stage from the coarse weights (paper 2.3).
 """
@@ -72,12 +72,12 @@ def gather(
     `data.cohort`); any cases without labels are used as unlabelled ones. `unlabelled`: a folder of more CTs.
     `pseudo_labelled`: a folder of CTs with labels that a net has made, in the layout of a cohort: they are learnt from
     and never held out; those without labels are passed over. Cases are prepared once, in `cache`, by a `pool` if there
-    is one, and so is what `recipe.n_between` people need; `on_note` is called with a note if cases were damaged there,
-    or if no two persons have enough in common for people between them. Phantoms need no folder.
+    is one; what `recipe.n_between` people need is kept there, too. `on_note` is called with a note if cases in it were
+    damaged, or if no two persons have enough in common for people between them. Phantoms need no folder.
 
-    Before any work starts, raises ValueError for a folder that the recipe needs but was not given, for pseudo-labels
-    that it does not draw from or that are not there, and FileNotFoundError for a folder without cases; after that, the
-    errors of `prepare_cases`.
+    Before any work starts, raises ValueError for a folder that the recipe needs but was not given, and for
+    pseudo-labels that are missing or that the recipe does not draw from, and FileNotFoundError for a folder without
+    cases; after that, the errors of `prepare_cases`.
     """
     share = recipe.sources.get
     persons = find_subjects(_given(label_maps, "label_maps", recipe)) if share("label_maps") else []
@@ -152,14 +152,14 @@ def _pseudo_labelled_cases(folder: str | Path, recipe: Recipe) -> list[Case]:
         )
     cases = [case for case in find_cases(folder) if case.label_path is not None]
     if not cases:
-        raise ValueError(f"{folder} must hold CTs with labels, in images/ and labels/ for example, got CTs alone")
+        raise ValueError(f"{folder} must hold CTs with labels, in images/ and labels/ for example, got CTs only")
     return cases
 
 
 def moments_of_sources(sources: dict[str, Sequence[Source]], recipe: Recipe, *, n_patches: int = 64) -> Moments:
     """Return mean and SD in HU of the training set, clipped to the window, for the fine stage's global normalisation.
 
-    Taken over all voxels of the real cases if there are any (paper 2.1), else over painted patches.
+    Taken over all voxels of the real cases if there are any (paper 2.1), else over `n_patches` painted patches.
     """
     if cases := [case for case in sources.get("cases", ()) if isinstance(case, PreparedCase)]:
         return moments_of(cases)
@@ -207,12 +207,11 @@ def train_stage(
     `folder/prepared/`. `label_maps`, `cohort`, `unlabelled`, `pseudo_labelled`: see `gather`. `init`: the weights to
     start from (strictly: same names, same shapes). A fine recipe without mean and SD gets those of its training set.
     `n_workers` processes make patches; a `pool`, if there is one, prepares the cases. If the run is stopped, the same
-    call resumes from the last checkpoint. If torchrun started the processes, they all train one net.
+    call resumes from the last checkpoint. If torchrun started the processes, they all train one net. Raises the errors
+    of `load_trained`, `load_strict`, `gather` and `train`.
     """
     folder = Path(folder)
-    start = (
-        None if init is None else load_trained(init)
-    )  # loaded first, so that a wrong path is reported before any work
+    start = None if init is None else load_trained(init)  # first, so that a wrong path is reported before any work
     precision = choose_precision(precision, device=torch.device(device))
     device = init_distributed(torch.device(device))
     try:

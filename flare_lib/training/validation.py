@@ -18,7 +18,7 @@ N_PATCHES = 16
 def validation_dice(net: nn.Module, batches: Sequence[dict[str, torch.Tensor]]) -> np.ndarray:
     """Return the Dice of each organ over all patches together: float64 (13,), NaN for an organ that is in none.
 
-    `batches` as `Patches` yields them. The net is put into eval mode and afterwards back.
+    `batches` as `Patches` yields them; without any, all are NaN. The net is put into eval mode and afterwards back.
     """
     device = next(net.parameters()).device
     counts = np.zeros((N_CLASSES, N_CLASSES), np.int64)  # [found, true]

@@ -88,7 +88,7 @@ def test_a_ct_is_never_overwritten_through_a_link_or_a_name(flare, nets, tmp_pat
     assert (code, "must be another folder than that of a CT" in err[0]) == (2, True)
     (tmp_path / "list.csv").write_text("name,ct\n../scans/a,scans/a.nii.gz\n")
     code, _, err = flare("segment", tmp_path / "list.csv", "-o", tmp_path / "out", "--workers", "0")
-    assert (code, "a CT's name must be one of a file, without folders, got ../scans/a" in err[0]) == (2, True)
+    assert (code, "a CT's name must be a file's name, without folders, got '../scans/a'" in err[0]) == (2, True)
     assert ct.read_bytes() == content
 
 

@@ -158,7 +158,7 @@ def test_an_nnunet_can_look_where_the_coarse_net_finds_the_organs(flare, monkeyp
     code, _, err = flare("segment", ct_path, "-o", target, *settings)
     assert code == 0
     assert asked == {"coarse": "coarse of w", "margin_mm": 7.0, "folds": 2, "tile_step": 0.75}
-    assert err == ["note: --roi looks near the 13 organs alone; anything else far from them is missed"]
+    assert err == ["note: --roi looks only near FLARE's 13 organs; anything far from them is missed"]
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,7 @@ def test_students_see_no_solution_and_teachers_the_answer():
     [
         (example(text="## Exercise"), "one exercise with a folded solution, got 0"),
         (example(check="doubled = 4"), "the solution's functions, not implemented, got doubled"),
+        (example(check="%time doubled(2)"), "an exercise must be plain Python, got invalid syntax: %time doubled"),
         (new_notebook(cells=example().cells[:2]), "a code cell must check the exercise"),
         (example(text="<details><summary>Solution</summary>4</details>"), "not implemented, got none"),
     ],

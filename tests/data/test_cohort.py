@@ -54,7 +54,7 @@ def test_cts_alone_are_unlabelled_cases_in_the_order_of_their_names(tmp_path):
     cases = find_cases(tmp_path)
     assert [(case.name, case.label_path) for case in cases] == [("Case_00001", None), ("Case_00002", None)]
     assert check_cases(cases) == {}
-    with pytest.raises(ValueError, match="Case_00001 must have labels, got a CT alone"):
+    with pytest.raises(ValueError, match="Case_00001 must have labels, got only a CT"):
         load_labels(cases[0])
 
 

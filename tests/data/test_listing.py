@@ -131,6 +131,12 @@ def test_patterns_match_at_any_depth(tmp_path):
     assert found(tmp_path, tmp_path / "**" / "*.nii.gz") == {"a": "x/a.nii.gz", "b": "y/z/b.nii.gz"}
 
 
+def test_a_file_whose_name_is_only_channel_and_format_is_refused(tmp_path):
+    (tmp_path / "_0000.nii.gz").touch()
+    with pytest.raises(ValueError, match="a CT's name must be a file's name, without folders, got ''"):
+        list_cts([tmp_path])
+
+
 def test_two_cts_of_one_name_and_inputs_that_lead_nowhere_are_refused(tmp_path):
     touch(tmp_path / "x" / "a.nii.gz")
     touch(tmp_path / "y" / "A.nii.gz")

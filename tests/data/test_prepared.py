@@ -66,7 +66,7 @@ def test_an_unlabelled_case_has_no_labels_and_cannot_be_cropped_around_its_organ
     cases = find_cases(tmp_path)
     (case,) = prepare_cases(cases, tmp_path / "cache", AS_THEY_ARE)
     assert (case.labels, case.class_locations) == (None, {})
-    with pytest.raises(ValueError, match=r"case a: .* must have labels, got a CT alone"):
+    with pytest.raises(ValueError, match=r"case a: .* must have labels, got only a CT"):
         prepare_cases(cases, tmp_path / "cache", AS_THEY_ARE, around="organs")
 
 

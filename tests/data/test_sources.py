@@ -231,6 +231,14 @@ def test_what_pip_says_last_is_the_reason_given(monkeypatch, tmp_path, index):
     )
 
 
+def test_what_pip_says_in_another_encoding_is_no_fault_of_ours(monkeypatch, tmp_path, index):
+    pip = tmp_path / "pip.py"
+    pip.write_text("import sys; sys.stderr.buffer.write(b'ERROR: r\\xe9seau absent'); sys.exit(1)", encoding="ascii")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(SourceUnavailable, match=r"r.+seau absent \(is there a network\?\)"):
+        pip_download(index.archive, tmp_path)
+
+
 def test_a_pip_that_says_nothing_or_never_ends_is_an_error_too(monkeypatch, tmp_path, index):
     answer(monkeypatch, code=3)
     with pytest.raises(SourceUnavailable, match="pip ended with 3"):

@@ -47,6 +47,15 @@ def test_the_oddest_come_first_and_text_is_no_markup(entries, tmp_path):
     assert "0 cases" in (tmp_path / "cohort.html").read_text()
 
 
+def test_any_name_that_a_file_may_have_leads_to_its_picture(tmp_path):
+    names = ["50 % dose #2?", "M\udcfcller"]  # the second: a name in Latin-1, as Python reads it on Linux
+    write_cohort_page(tmp_path / "cohort.html", [entry(name) for name in names])
+    page = (tmp_path / "cohort.html").read_text(encoding="utf-8")
+    assert re.findall(r'src="thumbnails/(.*?)\.png"', page) == ["50%20%25%20dose%20%232%3F", "M%FCller"]
+    assert "50 % dose #2?</td>" in page
+    assert "M?ller</td>" in page
+
+
 def test_a_picture_shows_both_planes_with_the_organs(tmp_path):
     ct = Volume.from_array(np.full((20, 24, 28), 40, np.int16), (5.0, 5.0, 5.0))
     labels = np.zeros((20, 24, 28), np.uint8)

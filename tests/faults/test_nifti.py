@@ -183,7 +183,9 @@ def test_axes_beyond_the_number_of_axes_do_not_count(tmp_path):
 
 def test_bits_that_contradict_the_data_type_are_refused(tmp_path):
     message = refused(tmp_path, nifti(bitpix=32))
-    assert message == "the header of FILE must not contradict itself, got 32 bits a voxel and data type 4, which has 16"
+    assert (
+        message == "the header of FILE must not contradict itself, got 32 bits per voxel and data type 4, which has 16"
+    )
 
 
 def test_bits_that_were_never_filled_in_are_no_contradiction(tmp_path):
@@ -192,7 +194,7 @@ def test_bits_that_were_never_filled_in_are_no_contradiction(tmp_path):
 
 @pytest.mark.parametrize(
     ("code", "name"),
-    [(0, "unknown"), (1, "binary"), (32, "complex64"), (128, "RGB"), (2304, "RGBA"), (999, "no known")],
+    [(0, "unknown"), (1, "binary"), (32, "complex64"), (128, "RGB"), (2304, "RGBA"), (999, "not one")],
 )
 def test_what_is_no_real_number_a_voxel_is_refused(tmp_path, code, name):
     message = refused(tmp_path, nifti(datatype=code))

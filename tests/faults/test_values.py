@@ -178,7 +178,7 @@ def test_a_result_upside_down_is_noted():
 
 
 def test_a_volume_that_nobody_has_is_noted():
-    assert "the liver has 30 mL, people have 200 to 6000" in note(organs(**UPRIGHT), (3.0, 2.5, 2.0))
+    assert "has 30 mL, outside the 200 to 6000 mL that people have" in note(organs(**UPRIGHT), (3.0, 2.5, 2.0))
 
 
 def test_a_missing_organ_is_noted():

@@ -77,8 +77,8 @@ def test_a_liver_that_the_scan_cuts_above_does_not_lie_below_the_kidneys():
 @pytest.mark.parametrize(
     ("place", "told"),
     [
-        (((200, 230), (60, 90), (220, 260)), "the liver has 36 mL, people have 200 to 6000: doubt it"),
-        (((20, 345), (6, 174), (204, 350)), "people have 200 to 6000"),
+        (((200, 230), (60, 90), (220, 260)), "the liver has 36 mL, outside the 200 to 6000 mL that people have"),
+        (((20, 345), (6, 174), (204, 350)), "outside the 200 to 6000 mL that people have"),
     ],
 )
 def test_a_volume_that_no_person_has_is_doubted(place, told):

@@ -236,7 +236,7 @@ def test_a_damaged_or_missing_file_is_refused(tmp_path):
     whole = path.read_bytes()
     for content in (whole[:-500], whole[:100], b"", b"<html>not found</html>"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"a\.pth must be a whole PyTorch checkpoint, got"):
+        with pytest.raises(ValueError, match=r"a\.pth must be a complete PyTorch checkpoint, got"):
             load_nnunet(path)
 
 

@@ -46,7 +46,7 @@ def test_a_fold_that_is_not_there_is_named_with_those_that_are(tmp_path):
     for fold in ("fold_0", "fold_1"):
         (folder / fold / "checkpoint_final.pth").rename(folder / fold / "checkpoint_best.pth")
     with pytest.raises(
-        FileNotFoundError, match=r"got checkpoints of unfinished training alone \(fold_0/checkpoint_best"
+        FileNotFoundError, match=r"got only checkpoints of unfinished training \(fold_0/checkpoint_best"
     ):
         load_nnunet_folder(folder, ["0"])
 

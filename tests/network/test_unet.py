@@ -188,7 +188,7 @@ def test_an_image_without_batch_axis_or_of_other_channels_is_refused(shape):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n_heads": 4}, "n_heads must be 1 to 3, one a decoder stage, got 4"),
+        ({"n_heads": 4}, "n_heads must be 1 to 3, one per decoder stage, got 4"),
         ({"n_heads": 0}, "n_heads must be 1 to 3"),
         ({"strides": STRIDES[:2]}, "one fewer than features_per_stage, got 2 and 4"),
         ({"features_per_stage": (4,), "strides": ()}, "one fewer than features_per_stage, got 0 and 1"),

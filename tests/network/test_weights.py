@@ -149,6 +149,9 @@ def change_card(change):
         (change_card(lambda card: card["architecture"].update(depth=3)), "architecture of a UNet, got .*depth"),
         (change_card(lambda card: card["architecture"].update(n_heads=1)), "unknown: heads.1.weight"),
         (change_card(lambda card: card.update(patch_size=[8, 12, 18])), r"multiples of \(2, 4, 4\), got \(8, 12, 18\)"),
+        (change_card(lambda card: card.update(patch_size=8)), r"a\.json must hold .* a patch_size of numbers, got"),
+        (change_card(lambda card: card.update(patch_size=["8", "12", "16"])), "a patch_size of numbers, got"),
+        (change_card(lambda card: card["preprocessing"].update(spacing_zyx_mm=None)), "a preprocessing and .*, got"),
     ],
 )
 def test_a_card_that_says_too_little_or_something_else_is_refused(tmp_path, change, message):

@@ -63,7 +63,17 @@ def test_what_is_missing_or_does_not_fit_is_said(tmp_path):
         load_subject(path)
     folder = masks(tmp_path)
     save(folder / "segmentations" / "aorta.nii.gz", np.ones((2, 3, 4), np.uint8))
-    with pytest.raises(ValueError, match=r"must have shape \(2, 3, 4\), got \(6, 9, 12\) for liver.nii.gz"):
+    with pytest.raises(ValueError, match=r"one grid, got liver.nii.gz with \(6, 9, 12\) voxels.*, not \(2, 3, 4\)"):
+        load_subject(folder)
+
+
+def test_masks_of_one_shape_in_different_places_are_refused(tmp_path):
+    folder = masks(tmp_path)
+    affine = np.diag([*SPACING[::-1], 1.0])
+    affine[0, 3] = 40.0  # mm to the right
+    moved = Volume(label_map(), SPACING, affine)
+    save_label_map(folder / "segmentations" / "spleen.nii.gz", moved.array_zyx, moved)
+    with pytest.raises(ValueError, match=r"must lie on one grid, got spleen.nii.gz with a corner 40.0 mm away"):
         load_subject(folder)
 
 

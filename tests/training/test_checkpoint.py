@@ -29,6 +29,19 @@ def test_net_optimizer_scaler_and_step_come_back(tmp_path):
     assert after["scaler"].get_scale() == before["scaler"].get_scale() == 8
 
 
+@pytest.mark.parametrize("content", [torch.ones(3), {"network_weights": {}}, [1, 2]])
+def test_a_file_of_something_else_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "c.pt")
+    with pytest.raises(ValueError, match=r"c\.pt must be a checkpoint of a training run, got a file of something else"):
+        load_checkpoint(tmp_path / "c.pt", **parts(0), recipe={})
+
+
+def test_another_recipe_is_refused_by_every_value_that_differs_even_one_that_is_gone(tmp_path):
+    save_checkpoint(tmp_path / "c.pt", **parts(0), step=5, recipe={"lr": 1, "old": 2, "same": 3})
+    with pytest.raises(ValueError, match=r"the same recipe, got other values of lr, old$"):
+        load_checkpoint(tmp_path / "c.pt", **parts(0), recipe={"lr": 4, "same": 3})
+
+
 def test_a_run_may_be_taken_up_in_float16_that_was_not(tmp_path):
     before, after = parts(0), parts(1)
     save_checkpoint(

@@ -15,6 +15,7 @@ from flare_lib.training.recipes import preset
     [
         ("n_steps", [1, 7, np.int64(3)], [0, -1, 1.0, True, "1", None]),
         ("warm_up_steps", [0, 5], [-1, 0.5, None]),
+        ("ramp_up_steps", [1, 5], [0, -1, 0.5]),
         ("learning_rate", [1e-3, 1, np.float32(0.5)], [0, -1e-3, math.nan, math.inf, "0,01", None, True]),
         ("cut", [0, 0.4, 1], [-0.1, 1.1, "half"]),
         ("phases", [(1, 0, 0, 0), [0.4, 0.15, 0.33, 0.12]], [(0.5, 0, 0, 0), (1, 0, 0), (2, -1, 0, 0), None]),
@@ -49,6 +50,10 @@ def test_sound_values_pass_and_the_first_that_is_not_is_named():
         ({"strides": ((2, 2, 2),)}, "strides must be one fewer than features_per_stage, got 1 for 6"),
         ({"n_heads": 6}, "n_heads must be at most the number of strides, 5, got 6"),
         ({"patch_size": (96, 128, 150)}, r"patch_size must be multiples of \(16, 32, 32\).*, got \(96, 128, 150\)"),
+        (
+            {"patch_size": (16, 32, 32)},
+            r"leave 2 voxels to the coarsest stage, got \(16, 32, 32\), which leaves 1",
+        ),
         ({"mean_hu": None, "sd_hu": 80.0}, "mean_hu and sd_hu must come together, got None and 80.0"),
     ],
 )

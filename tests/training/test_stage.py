@@ -176,7 +176,7 @@ def test_what_segment_made_of_an_archive_is_learnt_from_and_never_held_out(cohor
 def test_pseudo_labels_that_are_not_there_or_that_nothing_draws_from_are_refused(cohort, tmp_path):
     (tmp_path / "alone").mkdir()
     shutil.copy(next((cohort / "images").iterdir()), tmp_path / "alone")
-    with pytest.raises(ValueError, match=r"alone must hold CTs with labels, .*, got CTs alone"):
+    with pytest.raises(ValueError, match=r"alone must hold CTs with labels, .*, got CTs only"):
         gather(preset("paper", "fine", **REAL), cohort=cohort, pseudo_labelled=tmp_path / "alone", cache=tmp_path)
     with pytest.raises(ValueError, match="need a recipe that draws from cases, got one of phantoms"):
         gather(preset("course", "coarse", n_unlabelled=0), pseudo_labelled=cohort)
