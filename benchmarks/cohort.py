@@ -1,16 +1,16 @@
-"""Thousands of cases through the runner: what a case costs beside its work, and what is left after kills at random.
+"""Thousands of cases through the runner: what a case costs beside its work, and what survives kills at random.
 
     python benchmarks/cohort.py             # 2,000 cases, 50 kills of the whole run
     python benchmarks/cohort.py --cases 100 --kills 3
 
 The cases are stand-ins (`cohort_case`): they write a small file; one in fifty is bad. Three measurements:
 
-overhead: seconds a case beside its work, here, in two processes, and through a Dask scheduler and its workers.
+overhead: seconds per case beside its work, here, in two processes, and through a Dask scheduler and its workers.
 chaos: all cases through a scheduler and two workers with processes of their own, one worker killed (kill -9) every few
     seconds, the scheduler killed and started again once. Counted: cases without a result or with two, bad ones named,
-    cases that were done twice because nobody had heard of the first time, and the memory of this process.
+    cases that were done twice because their first result was lost, and the memory of this process.
 kills: the whole run in two processes, killed at random moments and started again, until it ends undisturbed. Counted:
-    what was lost, done again although the manifest knew it, or written twice.
+    cases that were lost, done again although they were in the manifest, or written twice.
 Linux only. Results go to `benchmarks/results/cohort.json`.
 """
 
@@ -54,7 +54,7 @@ def drive(folder: Path, n_cases: int, pool: Pool | None, *, seconds: float = 0.0
 
 
 def count(folder: Path, n_cases: int) -> dict[str, int]:
-    """Return what was not as it must be, of all cases; `done_again` counts good ones that were done more than once."""
+    """Return what went wrong, over all cases; `done_again` counts good ones that were done more than once."""
     entries = read_manifest(folder / "manifest.jsonl")
     lines = (folder / "manifest.jsonl").read_bytes().count(b"\n")
     executed = Counter((folder / "executed").read_text().split())
@@ -72,7 +72,7 @@ def count(folder: Path, n_cases: int) -> dict[str, int]:
 
 
 def overhead(n_cases: int) -> dict[str, float]:
-    """Return seconds a case, and CPU seconds of this process and its children, for cases that do next to nothing."""
+    """Return seconds per case, and CPU seconds of this process and its children, for cases that do next to nothing."""
     found: dict[str, float] = {}
 
     def measured(name: str, pool: Pool | None) -> None:

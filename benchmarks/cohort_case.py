@@ -1,4 +1,4 @@
-"""A stand-in for a case of a cohort: what `benchmarks/cohort.py` has done thousands of times, by other processes."""
+"""A stand-in for a case of a cohort, which `benchmarks/cohort.py` has other processes do thousands of times."""
 
 import os
 import time

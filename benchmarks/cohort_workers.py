@@ -1,12 +1,12 @@
-"""How many cases an hour the packaged nets do on this computer: one process with all cores, or one process a core.
+"""How many cases per hour the packaged nets do on this computer: one process with all cores, or one per core.
 
     python benchmarks/cohort_workers.py             # 12 cases: the sample, and phantoms of three fields of view
     python benchmarks/cohort_workers.py CTS...      # your own, as flare segment takes them
 
-Every way segments the same cases into a folder of its own, in the order A B B A ..., once its processes have their
-nets loaded (by phantoms that do not count). The labels of all ways are compared voxel by voxel. Then the
-arithmetic: what 2,000 cases take is their mean seconds in one of n workers, times 2,000 / n; the same is said of the
-measured run, and compared with what it took. Results go to `benchmarks/results/cohort_workers.json`.
+Each way segments the same cases into a folder of its own, in the order A B B A ..., once its processes have loaded
+their nets (with phantoms that do not count). The labels of all ways are compared voxel by voxel. Then the arithmetic:
+2,000 cases take their mean seconds in one of n workers, times 2,000 / n; the same is worked out for the measured run and
+compared with what it took. Results go to `benchmarks/results/cohort_workers.json`.
 """
 
 import argparse
@@ -38,7 +38,7 @@ HERE = 0  # no worker: this process
 
 
 def ways(cores: int) -> list[tuple[int, int]]:
-    """Return (workers, threads of each) to compare: this process with all cores, and a process a core."""
+    """Return (workers, threads of each) to compare: this process with all cores, and one process per core."""
     return [(HERE, cores), (cores, 1)]
 
 

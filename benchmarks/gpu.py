@@ -1,4 +1,4 @@
-"""What a GPU takes, and whether its answers are the CPU's: all that is "not measured" for want of a card, in one go.
+"""What a GPU takes, and whether its answers are the CPU's: everything "not measured" for lack of a card, in one go.
 
     python benchmarks/gpu.py          # on one card, 8 minutes at most
     python benchmarks/gpu.py --dry    # tiny, with the CPU in the card's place: does every line run?

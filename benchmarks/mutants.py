@@ -100,8 +100,7 @@ def exit_code(name: str | None, tests: str) -> int:
 def unnoticed_of(names: Iterable[str]) -> list[str]:
     """Return the mutants with which the tests of their module still pass, and print what each module takes.
 
-    Raises:
-        RuntimeError: tests fail without any mutant.
+    Raises RuntimeError if tests fail without any mutant.
     """
     unnoticed = []
     for tests, mutants in groupby(sorted(names, key=tests_of), key=tests_of):

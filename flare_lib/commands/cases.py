@@ -124,7 +124,7 @@ def check(
 
 
 def _about(series: "Series") -> str:
-    """Return what is listed of a series: what it is, how to name it, and what speaks against it."""
+    """Return what is listed of a series: what it is, how to name it, and what rules it out."""
     kernel = f", kernel {series.kernel}" if series.kernel else ""
     lines = [
         f"{series.description}: {series.kind}, {series.size}{kernel}",

@@ -57,7 +57,7 @@ def segment_many(
     settings = replace(settings, **here)
     if scheduler is None and not slurm:
         device = choose_device(settings.device)
-        choose_precision(settings.precision, device=device)  # what is not there is told once, not for every case
+        choose_precision(settings.precision, device=device)  # so that what is missing is told once, not per case
         check_engine(settings.engine, device)
         workers = (1 if device.type != "cpu" else n_cores()) if workers is None else workers  # a GPU has room for one
     elif workers is None:
@@ -78,11 +78,11 @@ def segment_many(
                 also=save_thumbnail,
                 progress=lambda done, total: bars("segmenting", done, total, unit="case"),
             )
-    finally:  # of a run that is stopped, what there is so far
+    finally:  # also for a run that is stopped: the page of what there is so far
         if written := read_manifest(folder / MANIFEST):
             try:
                 write_cohort_page(folder / "cohort.html", list(written.values()), title=folder.name)
-            except OSError as error:  # a full disk: what failed for the same reason is still to be told
+            except OSError as error:  # a full disk, for example: the cases' own failures are still to be told
                 tell_error(reason_of(error))
     failed = [entry for entry in entries if entry["state"] == "failed"]
     for entry in failed:

@@ -56,7 +56,7 @@ def train(
     chosen = choose_device(device)
     number_format = choose_precision(precision, device=chosen)
     began = time.monotonic()
-    side_by_side = workers if workers > 1 else 0  # a single process more would only be slower to start
+    side_by_side = workers if workers > 1 else 0  # one more process would only take time to start
     with chosen_pool(side_by_side, scheduler) as pool, Bars() as bars:
         stem = train_stage(
             recipe,

@@ -24,9 +24,9 @@ Job = Annotated[
 def chosen_pool(
     workers: int, scheduler: str | None, *, jobs: dict[str, Any] | None = None, threads: int | None = 1
 ) -> "Iterator[Pool | None]":
-    """Open what the options ask for; None is this process.
+    """Open the pool that the options ask for; None is this process.
 
-    `jobs`: the settings of SLURM's jobs, if they are to do it; `threads`: those of each of several processes.
+    `jobs`: the settings of SLURM's jobs, if these are to do the work; `threads`: those of each of several processes.
     """
     from flare_lib.machine.processes import Processes
 
@@ -50,4 +50,4 @@ def chosen_pool(
 
 
 def _tell_dashboard(address: str) -> None:
-    typer.echo(f"note: Dask shows what is going on at {address}", err=True)
+    typer.echo(f"note: Dask shows the progress at {address}", err=True)

@@ -1,1 +1,1 @@
-"""What people look at: figures and widgets."""
+"""What people look at and move: slices, figures, charts and widgets."""

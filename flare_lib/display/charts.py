@@ -28,7 +28,7 @@ def timing_figure(seconds: Mapping[str, float], *, title: str = "Where the time 
 def dice_figure(series: Mapping[str, np.ndarray], *, title: str = "Dice per organ") -> Figure:
     """Return the Dice of 13 organs as bars in the organs' colours: a group per organ, a bar per series {name: (13,)}.
 
-    NaN (an organ that the reference lacks) is written as "n/a", a score of 0 as "0". Later series are hatched.
+    NaN (an organ that the reference lacks) is written as "n/a", a score of about 0 as "0". Later series are hatched.
     """
     figure = Figure(figsize=(11, 3.2), layout="constrained", dpi=80)
     axes = figure.subplots()
@@ -80,9 +80,9 @@ def score_boxes_figure(dice: Sequence[np.ndarray], nsd: Sequence[np.ndarray]) ->
 
 
 def efficiency_figure(run: Efficiency, *, title: str = "") -> Figure:
-    """Return CPU, memory and, if measured, GPU memory of a run against time, with its steps as named bands.
+    """Return CPU, memory and, if measured, GPU memory of a run against time, with its steps as grey, named bands.
 
-    Lines are the process and everything it started; grey is the whole machine.
+    CPU and memory are those of the process and everything it started; GPU memory is that of the whole machine.
     """
     curves = [("CPU, % of a core", "process_cpu_percent"), ("memory, MiB", "process_ram_mib")]
     curves += [("GPU memory, MiB", "machine_gpu_mib")] if "machine_gpu_mib" in run.curves else []
@@ -109,7 +109,7 @@ def efficiency_figure(run: Efficiency, *, title: str = "") -> Figure:
 
 
 def loss_figure(entries: Sequence[Mapping[str, float]], *, smooth: int = 10, title: str = "Training") -> Figure:
-    """Return the losses of a run against its steps: "loss", "supervised" and "consistency", as far as its log has them.
+    """Return the losses of a run against its steps, "supervised" and "consistency", as far as its log has them.
 
     `entries` as `training.loop` logs them, one per step, each with "step"; a line is the running mean over `smooth`
     steps, or as many as there are. Raises ValueError for no entries.

@@ -36,7 +36,7 @@ def head_explorer(
     window: tuple[float, float],
     z: int,
 ) -> Explorer:
-    """Compare the answers of a net's heads, finest first, each on its own grid, with the reference (paper 2.2).
+    """Compare the labels that a net's heads give, finest first, each on its own grid, with the reference (paper 2.2).
 
     `image` is what the net saw, shown between the two ends of `window`; `reference_zyx` lies on its grid. Sliders: the
     head (1 is the finest) and the slice. Raises ValueError for a reference of another shape, or for no heads.
@@ -68,7 +68,7 @@ def head_explorer(
 def roi_explorer(
     ct: Volume, label_map_zyx: np.ndarray, box: Box, *, margin_mm: float = 20.0, longest_mm: int = 60
 ) -> Explorer:
-    """Widen a box by a margin: how large does the region of interest get, how much of the worst-hit organ is in it?
+    """Widen a box by a margin: how large does the region get, and how much of the worst-hit organ is in it?
 
     `label_map_zyx`: on the CT's grid, used to count the shares; `box`: what the margin is added to (paper 2).
     Slider: the margin in mm. Raises ValueError for a label map of another shape.
@@ -93,7 +93,8 @@ def roi_explorer(
 def tile_explorer(shape_zyx: Sequence[int], patch_size: Sequence[int], *, tile_step: float = 0.5) -> Explorer:
     """Show from the front how many tiles of a sliding window see each voxel, and where one tile lies (paper 4.6).
 
-    Sliders: the step, in patches, and the number of a tile in the front layer; after the last, numbers start over.
+    `shape_zyx`, `patch_size` in voxels, ZYX. Sliders: the step, in patches, and the number of a tile in the front
+    layer; after the last tile, numbers start over.
     """
 
     def draw(step: float, tile: int) -> Figure:
@@ -119,7 +120,7 @@ def tile_explorer(shape_zyx: Sequence[int], patch_size: Sequence[int], *, tile_s
 def slab_explorer(
     labels_in_slabs: Callable[[int], np.ndarray], reference_zyx: np.ndarray, *, n_slabs: int = 4, most: int = 8
 ) -> Explorer:
-    """Show the labels of a resize in N slabs, and in white where they differ from the reference (paper 2.5).
+    """Show the labels of a resize in N slabs, white wherever they differ from the reference (paper 2.5).
 
     `labels_in_slabs(N)` returns the label map; it is called once for every N. Sliders: N and the coronal slice.
     """
@@ -142,8 +143,8 @@ def slab_explorer(
 def distance_explorer(ct: Volume, label_map_zyx: np.ndarray, *, y: int, max_distance_mm: float = 170.0) -> Explorer:
     """Show what the distance rule of the clean-up removes: coronal slice `y`, with the reference point as a cross.
 
-    What is removed, outlined in white, are connected regions, of whatever organs; the title names them by their largest
-    organ, with their distances. Slider: the threshold in mm, up to beyond the farthest region (paper 2.4). Raises
+    What it removes, outlined in white, are connected regions, of whatever organs; the title names each by its largest
+    organ, with its distance. Slider: the threshold in mm, up to beyond the farthest region (paper 2.4). Raises
     ValueError for a label map of another shape, or for one without a point to measure from.
     """
     as_label_map(label_map_zyx, shape=ct.shape_zyx)
@@ -239,8 +240,8 @@ def surface_explorer(
 ) -> Explorer:
     """Turn label maps, {title: labels}, shown side by side as solid surfaces (in the style of the paper's Fig. 5 to 7).
 
-    They share a frame: what lies at one place in two maps lies at one place in their pictures. Slider: the side they
-    are seen from, in degrees; 0 is the front. Raises ValueError for maps of several shapes.
+    They share a frame: what lies in the same place in two maps lies in the same place in their pictures. Slider: the
+    side they are seen from, in degrees; 0 is the front. Raises ValueError for no maps, or for maps of several shapes.
     """
     shapes = {labels.shape for labels in label_maps.values()}
     if len(shapes) != 1:

@@ -1,7 +1,7 @@
 """Figures of CTs and organs: matplotlib `Figure` objects, with the same organ colours everywhere.
 
 Slices are drawn in mm, oriented as in `slices`. An organ is filled with its colour, through which the CT shows, and
-outlined in it, opaque: so the two kidneys differ on any grey. Arrays are canonical (RAS+) ZYX.
+outlined in it, opaque, so that even the two kidneys differ on any grey. Arrays are canonical (RAS+) ZYX.
 """
 
 import os
@@ -90,7 +90,7 @@ class Panel:
     """One slice in a row of slices: its volume, its position and its title.
 
     `label_map_zyx` (0 to 13, the volume's shape) is drawn over it; `outlines` are boxes drawn around regions, the first
-    solid, the second dashed, the third dotted. `scale` names the values of a volume that is no CT: it is drawn in
+    solid, the second dashed, the third dotted. `scale` names the values of a volume that is not a CT: it is drawn in
     colours between the ends of `window_hu`, with a colour bar below.
     """
 
@@ -110,8 +110,8 @@ def panel_figure(
     """Return a figure of slices in true proportions, in rows of up to `columns`, with a legend of their organs.
 
     It is as wide as a page, 11 inches, unless its rows would then be too tall; `height`, in inches, sets the height of
-    a row instead, and the width follows. `organs`: the ids in the legend, by default of those that are there. Raises
-    ValueError for no slices.
+    a row instead, and the width follows. `organs`: the ids in the legend, by default those of the organs that are
+    present. Raises ValueError for no slices.
     """
     if not panels:
         raise ValueError("a figure must have at least one panel, got none")
@@ -172,7 +172,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
 def organ_borders(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the outlines of organs in a slice of labels (rows, columns), as lines along the voxels' edges.
 
-    The lines are (n, 2 ends, column and row), in voxels; beside them the organs they belong to, (n,). Between two
+    The lines are (n, 2 ends, column and row), in voxels; with them come the organs they belong to, (n,). Between two
     organs the larger number counts.
     """
     padded = np.pad(labels, 1)

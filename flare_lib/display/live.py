@@ -11,7 +11,7 @@ with extra("notebooks"):
 
 
 class LiveLoss:
-    """Something to pass to `training.loop.train` as `on_step`: `LiveLoss(folder / "log.jsonl", n_steps=300)`.
+    """What to pass to `training.loop.train` as `on_step`: `LiveLoss(folder / "log.jsonl", n_steps=300)`.
 
     Every `every` steps, and after the last one, the run's log is read and its chart replaces the previous one, so that
     the cell of a stopped run shows how far it got, and an executed notebook shows the whole curve.

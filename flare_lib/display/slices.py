@@ -37,7 +37,7 @@ def organ_center(label_map_zyx: np.ndarray) -> tuple[int, int, int]:
 
 
 def plane_slice(array_zyx: np.ndarray, plane: str, index: int) -> np.ndarray:
-    """Return one slice, first row at the bottom: (Y, X), (Z, X) or (Z, Y), the patient's right on the left.
+    """Return one slice, first row at the bottom: (Y, X), (Z, X) or (Z, Y), the patient's right or front on the left.
 
     Raises ValueError for an unknown plane.
     """

@@ -16,18 +16,17 @@ from flare_lib.ct.roi import Box, bounding_box, crop
 from flare_lib.ct.volume import triple
 
 _SMOOTH_VOXELS = 1.5
-_LIGHT_ZDX = np.array(
-    (0.45, -0.8, -0.35)
-)  # from above, in front and the viewer's left; z is up, depth away from the viewer, x right
+# from above, in front and the viewer's left: z is up, depth away from the viewer, x right
+_LIGHT_ZDX = np.array((0.45, -0.8, -0.35))
 _AMBIENT = 0.3
 
 
 class OrganSurfaces:
     """The surfaces of a label map (0 to 13, canonical ZYX), sampled at `pixel_mm`: `picture` draws them from any side.
 
-    Made once, drawn often: a picture takes a fraction of the time the preparation takes. `box`: what to show of the
-    map, by default the box of its organs; the same box gives several maps pictures of one size and one place. Raises
-    ValueError for labels outside 0 to 13 and shapes without three axes.
+    Make it once and draw it often: a picture takes a fraction of the time that the preparation takes. `box`: the part
+    of the map to show, by default the box of its organs; with one box, the pictures of several maps have one frame.
+    Raises ValueError for labels outside 0 to 13 and shapes without three axes.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ _LEAST_MM = 2.0  # voxels sent to the browser are at least this large: a CT of 5
 class VolumeView(Viewer):
     """A CT (HU) with its organs (0 to 13, the CT's shape) as a body to turn; without ipyniivue, only its organs.
 
-    `in_webgl` says which of the two it is. Where widgets do not work, the organs are shown from the front. Raises
+    `in_webgl` says which of the two it is. Where widgets do not work, a picture of the organs is shown. Raises
     ValueError for labels of another shape.
     """
 
@@ -39,7 +39,7 @@ class VolumeView(Viewer):
         super().__init__([body])
 
     def static_picture(self) -> np.ndarray:
-        """Return the organs from the front, RGB uint8 (rows, columns, 3), two pixels a millimetre."""
+        """Return the organs from the front, turned a little: RGB uint8 (rows, columns, 3), two pixels per mm."""
         return self._surfaces.picture(20).repeat(2, axis=0).repeat(2, axis=1)
 
 

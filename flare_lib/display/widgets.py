@@ -58,13 +58,13 @@ class Explorer(Viewer):
     """One picture that a function draws from the sliders' values: `Explorer(draw, z=(0, 40, 12), mm=(0, 9, 2, 0.5))`.
 
     `draw(**values)` returns an RGB picture, uint8 (rows, columns, 3), or a matplotlib `Figure`. `ranges` gives one
-    slider each, {name: (first, last, start)} in whole numbers, or with a step as the fourth. Pictures that were drawn
-    once are kept. Raises ValueError for no ranges, or for a start outside its range.
+    slider each, {name: (first, last, start)} in whole numbers, or with a step as the fourth value. A picture that was
+    drawn once is kept. Raises ValueError for no ranges, or for a start outside its range.
     """
 
     def __init__(self, draw: Callable[..., np.ndarray | Figure], **ranges: tuple[float, ...]) -> None:
         if not ranges or not all(low <= at <= high for low, high, at, *_ in ranges.values()):
-            raise ValueError(f"every range must be (first, last, start) with the start between, got {ranges}")
+            raise ValueError(f"every range must be (first, last, start) with start from first to last, got {ranges}")
         self._draw = draw
         self._drawn: dict[tuple[float, ...], np.ndarray] = {}
         self.sliders = {name: _slider(name.replace("_", " "), *values) for name, values in ranges.items()}

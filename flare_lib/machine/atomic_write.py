@@ -14,9 +14,9 @@ _KEPT = 16  # characters at the end of a name, including its suffix
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a path to write to; if the block ends without an error it is renamed to `path`, otherwise removed.
 
-    It lies in the same folder and keeps the suffix. An earlier file at `path` stays as it was until the new one is
-    complete, whatever happens: an exception, a full disk, a killed process (which may leave the hidden `.xxxx-...`).
-    If the system refuses to write, the OSError names `path`.
+    It lies in the same folder, which must exist, and keeps the suffix. An earlier file at `path` stays as it was until
+    the new one is complete, whatever happens: an exception, a full disk, a killed process (which may leave the hidden
+    `.xxxx-...`). If the system refuses to write, the OSError names `path`.
     """
     path = Path(path)
     unfinished = _hidden_beside(path)
@@ -54,7 +54,7 @@ def _hidden_beside(path: Path) -> Path:
 
 
 def _named(error: OSError, path: Path, unfinished: Path) -> OSError:
-    """Return the error with the name `path`, if the system raised it without a name or with the hidden one."""
+    """Return the error with `path` as its file name, if it has none or the hidden file's."""
     if error.errno is None or not (error.filename is None or str(error.filename).startswith(str(unfinished))):
         return error
     return OSError(error.errno, error.strerror, str(path))

@@ -1,8 +1,8 @@
 """A process that works for this one: it takes one piece of work after another and answers each with its outcome.
 
-It shares no lock with anyone: work comes in through its stdin, answers go out through its stdout, so that `kill -9` at
-any moment costs the piece in hand and nothing else. It ends by itself when the process it works for is gone. Being an
-ordinary program, it can also be started where multiprocessing refuses, within a Dask worker for example.
+It shares no lock with anyone: work comes in through its stdin and answers go out through its stdout, so a `kill -9` at
+any moment costs only the piece in hand. It ends by itself when the process it works for is gone. Being an ordinary
+program, it can also be started where multiprocessing refuses to, for example within a Dask worker.
 """
 
 import os
@@ -22,7 +22,7 @@ import psutil
 from flare_lib.machine.failures import Done, Failure, attempt, reason_of
 
 _LENGTH = struct.Struct("<Q")
-_GRACE_S = 2.0  # for taking away what is half-written
+_GRACE_S = 2.0  # to remove what is half-written
 _PROGRAM = "from flare_lib.machine.child import serve; serve()"
 
 Outcome = Done | Failure
@@ -33,13 +33,13 @@ def pack(work: Callable, item: object) -> bytes:
     try:
         return pickle.dumps((work, item))
     except (pickle.PicklingError, AttributeError) as error:
-        raise TypeError(f"work for other processes must be a function of a module, got {work!r} ({error})") from error
+        raise TypeError(f"work for other processes must be a module-level function, got {work!r} ({error})") from error
 
 
 class Child:
-    """One such process, as seen from here: `send` it work; `(child, outcome)` arrives in `answers`, None if it died.
+    """One such process, seen from here: `send` it work, and `(child, outcome)` arrives in `answers`, None if it died.
 
-    `environment`: variables added to this process' own, the number of threads for example.
+    `environment`: variables added to this process's own, such as the number of threads.
     """
 
     def __init__(self, answers: "queue.SimpleQueue[tuple[Child, Outcome | None]]", environment: Mapping[str, str]):
@@ -69,7 +69,7 @@ class Child:
             return 0.0
 
     def end(self) -> None:
-        """End it, first kindly, so that it can take away what is half-written; after 2 s by force."""
+        """End it: first by a signal, so that it can remove what is half-written; after 2 s by force."""
         self._ended = True
         self._process.terminate()
         try:
@@ -98,7 +98,7 @@ class Child:
 def serve() -> None:
     """Be that process: work until stdin is closed, then leave at once."""
     requests, answers = os.fdopen(os.dup(0), "rb", buffering=0), os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # what the work prints must not get between the answers
+    os.dup2(2, 1)  # what the work prints must not get in among the answers
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # by an exception, so that nothing half-written is left
     todo: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(requests, todo), daemon=True).start()
@@ -111,7 +111,7 @@ def serve() -> None:
                 answer = pickle.dumps(_unsendable(error))
             _write(answers, answer)
     finally:
-        os._exit(1)  # whoever waits for a thread here waits in vain
+        os._exit(1)  # without waiting for threads, which may never end
 
 
 def _do(packed: bytes) -> object:
@@ -127,7 +127,7 @@ def _unpack(answer: bytes) -> Outcome:
 
 
 def _unsendable(error: Exception) -> Failure:
-    return Failure(f"its result must be one that can be sent, got: {reason_of(error)}")
+    return Failure(f"its result must be picklable, got: {reason_of(error)}")
 
 
 def _receive(requests: BinaryIO, todo: "queue.SimpleQueue[bytes]") -> None:
@@ -160,7 +160,7 @@ def _read_exactly(stream: BinaryIO, n_bytes: int) -> bytes | None:
 
 @contextmanager
 def _ctrl_c_held_back() -> Iterator[None]:
-    """Make processes started in the block ignore Ctrl-C, which a terminal sends to all: this one will end them."""
+    """Make processes started in the block ignore Ctrl-C, which a terminal sends to all of them: this one ends them."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

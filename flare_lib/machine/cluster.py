@@ -1,9 +1,8 @@
 """Many computers: Dask workers as a pool, on a scheduler that runs already or in batch jobs of SLURM.
 
-A Dask worker only passes the work on to a process beside it (`processes`), which may hang, crash or be killed without
-harm to the cluster, and needs to import what the work imports; the worker itself does not. A scheduler that goes away
-and comes back costs what was under way, no more. Everything is read and written by the workers: they must see the same
-folders as this process.
+A Dask worker only passes the work on to a process beside it (`processes`), which imports what the work imports and may
+hang, crash or be killed without harm to the cluster. A scheduler that goes away and comes back costs only the work that
+was under way. The workers read and write everything themselves, so they must see the same folders as this process.
 
 References: https://distributed.dask.org, https://jobqueue.dask.org
 """
@@ -36,7 +35,8 @@ class DaskWorkers:
     """The workers of a Dask scheduler as a `Pool`, one piece of work a thread; use it in a `with`.
 
     `scheduler`: an address (tcp://HOST:PORT) or one of Dask's own clusters. `patience_s`: how long a scheduler may stay
-    away, at the start or later, before OSError is raised. Needs the extra `cluster`.
+    away, at the start or later, before OSError is raised. Needs the extra `cluster` (MissingExtra). Raises ValueError
+    for what is not an address.
     """
 
     memory_mib: float | None = None
@@ -83,7 +83,7 @@ class DaskWorkers:
                 if self._client.status in ("running", "connecting"):
                     continue
                 return self._lost()
-            if self._under_way.get(key) is not future:  # of a scheduler that is gone
+            if self._under_way.get(key) is not future:  # left over from a scheduler that is gone
                 continue
             if future.status == "error":
                 return [(key, _failure(self._under_way.pop(key).exception()))]
@@ -91,13 +91,13 @@ class DaskWorkers:
                 return self._lost()
             try:
                 outcome = future.result(timeout=_ANSWER_WITHIN_S)
-            except Exception:  # whatever Dask says when the worker that has the answer went away
+            except Exception:  # whatever Dask raises when the worker with the answer has gone away
                 outcome = None
             del self._under_way[key]
             return [(key, outcome)]
 
     def cancel(self) -> None:
-        """Tell the scheduler to forget what is under way; what a worker has begun, it ends."""
+        """Tell the scheduler to forget what is under way; a worker finishes what it has begun."""
         if self._under_way and self._client.status == "running":
             self._client.cancel(list(self._under_way.values()))
         self._under_way.clear()
@@ -143,7 +143,7 @@ def _failure(error: BaseException) -> Failure:
 
 @contextmanager
 def slurm_cluster(n_jobs: int, settings: Mapping[str, Any]) -> "Iterator[JobQueueCluster]":
-    """Submit `n_jobs` batch jobs, each of which works at one case at a time, and end them with the block.
+    """Submit `n_jobs` batch jobs, each of which works on one case at a time, and end them with the block.
 
     `settings`: `cores` of a job (its threads; 4), `memory` ("8GB"), and anything else that dask-jobqueue's SLURMCluster
     takes: queue, account, walltime, interface, log_directory, ... What is not given comes from Dask's configuration
@@ -164,7 +164,7 @@ def slurm_cluster(n_jobs: int, settings: Mapping[str, Any]) -> "Iterator[JobQueu
     known = {name for kind in (Job, SLURMJob, JobQueueCluster) for name in signature(kind).parameters}
     if unknown := sorted(given.keys() - known):
         raise ValueError(f"the settings of a job must be among {', '.join(sorted(known))}, got {unknown[0]}")
-    # a piece of work whose worker died is not tried there again and again: it comes back, to be tried alone
+    # Dask does not repeat a piece of work whose worker died: it comes back, and the runner tries it once more, alone
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 1}),
         SLURMCluster(cores=1, processes=1, job_cpu=n_cores, **given) as cluster,

@@ -1,7 +1,7 @@
 """Loops that numba compiles to machine code: kept on disk where possible, with a notice before the first time.
 
-numba stores compiled code beside the module, else in the user's cache folder, else where NUMBA_CACHE_DIR says. A user
-who cannot write to any of these, as in a container or a shared installation, has it compiled in every run instead.
+numba stores compiled code where NUMBA_CACHE_DIR says, else beside the module, else in the user's cache folder. For a
+user who can write to none of these, as in a container or a shared installation, it is compiled in every run instead.
 Reference: https://numba.readthedocs.io/en/stable/developer/caching.html and event_api.html
 """
 

@@ -1,6 +1,6 @@
 """What Linux's control groups leave to this process: a container or a batch job may have far less than its machine.
 
-A process lies in a group, and that in others up to the root: each has limits of its own, and the tightest counts.
+A process belongs to a group, which lies within others up to the root. Each has its own limits, and the tightest counts.
 References: https://docs.kernel.org/admin-guide/cgroup-v2.html, https://docs.kernel.org/admin-guide/cgroup-v1 (older
 systems, where every kind of limit has a tree of its own and other names).
 """
@@ -13,10 +13,10 @@ ROOT, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def free_memory_bytes(root: Path = ROOT, own: Path = OWN) -> float:
-    """Return how much memory this process' groups may still take; infinity if nothing limits them.
+    """Return how many bytes of memory this process's groups may still take; infinity if nothing limits them.
 
-    Files that are kept in memory do not count as taken: the system gives them back. `root`: where the groups are
-    mounted; `own`: the file that says in which of them the process is.
+    Files cached in memory do not count as taken: the system frees them when needed. `root`: where the groups are
+    mounted; `own`: the file that says which of them the process belongs to.
     """
     left = math.inf
     for group in _groups("memory", root, own):
@@ -29,7 +29,7 @@ def free_memory_bytes(root: Path = ROOT, own: Path = OWN) -> float:
 
 
 def n_cores(root: Path = ROOT, own: Path = OWN) -> float:
-    """Return how many cores' time this process' groups may take, perhaps a fraction; infinity if nothing limits it."""
+    """Return how many cores this process's groups may keep busy, perhaps a fraction; infinity if nothing limits it."""
     cores = math.inf
     for group in _groups("cpu", root, own):
         try:
@@ -42,7 +42,7 @@ def n_cores(root: Path = ROOT, own: Path = OWN) -> float:
 
 
 def _groups(kind: str, root: Path, own: Path) -> Iterator[Path]:
-    """Yield the process' groups that limit memory or cpu, the root's first; those that are not mounted too."""
+    """Yield the folders of the process's groups that limit memory or cpu, the root's first; some may not exist."""
     yield from (root, root / kind)  # in a container these may be its own, whatever they are called outside
     for line in _text(own).splitlines():
         _, kinds, path = line.split(":", 2)
@@ -68,6 +68,6 @@ def _text(path: Path) -> str:
 
 
 def _cached_bytes(group: Path) -> int:
-    """Return how much of a group's use is files kept in memory."""
+    """Return how many of the bytes that a group uses are files cached in memory."""
     stat = dict(line.split(maxsplit=1) for line in _text(group / "memory.stat").splitlines() if " " in line)
     return int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))

@@ -7,7 +7,7 @@ import torch
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """Return a device that torch can use here; "auto" is the GPU (CUDA) if there is one, else the CPU.
+    """Return a device that torch can use here; "auto" is the GPU (CUDA) if there is one, otherwise the CPU.
 
     Raises ValueError for a device that is unknown or not available.
     """

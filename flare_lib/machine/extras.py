@@ -1,4 +1,4 @@
-"""Packages that not everybody needs: if one is missing, a single line says which extra installs it."""
+"""Packages that not everyone needs: if one is missing, a single line says which extra installs it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""How the work on one case ended: with a result and what it cost, or with the reason why there is none, in one line."""
+"""How the work on one case ended: with a result and its cost, or with the reason why there is none, in one line."""
 
 import time
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def attempt(work: Callable[[Item], Result], item: Item) -> Done[Result] | Failur
 
 
 def reason_of(error: BaseException) -> str:
-    """Return an error's message in one readable line, with the error's name unless the message was written for people.
+    """Return an error's message in one readable line, preceded by the error's name if people did not write the message.
 
     If the system complains about a file, the file comes first ("a/b.nii.gz: No space left on device").
     """

@@ -1,4 +1,4 @@
-"""Whether a file or a folder is still what it was: at a glance by sizes and times, for certain by its content."""
+"""Whether a file or folder is still the same: at a glance, by sizes and times; for certain, by its content."""
 
 import hashlib
 import os
@@ -9,9 +9,9 @@ _BLOCK_BYTES = 2**20
 
 
 def stamp_of(path: str | os.PathLike) -> str:
-    """Return 16 hex digits that differ once a file's size or time of change does, or that of any file in a folder.
+    """Return 16 hex digits that change with a file's size or modification time, or those of any file in a folder.
 
-    Nothing is read. Raises OSError for a path that is not there.
+    No content is read. Raises OSError for a path that does not exist.
     """
     digest = hashlib.sha256()
     for name, file in _files(Path(path)):
@@ -21,9 +21,9 @@ def stamp_of(path: str | os.PathLike) -> str:
 
 
 def sha256_of(path: str | os.PathLike) -> str:
-    """Return the SHA-256 of a file's content, or, of a folder's: names and contents of all files, by name.
+    """Return the SHA-256 of a file's content, as `sha256sum` prints it, or of the names and contents in a folder.
 
-    A file's is what `sha256sum` says. Raises OSError for a path that is not there or cannot be read.
+    Raises OSError for a path that does not exist or cannot be read.
     """
     path, digest = Path(path), hashlib.sha256()
     for name, file in _files(path):

@@ -34,7 +34,8 @@ def _processor() -> str:
     """Return the processor's name, or its architecture if the system does not give a name."""
     name = ""
     if (listed := Path("/proc/cpuinfo")).exists():  # Linux
-        models = [line for line in listed.read_text().splitlines() if line.startswith("model name")]
+        lines = listed.read_text(encoding="utf-8", errors="replace").splitlines()
+        models = [line for line in lines if line.startswith("model name")]
         name = models[0].split(":", 1)[1].strip() if models else ""
     elif platform.system() == "Darwin":
         told = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False)

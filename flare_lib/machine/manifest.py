@@ -1,7 +1,7 @@
-"""What has been done, one line an item: a file that a run may leave, or be killed in, at any moment, and continue from.
+"""What has been done, one line per item: a run may stop or be killed at any moment, and the next continues from there.
 
-Each line is a JSON object with the item's name, written whole; a line that a kill or a full disk cut short is not there
-for the next run, which drops it. Of several lines with one name the last counts, and only it is kept.
+Each line is a JSON object with the item's name, written in one go. A line that a kill or a full disk cut short is
+dropped by the next run. Of several lines with one name the last counts, and only it is kept.
 
 Reference: https://jsonlines.org (pandas reads it with `read_json(path, lines=True)`)
 """
@@ -28,7 +28,11 @@ class Manifest:
         self.entries = read_manifest(path)
 
     def add(self, entry: Mapping[str, Any]) -> None:
-        """Write an item's line in one go; ValueError for an entry that JSON cannot hold or that has no name."""
+        """Write an item's line in one go.
+
+        Raises ValueError for an entry without a name or with NaN, TypeError for one that JSON cannot hold, and OSError
+        if it cannot be written, in which case no part of it is left.
+        """
         if not isinstance(entry.get("name"), str):
             raise ValueError(f"an entry must have the name of its item, got {sorted(entry)}")
         line = _line(entry)
@@ -58,7 +62,7 @@ def read_manifest(path: str | os.PathLike) -> dict[str, Entry]:
 
 @contextmanager
 def open_manifest(path: str | os.PathLike) -> Iterator[Manifest]:
-    """Open a manifest to go on from, alone: its file then holds one whole line a name.
+    """Open a manifest to continue from, for this run only; its file then holds one complete line per name.
 
     Raises ValueError if another run has it open. A killed run leaves nothing locked.
     """
@@ -83,7 +87,7 @@ def _line(entry: Mapping[str, Any]) -> bytes:
 
 
 def _write_all(file: int, content: bytes) -> None:
-    """Write all of it; of a line that the disk has no room for, take away what was written."""
+    """Write all of it, or, if the disk has no room for it, none of it."""
     before = os.fstat(file).st_size
     try:
         rest = memoryview(content)

@@ -1,4 +1,4 @@
-"""Memory: how much a piece of work holds at most, and how much there is, for this process and within its limits."""
+"""Memory: the most that a piece of work holds, and how much this process may still take."""
 
 import threading
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _EVERY_S = 0.02
 
 
 class MemoryWatch:
-    """What is watched: `peak_mib` is the most that was resident so far."""
+    """A process's memory being watched: `peak_mib` is the most that was resident so far."""
 
     def __init__(self) -> None:
         self._process = psutil.Process()
@@ -27,7 +27,7 @@ class MemoryWatch:
 
 @contextmanager
 def watch_memory() -> Iterator[MemoryWatch]:
-    """Watch this process' resident memory during the block, 50 times a second, at its start and at its end."""
+    """Watch this process's resident memory during the block: 50 times a second, at the start and at the end."""
     watch, over = MemoryWatch(), threading.Event()
 
     def sample() -> None:
@@ -45,5 +45,5 @@ def watch_memory() -> Iterator[MemoryWatch]:
 
 
 def free_memory_mib() -> float:
-    """Return how many MiB this process and its children may still take: what the machine has, or their group's rest."""
+    """Return how many MiB this process and its children may still take: what the machine or their group has left."""
     return min(psutil.virtual_memory().available, control_groups.free_memory_bytes()) / _MIB

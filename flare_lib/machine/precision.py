@@ -65,13 +65,13 @@ def _native(device: torch.device) -> tuple[tuple[str, ...], str]:
         return ("float32",), f"{capability} is below 7.0, from which on float16 is faster"
     if device.type == "mps":
         return ("float16", "float32"), "Apple's GPU has float16"
-    return ("float32",), f"of {device.type} nothing else is known"
+    return ("float32",), f"nothing else is known of {device.type}"
 
 
 def _native_to_cpu() -> tuple[tuple[str, ...], str]:
     # without oneDNN, torch has no convolution kernels worth the name; those for ARM were not measured
     if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():
-        return ("float32",), "short formats are used on x86 processors with oneDNN alone"
+        return ("float32",), "short formats are used only on x86 processors with oneDNN"
     has_bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     has_float16 = torch.ops.mkldnn._is_mkldnn_fp16_supported()
     names = (*(["bfloat16"] if has_bfloat16 else []), *(["float16"] if has_float16 else []), "float32")

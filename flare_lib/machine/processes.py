@@ -1,7 +1,7 @@
-"""Several processes of this computer that work side by side; one that hangs or is killed costs its own piece of work.
+"""Several processes on this computer, side by side; one that hangs or is killed costs only its own piece of work.
 
-What their pieces need, and what there is, decides how many are at work at a time (`runner`). If memory runs short all
-the same, the process that holds most is ended before the system picks one.
+How many work at a time depends on the memory that their pieces need and that there is (`runner`). If memory runs short
+all the same, the process that holds the most is ended before the system picks one.
 """
 
 import math
@@ -16,7 +16,7 @@ from flare_lib.machine.failures import Failure
 from flare_lib.machine.memory import free_memory_mib
 
 KILLED = Failure("its process must run to the end, got killed (is there enough memory?)")
-_SHORT = Failure("its process must leave memory for others, got ended while it held most and nearly none was free")
+_SHORT = Failure("its process must leave memory for others, got ended: it held the most, and almost none was free")
 _LOOK_EVERY_S = 0.5
 _RESERVE_MIB = 256.0
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -25,7 +25,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA
 class Pool(Protocol):
     """Somewhere to work: on this computer (`Processes`) or on a cluster (`machine.cluster`).
 
-    `memory_mib`: what all pieces under way may need together; None where each has memory of its own.
+    `memory_mib`: what all pieces under way may need together; None if each has memory of its own.
     """
 
     memory_mib: float | None
@@ -37,14 +37,14 @@ class Pool(Protocol):
         """Start a piece of work (see `child.pack`); `key` tells it from the others under way."""
 
     def finished(self) -> list[tuple[int, Outcome | None]]:
-        """Wait until something has ended and return (key, outcome); None if nobody knows what has become of it."""
+        """Wait until something has ended and return (key, outcome) pairs; an outcome is None if it was lost."""
 
     def cancel(self) -> None:
         """End everything that is under way."""
 
 
 class _Piece(NamedTuple):
-    """What a process is at: its key, how long it may take, and when that is over (s, monotonic)."""
+    """What a process is working on: its key, how long it may take, and when that time is over (s, monotonic)."""
 
     key: int
     limit_s: float
@@ -118,7 +118,7 @@ class Processes:
     def _end_the_late(self) -> list[tuple[int, Outcome | None]]:
         now = time.monotonic()
         late = [self._end(child) for child, piece in list(self._at_work.items()) if piece.over <= now]
-        return [(piece.key, Failure(f"it must end within {piece.limit_s:g} s, got no end")) for piece in late]
+        return [(piece.key, Failure(f"it must end within {piece.limit_s:g} s, got no result")) for piece in late]
 
     def _end_the_largest(self) -> list[tuple[int, Outcome | None]]:
         if len(self._at_work) < 2 or free_memory_mib() > _RESERVE_MIB:  # alone, it may take what there is

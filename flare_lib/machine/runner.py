@@ -23,10 +23,11 @@ def run(
 ) -> Iterator[tuple[int, Done[Result] | Failure]]:
     """Yield (index, outcome) of every item, each exactly once, as they end; none for no items.
 
-    Without a `pool` the work is done in this process, in order, and each item is tried once, for it is alone already:
-    `time_limit_s` then has no effect, and what kills the process ends the run. With one, `work` must be a function of a
-    module or a `functools.partial` of one (TypeError), and so must be what it holds. `memory_mib(item)` estimates what
-    an item needs: it waits until it fits beside the others. If the caller stops early, what is under way is ended.
+    Without a `pool` the work is done in this process, in order, and each item is tried only once, because it was alone
+    the first time: `time_limit_s` then has no effect, and what kills the process ends the run. With a pool, `work` must
+    be a module-level function, or a `functools.partial` of one (else TypeError), and whatever it holds must be
+    picklable. `memory_mib(item)` estimates what an item needs; it waits until it fits beside the others. If the caller
+    stops early, what is under way is ended.
     """
     if pool is None:
         for k, item in enumerate(items):
@@ -61,7 +62,7 @@ def run_in_order(
 
 
 class _SideBySide:
-    """What is needed to have items under way in a pool, as many as it has room for."""
+    """Keeps items under way in a pool, as many as it has room for."""
 
     def __init__(
         self,

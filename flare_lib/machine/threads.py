@@ -15,8 +15,8 @@ SHARES_PER_THREAD = 4  # some shares are less work than others: a thread that fi
 def map_shares(work: Callable[[int, int], Result]) -> list[Result]:
     """Return `work(share, n_shares)` for shares 0 to n_shares - 1, in order, run in as many threads as torch uses.
 
-    With one thread there is one share, done in the caller's own thread. The threads end with the call, so a process
-    forked later does not wait for any of them. The first exception in `work` is raised once the other shares are done.
+    With one thread there is one share, done in the caller's own thread. The threads end with the call, so that a
+    process forked later never waits for one of them. The first exception in `work` is raised once all shares have run.
     """
     import torch  # imported here: reading and resampling a CT otherwise needs no torch
 

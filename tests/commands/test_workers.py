@@ -32,7 +32,7 @@ def test_a_scheduler_comes_before_processes_and_its_page_is_told(monkeypatch, ca
     monkeypatch.setattr(cluster, "DaskWorkers", Workers)
     with chosen_pool(2, "tcp://there:1") as pool:
         assert pool.address == "tcp://there:1"
-    assert capsys.readouterr().err == "note: Dask shows what is going on at http://there/status\n"
+    assert capsys.readouterr().err == "note: Dask shows the progress at http://there/status\n"
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -43,11 +43,11 @@ def test_what_the_work_prints_does_not_get_between_the_answers(child, answers):
 
 def test_a_result_that_cannot_be_sent_is_a_failure(child, answers):
     child.send(pack(cannot_travel, 0))
-    assert answers.get()[1].reason.startswith("its result must be one that can be sent, got: ")
+    assert answers.get()[1].reason.startswith("its result must be picklable, got: ")
 
 
 def test_work_that_another_process_could_not_import_is_refused():
-    with pytest.raises(TypeError, match="work for other processes must be a function of a module"):
+    with pytest.raises(TypeError, match="work for other processes must be a module-level function"):
         pack(lambda item: item, 0)
 
 

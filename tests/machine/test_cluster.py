@@ -47,7 +47,7 @@ def test_work_is_done_by_processes_beside_the_workers(pool):
 def test_what_is_killed_or_hangs_there_costs_the_others_nothing(pool):
     assert results(run(killed_at_3, [2, 3, 4], pool)) == [(0, 2), (1, KILLED.reason), (2, 4)]
     late = results(run(late_at_3, [3, 4], pool, time_limit_s=2.0))
-    assert late == [(0, "it must end within 2 s, got no end"), (1, 4)]
+    assert late == [(0, "it must end within 2 s, got no result"), (1, 4)]
 
 
 def test_a_worker_that_dies_in_the_middle_costs_no_case_and_none_is_told_twice():

@@ -49,7 +49,7 @@ def test_what_takes_too_long_is_ended_and_the_others_are_not():
     with Processes(2) as pool:
         all_of(pool, half, [8, 6])  # so that both are there
         found = all_of(pool, late_at_3, [3, 4], time_limit_s=2.0)
-    assert found == {0: "it must end within 2 s, got no end", 1: 4}
+    assert found == {0: "it must end within 2 s, got no result", 1: 4}
 
 
 def test_the_largest_is_ended_when_memory_runs_short_unless_it_is_alone(tmp_path, monkeypatch):
@@ -62,7 +62,7 @@ def test_the_largest_is_ended_when_memory_runs_short_unless_it_is_alone(tmp_path
             pool.start(k, pack(first_at_once, tmp_path / name), None)
         [(_, outcome)] = pool.finished()
         assert outcome == Failure(
-            "its process must leave memory for others, got ended while it held most and nearly none was free"
+            "its process must leave memory for others, got ended: it held the most, and almost none was free"
         )
         while not list(tmp_path.iterdir()):
             time.sleep(0.01)

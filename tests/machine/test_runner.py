@@ -108,5 +108,5 @@ def test_in_processes_one_that_is_always_killed_is_put_aside_and_one_that_was_ki
 
 
 def test_work_for_other_processes_must_be_importable():
-    with Processes(1) as pool, pytest.raises(TypeError, match="must be a function of a module"):
+    with Processes(1) as pool, pytest.raises(TypeError, match="must be a module-level function"):
         list(run(lambda item: item, [1], pool))
