@@ -6,8 +6,9 @@ Paper section 2 and Fig. 1; the margin of the region and the clean-up's distance
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,11 +19,14 @@ from flare_lib.ct.resample import place_resampled
 from flare_lib.ct.roi import Box, bounding_box, crop_volume, paste
 from flare_lib.ct.volume import Triple, Volume
 from flare_lib.inference.plausibility import anatomy_doubts
-from flare_lib.inference.postprocess import MAX_DISTANCE_MM, Report, postprocess
+from flare_lib.inference.postprocess import MAX_DISTANCE_MM, MIN_SHARE, Report, check_rules, postprocess
 from flare_lib.inference.slice_interpolation import resize_argmax
 from flare_lib.inference.sliding_window import Slab, Weights, sliding_window
 from flare_lib.inference.stages import PatchPredictor, Stage
 from flare_lib.machine.progress import StageProgress, of_stage
+
+# what `postprocess` does once its settings are chosen
+CleanUp = Callable[[np.ndarray, Triple], tuple[np.ndarray, Report]]
 
 
 @dataclass(frozen=True)
@@ -52,20 +56,22 @@ def segment(
     *,
     margin_mm: float = 20.0,
     max_distance_mm: float = MAX_DISTANCE_MM,
+    min_share: float = MIN_SHARE,
     tile_steps: tuple[float, float] = (1.0, 0.5),
     clean_up: bool = True,
     progress: StageProgress | None = None,
 ) -> Segmentation:
     """Segment the 13 organs of one CT, coarse to fine.
 
-    `margin_mm` widens the box around the organs that the coarse stage found; `max_distance_mm` is how far from the
-    great vessels a region may lie; `tile_steps` are those of the coarse and the fine sliding window, in patches;
-    `clean_up=False` skips the post-processing after both stages. `progress(stage, tiles done, tiles in total)` is
-    called along the way. If the coarse stage finds nothing, the fine stage looks at the whole foreground, and the notes
-    say so. Raises ValueError for a margin below 0, a distance that is not positive or a step outside (0, 1], and
-    MemoryError if a device is full.
+    `margin_mm` widens the box around the organs that the coarse stage found. `max_distance_mm` is how far from the
+    great vessels a region may lie; of thin organs, pieces of at least `min_share` of the largest one's size stay (1:
+    the largest alone, the paper's rule); `clean_up=False` skips the post-processing after both stages. `tile_steps` are
+    those of the coarse and the fine sliding window, in patches. `progress(stage, tiles done, tiles in total)` is called
+    along the way. If the coarse stage finds nothing, the fine stage looks at the whole foreground, and the notes say
+    so. Raises the errors of `check_rules` before any work is done, ValueError for a margin below 0 or a step outside
+    (0, 1], and MemoryError if a device is full.
     """
-    run = Run(max_distance_mm if clean_up else None, progress)
+    run = Run(_rules(max_distance_mm, min_share) if clean_up else None, progress)
     foreground = find_foreground(ct.array_zyx)
     body = crop_volume(ct, foreground)
     run.lap("foreground")
@@ -80,6 +86,7 @@ def segment_in_one_stage(
     *,
     tile_step: float = 0.5,
     max_distance_mm: float = MAX_DISTANCE_MM,
+    min_share: float = MIN_SHARE,
     clean_up: bool = True,
     progress: StageProgress | None = None,
 ) -> Segmentation:
@@ -87,7 +94,7 @@ def segment_in_one_stage(
 
     Arguments and errors as in `segment`; the region of interest is the foreground.
     """
-    run = Run(max_distance_mm if clean_up else None, progress)
+    run = Run(_rules(max_distance_mm, min_share) if clean_up else None, progress)
     foreground = find_foreground(ct.array_zyx)
     body = crop_volume(ct, foreground)
     run.lap("foreground")
@@ -95,11 +102,17 @@ def segment_in_one_stage(
     return run.result(ct, labels, foreground, None)
 
 
+def _rules(max_distance_mm: float, min_share: float) -> CleanUp:
+    """Return the clean-up with these settings, checked before any work is done."""
+    check_rules(max_distance_mm, min_share)
+    return partial(postprocess, max_distance_mm=max_distance_mm, min_share=min_share)
+
+
 class Run:
     """One case in progress: what its steps share, and what they note along the way."""
 
-    def __init__(self, max_distance_mm: float | None, progress: StageProgress | None) -> None:
-        self.max_distance_mm, self.progress = max_distance_mm, progress  # None means no clean-up
+    def __init__(self, rules: CleanUp | None, progress: StageProgress | None) -> None:
+        self.rules, self.progress = rules, progress
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
         self.removed: dict[str, Report] = {}
@@ -167,10 +180,10 @@ class Run:
         return labels
 
     def clean_up(self, label_map_zyx: np.ndarray, spacing_zyx_mm: Triple, name: str) -> np.ndarray:
-        """Return the label map cleaned up, noting what was removed; unchanged if no distance is given."""
-        if self.max_distance_mm is None:
+        """Return the label map cleaned up, noting what was removed; unchanged if there are no rules."""
+        if self.rules is None:
             return label_map_zyx
-        cleaned, self.removed[name] = postprocess(label_map_zyx, spacing_zyx_mm, max_distance_mm=self.max_distance_mm)
+        cleaned, self.removed[name] = self.rules(label_map_zyx, spacing_zyx_mm)
         return cleaned
 
     def result(

@@ -11,6 +11,8 @@ The region makes the difference in speed: most tiles of a whole CT hold none of 
 Reference: nnU-Net 2.8, `DefaultPreprocessor`, `nnUNetPredictor`, `export_prediction`.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -21,7 +23,7 @@ from flare_lib.ct.roi import Box, bounding_box, crop, crop_volume
 from flare_lib.ct.spline import resample_spline, thick_axis
 from flare_lib.ct.volume import Triple, Volume, triple
 from flare_lib.inference.coarse_to_fine import Run, Segmentation
-from flare_lib.inference.postprocess import MAX_DISTANCE_MM
+from flare_lib.inference.postprocess import MIN_SHARE, postprocess
 from flare_lib.inference.slice_interpolation import resize_argmax
 from flare_lib.inference.stages import Stage
 from flare_lib.machine.device import memory_errors_of
@@ -102,7 +104,7 @@ def segment_with_nnunet(
     differ a little from those in the whole CT; what lies outside is background. Grey values are scaled as in the whole
     CT.
     """
-    run = Run(None if coarse is None else MAX_DISTANCE_MM, progress)
+    run = Run(None if coarse is None else partial(postprocess, min_share=MIN_SHARE), progress)
     whole = Box((0, 0, 0), ct.shape_zyx)
     scanned = bounding_box(ct.array_zyx != 0) or whole  # as nnU-Net crops; 0 HU is water, 0 all around is padding
     scaling = stage.plans.normalisation.scaling_of(crop(ct.array_zyx, scanned))

@@ -125,6 +125,30 @@ def test_what_lies_far_from_the_great_vessels_is_removed():
     assert np.linalg.norm(np.array(ndimage.center_of_mass(near == kept[0].id)) * ct.spacing_zyx_mm - center) < 200
 
 
+def test_a_thin_organ_that_a_net_breaks_keeps_its_larger_pieces():
+    ct = abdomen((60, 110, 150), (3.0, 2.0, 1.9))
+    truth = labels_of(ct)
+    spleen, pancreas = (o.id for o in ORGANS if o.name in ("spleen", "pancreas"))
+    tops = {}
+    for broken in (pancreas, spleen):  # a gap of 9 mm, the upper piece a little smaller
+        z = int(np.argwhere(truth == broken)[:, 0].mean())
+        ct.array_zyx[z : z + 3][truth[z : z + 3] == broken] = 0
+        tops[broken] = slice(z + 3, None)
+    ours, papers = segment(ct, COARSE, FINE).label_map_zyx, segment(ct, COARSE, FINE, min_share=1.0).label_map_zyx
+    for broken, top in tops.items():
+        there = np.sum(labels_of(ct)[top] == broken)
+        assert np.sum(ours[top] == broken) == pytest.approx(there if broken == pancreas else 0, rel=0.15)
+        assert not (papers[top] == broken).any()
+
+
+@pytest.mark.parametrize("wrong", [{"max_distance_mm": 0.0}, {"min_share": 0.0}])
+def test_a_rule_that_cannot_be_is_refused_before_any_work(wrong):
+    ct = abdomen((12, 30, 40), (12.0, 8.0, 7.0))
+    for way in (lambda: segment(ct, None, None, **wrong), lambda: segment_in_one_stage(ct, None, **wrong)):
+        with pytest.raises(ValueError, match="must be"):
+            way()
+
+
 def test_every_step_is_timed_and_progress_counts_to_the_end():
     calls = []
     ct = abdomen((50, 100, 140), (3.1, 2.1, 2.0))

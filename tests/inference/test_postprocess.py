@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from flare_lib.ct.labels import organ
 from flare_lib.inference.postprocess import (
+    THIN_ORGANS,
     Report,
     keep_largest_components,
     postprocess,
@@ -106,6 +107,43 @@ def test_the_largest_components_are_scipys_organ_by_organ(labels):
 def test_cleaning_twice_changes_nothing_more(labels):
     once = keep_largest_components(labels)
     np.testing.assert_array_equal(keep_largest_components(once), once)
+
+
+def test_pieces_of_thin_organs_stay_that_are_not_much_smaller_than_the_largest():
+    pancreas, liver = organ("pancreas").id, LIVER
+    labels = empty()
+    for label, y in ((pancreas, 1), (liver, 5)):
+        labels[1, y, 0:10] = label
+        labels[4, y, 0:4] = label
+        labels[7, y, 0:3] = label
+    kept = keep_largest_components(labels, min_share=0.4)
+    expected = labels.copy()
+    expected[7] = 0
+    expected[4, 5] = 0  # a liver is one piece, whatever the share
+    np.testing.assert_array_equal(kept, expected)
+    cleaned, report = postprocess(labels, SPACING, min_share=0.4)
+    np.testing.assert_array_equal(cleaned, expected)
+    assert report.smaller_components_ml == {"liver": pytest.approx(0.07), "pancreas": pytest.approx(0.03)}
+
+
+@given(labels=label_maps(), min_share=st.floats(0.01, 1.0))
+def test_what_stays_are_the_components_that_scipy_finds_large_enough(labels, min_share):
+    expected = np.zeros_like(labels)
+    for label in np.unique(labels[labels > 0]):
+        expected[largest_with_scipy(labels == label)] = label
+        if organ(int(label)) in THIN_ORGANS and min_share < 1:
+            components, n = ndimage.label(labels == label, np.ones((3, 3, 3)))
+            sizes = np.bincount(components.ravel(), minlength=n + 1)
+            sizes[0] = 0
+            expected[(sizes >= min_share * sizes.max())[components] & (components > 0)] = label
+    np.testing.assert_array_equal(keep_largest_components(labels, min_share), expected)
+
+
+@pytest.mark.parametrize("min_share", [0.0, -0.2, 1.01, math.nan])
+def test_a_share_that_is_none_is_refused(min_share):
+    for clean in (keep_largest_components, lambda labels, share: postprocess(labels, SPACING, min_share=share)):
+        with pytest.raises(ValueError, match="min_share must be above 0 and at most 1, got"):
+            clean(empty(), min_share)
 
 
 # --- the reference point
