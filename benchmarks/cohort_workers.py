@@ -5,8 +5,8 @@
 
 Each way segments the same cases into a folder of its own, in the order A B B A ..., once its processes have loaded
 their nets (with phantoms that do not count). The labels of all ways are compared voxel by voxel. Then the arithmetic:
-2,000 cases take their mean seconds in one of n workers, times 2,000 / n; the same is worked out for the measured run and
-compared with what it took. Results go to `benchmarks/results/cohort_workers.json`.
+2,000 cases take their mean seconds in one of n workers, times 2,000 / n; the same is worked out for the measured run,
+and compared with what it took. Results go to `benchmarks/results/cohort_workers.json`.
 """
 
 import argparse

@@ -145,7 +145,7 @@ def _reuse(path: Path, out: Path, parameters: dict[str, Any]) -> NotebookRun | N
     """Return the result of an earlier run if nothing it depends on has changed."""
     try:
         notebook = nbformat.read(out / path.name, as_version=4)
-    except (OSError, nbformat.reader.NotJSONError, nbformat.ValidationError):
+    except (OSError, ValueError, nbformat.ValidationError):  # missing, or cut short by a kill: no JSON, no UTF-8
         return None
     made = notebook.metadata.get("flare_lib", {})
     if made.get("fingerprint") != fingerprint(path, parameters) or not (out / f"{path.stem}.html").is_file():

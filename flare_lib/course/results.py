@@ -14,5 +14,5 @@ def stored_results(path: str | Path) -> dict[str, Any]:
     tops = (*Path("notebook").absolute().parents, *Path(__file__).parents)
     found = next((top / path for top in tops if (top / path).is_file()), None)
     if found is None:
-        raise FileNotFoundError(f"a stored result must be a file here or in the repository, got {path}")
+        raise FileNotFoundError(f"a stored result must be a file, here or in the repository, got {path}")
     return json.loads(found.read_text(encoding="utf-8"))

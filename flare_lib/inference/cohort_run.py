@@ -30,7 +30,7 @@ from flare_lib.ct.nifti_file import SUFFIXES
 from flare_lib.ct.volume import Volume
 from flare_lib.data.cohort import Case
 from flare_lib.data.listing import check_case_name
-from flare_lib.inference.methods import Settings, open_method, weights_sha256
+from flare_lib.inference.methods import Settings, open_method, weights_sha256, weights_stamp
 from flare_lib.machine.failures import Failure
 from flare_lib.machine.fingerprint import sha256_of, stamp_of
 from flare_lib.machine.manifest import Entry, Manifest, open_manifest
@@ -105,7 +105,7 @@ def _check_places(cases: Sequence[Case], folder: Path) -> None:
 
 def segment_case(case: Case, *, folder: Path, settings: Settings, also: Also | None) -> dict[str, Any]:
     """Segment one case and save its labels; return its entry in the manifest, as far as the work decides it."""
-    method = open_method(settings)
+    method = open_method(settings, weights_stamp(settings))  # weights trained on since the last run are loaded anew
     began = time.perf_counter()
     stamp, sha256 = stamp_of(case.ct_path), sha256_of(case.ct_path)
     ct = load_ct(case.ct_path)

@@ -14,7 +14,7 @@ from flare_lib.ct.labels import ORGAN_NAMES
 from flare_lib.inference import coarse_to_fine, nnunet_stage, stages
 from flare_lib.inference.coarse_to_fine import Segmentation
 from flare_lib.machine.device import choose_device
-from flare_lib.machine.fingerprint import sha256_of
+from flare_lib.machine.fingerprint import sha256_of, stamp_of
 from flare_lib.network.nnunet_folder import CHECKPOINT, DATASET, PLANS, load_nnunet_folder
 from flare_lib.network.weights import packaged_weights
 
@@ -50,8 +50,11 @@ class Method(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def open_method(settings: Settings) -> Method:
-    """Load the nets, once a process. Raises the errors of `load_stages`, `load_nnunet_folder` and `choose_device`."""
+def open_method(settings: Settings, stamp: str = "") -> Method:
+    """Load the nets, once per process as long as the `stamp` of their files (`weights_stamp`) is the same.
+
+    Raises the errors of `load_stages`, `load_nnunet_folder` and `choose_device`.
+    """
     device, step = choose_device(settings.device), settings.tile_step
     numbers: dict[str, Any] = {"device": device, "precision": settings.precision, "engine": settings.engine}
     if settings.nnunet is None:
@@ -73,13 +76,25 @@ def open_method(settings: Settings) -> Method:
 
 def weights_sha256(settings: Settings) -> dict[str, str]:
     """Return {name: SHA-256} of the files that hold the nets' weights, plans and cards; OSError if one is missing."""
+    return {name: sha256_of(path) for name, path in _weight_files(settings).items()}
+
+
+def weights_stamp(settings: Settings) -> str:
+    """Return text that changes when one of these files does, without reading them; empty if one is missing."""
+    try:
+        return " ".join(map(stamp_of, _weight_files(settings).values()))
+    except OSError:  # loading the nets will say so
+        return ""
+
+
+def _weight_files(settings: Settings) -> dict[str, Path]:
     found = {}
     if settings.nnunet is not None:
         paths = [settings.nnunet / PLANS, settings.nnunet / DATASET, *settings.nnunet.glob(f"fold_*/{CHECKPOINT}")]
-        found = {path.relative_to(settings.nnunet).as_posix(): sha256_of(path) for path in sorted(paths)}
+        found = {path.relative_to(settings.nnunet).as_posix(): path for path in sorted(paths)}
     if settings.nnunet is None or settings.roi:
         for name in ("coarse", "fine"):
             stem = packaged_weights(name) if settings.weights_dir is None else settings.weights_dir / name
-            found[name] = sha256_of(stem.with_name(stem.name + ".safetensors"))
-            found[f"{name}, card"] = sha256_of(stem.with_name(stem.name + ".json"))  # spacing, window, patch size
+            found[name] = stem.with_name(stem.name + ".safetensors")
+            found[f"{name}, card"] = stem.with_name(stem.name + ".json")  # spacing, window, patch size
     return found

@@ -58,10 +58,10 @@ def _organ_places(person: Structures) -> tuple[np.ndarray, np.ndarray]:
 def _center(
     person: Structures, places_mm: np.ndarray, labels: np.ndarray, recipe: Recipe, rng: np.random.Generator
 ) -> np.ndarray:
-    """Draw the point to centre the patch on, in mm: near an organ, or anywhere along the axis of the trunk."""
+    """Draw the point to centre the patch on, in mm: near an organ if there is any, or along the axis of the trunk."""
     size_mm = np.asarray(person.array_zyx.shape) * person.spacing_zyx_mm
     patch_mm = np.asarray(recipe.patch_size) * recipe.spacing_zyx_mm
-    if rng.random() < recipe.foreground_share:
+    if rng.random() < recipe.foreground_share and len(labels):  # a head or a leg has no organ
         of_organ = places_mm[labels == rng.choice(np.unique(labels))]
         return of_organ[rng.integers(len(of_organ))] + rng.uniform(-0.3, 0.3, 3) * patch_mm
     height = rng.uniform(-0.1, 1.1) * size_mm[0]

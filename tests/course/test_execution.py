@@ -132,6 +132,9 @@ def test_a_result_is_reused_until_what_it_depends_on_changes(course):
     assert (first.reused, second.reused, second.seconds) == (False, True, first.seconds)
     [third] = course.run(parameters={"n_steps": 9})
     assert (third.reused, course.printed("00_a")) == (False, ["9"])
+    (course.out / "00_a.ipynb").write_bytes(b'{"cells": ["\xc3')  # a kill cut it short within a letter
+    [fourth] = course.run()
+    assert (fourth.reused, course.printed("00_a")) == (False, ["2"])
 
 
 def test_a_fingerprint_changes_with_the_notebook_the_parameters_and_the_library(course, tmp_path, monkeypatch):

@@ -108,6 +108,19 @@ def test_a_bad_case_is_put_aside_and_tried_again_when_it_changes_or_on_request(s
     assert segmented == [40, 42, 60, 70]
 
 
+def test_weights_that_have_been_trained_on_are_loaded_anew_in_the_same_process(segmented, cases, tmp_path, monkeypatch):
+    weights, loaded = tmp_path / "weights", []
+    weights.mkdir()
+    for name in ("coarse.safetensors", "coarse.json", "fine.safetensors", "fine.json"):
+        (weights / name).write_text("{}")
+    monkeypatch.setattr(stages, "load_stages", lambda folder, **_: loaded.append(folder) or ("coarse", "fine"))
+    segment_cohort(cases[:2], tmp_path / "out", Settings(weights))
+    assert loaded == [weights]
+    (weights / "fine.safetensors").write_text("trained on")
+    segment_cohort(cases[:2], tmp_path / "out", Settings(weights))
+    assert (loaded, segmented) == ([weights, weights], [40, 41, 40, 41])
+
+
 def test_a_case_that_failed_is_tried_again_by_another_engine_or_number_format(segmented, cases, tmp_path, monkeypatch):
     def fail(ct, coarse, fine, **_):
         raise ValueError("this engine cannot")
@@ -149,7 +162,7 @@ def test_what_is_refused_leaves_no_folder(segmented, cases, tmp_path):
     long = Case("x" * 250, cases[0].ct_path)
     with pytest.raises(OSError, match="too long"):
         segment_cohort([long], tmp_path / "out" / "labels")
-    with pytest.raises(ValueError, match="a CT's name must be one of a file"):
+    with pytest.raises(ValueError, match="a CT's name must be a file's name"):
         segment_cohort([Case("../c", cases[0].ct_path)], tmp_path / "out")
     with pytest.raises(OSError, match=r"none.coarse.safetensors"):
         segment_cohort(cases, tmp_path / "out", Settings(weights_dir=tmp_path / "none"))

@@ -7,7 +7,7 @@ import pytest
 from small_nnunet import write_results
 
 from flare_lib.inference import methods
-from flare_lib.inference.methods import Settings, open_method, weights_sha256
+from flare_lib.inference.methods import Settings, open_method, weights_sha256, weights_stamp
 from flare_lib.network.weights import packaged_weights
 
 
@@ -27,6 +27,16 @@ def test_settings_travel_and_equal_ones_open_the_nets_once(monkeypatch):
     assert opened == [None]
     assert method.segment.keywords == {"coarse": "c", "fine": "f", "margin_mm": 7.0, "tile_steps": (1.0, 0.75)}
     assert (method.names[1], method.stage, method.notes) == ("liver", "fine", ())
+
+
+def test_a_stamp_changes_with_the_files_of_the_weights_and_is_empty_where_one_is_missing(tmp_path):
+    assert weights_stamp(Settings(tmp_path)) == ""
+    for name in ("coarse.safetensors", "coarse.json", "fine.safetensors", "fine.json"):
+        (tmp_path / name).write_text("{}")
+    before = weights_stamp(Settings(tmp_path))
+    assert weights_stamp(Settings(tmp_path)) == before != ""
+    (tmp_path / "fine.safetensors").write_text("trained on")
+    assert weights_stamp(Settings(tmp_path)) not in (before, "")
 
 
 def test_weights_are_told_apart_by_their_content(tmp_path):

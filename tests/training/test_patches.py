@@ -50,6 +50,13 @@ def test_a_batch_made_in_the_background_is_the_same():
     assert torch.equal(in_place["target"], in_background["target"])
 
 
+def test_a_person_without_organs_is_painted_anywhere():
+    leg = Structures(np.where(person().array_zyx > 0, 2, 0).astype(np.uint8), NAMES, (5.0, 4.5, 4.0))
+    image, labels = paint_patch(leg, recipe(foreground_share=1.0, growths=3.0), np.random.default_rng(0))
+    assert not labels.any()
+    assert np.ptp(image) > 0.5  # of a body, not only air
+
+
 def test_images_carry_a_channel_and_targets_are_labels_of_flare():
     batch = Patches({"label_maps": [person()]}, recipe()).batch(0)
     assert batch["image"].shape == (2, 1, 12, 16, 20)
