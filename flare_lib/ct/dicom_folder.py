@@ -142,7 +142,7 @@ def _open_zip(path: FilePath) -> MemberPath:
 
 
 def _add_listed(index: FilePath, listed: dict[str, dict[str, str]]) -> None:
-    """Add what an index lists. One that cannot be read lists nothing: it is no slice."""
+    """Add what an index lists; nothing if it cannot be read, since it is not a slice that would be missing."""
     try:
         for series, image, name in _directory_records(index):
             listed.setdefault(series, {})[image] = name

@@ -58,9 +58,9 @@ class CentreCohort:
 def write_centres(folder: str | Path, n_labelled: int, n_unlabelled: int, n_test: int) -> CentreCohort:
     """Write the cohort to `folder`/training and `folder`/test, images/ + labels/, and return it.
 
-    The labelled cases come from the first centre, the unlabelled and the test cases from all in turn; no patient comes
-    twice. Existing files are kept. Raises ValueError for numbers that are not positive (`n_unlabelled` may be 0) or if
-    a file cannot be written.
+    The labelled cases come from the first centre, the unlabelled and the test cases from all in turn, and no two from
+    the same patient. Existing files are kept. Raises ValueError for numbers that are not positive (`n_unlabelled` may
+    be 0) or if a file cannot be written.
     """
     if n_labelled < 1 or n_unlabelled < 0 or n_test < 1:
         raise ValueError(

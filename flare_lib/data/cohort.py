@@ -86,8 +86,8 @@ def check_case(case: Case) -> list[str]:
     """Return everything that is wrong or doubtful about a case, one sentence each; nothing for a sound one.
 
     The CT must load, with a spacing between 0.2 and 10 mm and grey values that look like HU. Labels, if there are any,
-    must lie on its grid, be 0 to 13 and not all 0, have left and right organs on their own sides (which swapped kidney
-    labels or a mirrored file have not), and have a liver with a liver's grey values.
+    must lie on its grid, be 0 to 13 and not all 0, have left and right organs on the correct sides (which they are not
+    if kidney labels are swapped or the file is mirrored), and have a liver with a liver's grey values.
     """
     problems, ct, labels = [], None, None
     try:

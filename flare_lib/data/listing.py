@@ -130,7 +130,7 @@ def _text_of(path: Path) -> str:
 
 
 def _listed_file(folder: Path, written: str) -> Path:
-    """Return the file that a list means, be the list written on Windows and read elsewhere."""
+    """Return the file that a list means, even if the list was written on Windows and is read elsewhere."""
     path = folder / written
     if not os.path.lexists(path) and os.path.lexists(other := folder / PureWindowsPath(written).as_posix()):
         return other
@@ -180,7 +180,7 @@ def _at(path: Path, before: str, entered: set[str], links: _Links) -> Iterator[C
 
 
 def _has_dicom(folder: Path, *, deep: bool) -> bool:
-    """Return whether a folder, or one below it, holds a DICOM file, be it damaged."""
+    """Return whether a folder holds a DICOM file, even a damaged one; if `deep`, also those below it."""
     for file in folder.rglob("[!.]*") if deep else folder.glob("[!.]*"):
         if file.is_file() and not file.name.lower().endswith((*_CT_SUFFIXES, ".csv", ".json", ".png", ".txt")):
             try:

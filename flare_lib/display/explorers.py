@@ -192,8 +192,8 @@ def tolerance_explorer(
     """Show organ borders in axial slice `z`, in red where the reference's border is farther away than a tolerance.
 
     Borders are voxels with a neighbour outside, and distances are between their centres in 3-D: an illustration of NSD
-    rather than NSD itself. Slider: the tolerance in mm. Raises ValueError for label maps of another shape, KeyError for
-    an unknown organ.
+    rather than NSD itself. Slider: the tolerance in mm. Raises ValueError for label maps of another shape or an unknown
+    organ.
     """
     for labels in (prediction_zyx, reference_zyx):
         as_label_map(labels, shape=ct.shape_zyx)

@@ -25,13 +25,13 @@ class CaseMeasurements:
 
 
 def with_labels(cases: Sequence[Case], folder: str | Path) -> list[Case]:
-    """Return the cases with the label maps of a folder, paired by name; None for a case without one.
+    """Return the cases with the label maps of a folder, paired by name; None for a case without one, [] for no cases.
 
     Raises FileNotFoundError if no case has a label map, ValueError for two label maps with the same case name.
     """
     label_maps = find_images(folder)
     paired = [replace(case, label_path=label_maps.get(case.name)) for case in cases]
-    if not any(case.label_path for case in paired):
+    if cases and not any(case.label_path for case in paired):
         raise FileNotFoundError(f"{folder} must hold label maps named like the CTs ({cases[0].name}.nii.gz), got none")
     return paired
 

@@ -148,7 +148,7 @@ def slurm_cluster(n_jobs: int, settings: Mapping[str, Any]) -> "Iterator[JobQueu
     `settings`: `cores` of a job (its threads; 4), `memory` ("8GB"), and anything else that dask-jobqueue's SLURMCluster
     takes: queue, account, walltime, interface, log_directory, ... What is not given comes from Dask's configuration
     (jobqueue.slurm). Nothing is submitted for 0 jobs; `cluster.job_script()` is what is submitted. Needs the extra
-    `cluster`. Raises ValueError for settings that SLURMCluster does not take.
+    `cluster`. Raises ValueError for settings that SLURMCluster does not take, and for cores that are not 1 or more.
     """
     with extra("cluster"):
         import dask
@@ -158,7 +158,9 @@ def slurm_cluster(n_jobs: int, settings: Mapping[str, Any]) -> "Iterator[JobQueu
 
     given: dict[str, Any] = {"cores": 4, "memory": "8GB", "job_script_prologue": []}
     given |= {"scheduler_options": {"dashboard_address": ":0"}} | dict(settings)  # whichever port is free
-    n_cores = int(given.pop("cores"))
+    n_cores = given.pop("cores")
+    if not isinstance(n_cores, int) or n_cores < 1:
+        raise ValueError(f"cores must be a whole number, 1 or more, got {n_cores!r}")
     threads = [f"export {name}={n_cores}" for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")]
     given["job_script_prologue"] = [*threads, *given["job_script_prologue"]]
     known = {name for kind in (Job, SLURMJob, JobQueueCluster) for name in signature(kind).parameters}

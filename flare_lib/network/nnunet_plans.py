@@ -1,7 +1,7 @@
 """What nnU-Net v2 planned for a data set, read from `plans.json` and `dataset.json`: all that its nets need to be used.
 
-Both files are data and are treated as such: nothing that they name is imported or run. What flare-lib cannot do as
-nnU-Net does it (2-D nets, cascades, several channels, regions...) is refused in one line, never approximated.
+Both files are treated as data: nothing that they name is imported or run. What flare-lib cannot do in the same way as
+nnU-Net (2-D nets, cascades, several channels, regions...) is refused in one line, never approximated.
 
 "The net's axes" are the axes of the file, slowest first (or the canonical ones, if nnU-Net's reader reorients), put in
 the order `transpose_forward`.

@@ -38,7 +38,7 @@ _FEWEST = 20  # voxels of a structure, on the working grid, for it to be matched
 
 @dataclass(frozen=True)
 class Correspondence:
-    """What a person must be displaced by to have another's shapes, on a grid around the organs.
+    """The displacement that gives one person another's shapes, on a grid around the organs.
 
     `shift_mm` float32 (3, Z, Y, X), components z, y, x: the displaced person has at x what the person has at x + shift.
     `start_mm` (3,): where the grid's first point lies in the person's map, whose corner is 0; `spacing_mm`: the

@@ -1,4 +1,4 @@
-"""The series in a folder: what is listed of each, which volumes it holds, what speaks against it."""
+"""The series in a folder: what is listed of each, which volumes it holds, what rules it out."""
 
 import numpy as np
 import pytest

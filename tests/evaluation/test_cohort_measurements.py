@@ -66,6 +66,7 @@ def test_a_folder_without_a_label_map_for_any_case_is_refused(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"named like the CTs \(anna\.nii\.gz\), got none"):
         with_labels(list_cts([folder / "cts"]), tmp_path / "empty")
+    assert with_labels([], tmp_path / "empty") == []
 
 
 def test_the_command_measures_a_folder_and_names_what_failed(flare, folder, tmp_path):

@@ -106,11 +106,16 @@ def test_batch_jobs_of_slurm_work_and_are_ended(tmp_path, monkeypatch):
     assert "export OMP_NUM_THREADS=3" in lines
 
 
-def test_settings_that_no_job_has_are_refused():
-    with (
-        pytest.raises(ValueError, match=r"the settings of a job must be among .*walltime.*, got colour"),
-        slurm_cluster(0, {"colour": "red"}),
-    ):
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"colour": "red"}, r"the settings of a job must be among .*walltime.*, got colour"),
+        ({"cores": "four"}, "cores must be a whole number, 1 or more, got 'four'"),
+        ({"cores": 0}, "cores must be a whole number, 1 or more, got 0"),
+    ],
+)
+def test_settings_that_no_job_has_are_refused(settings, said):
+    with pytest.raises(ValueError, match=said), slurm_cluster(0, settings):
         pass
 
 
