@@ -5,6 +5,7 @@ ipyniivue (https://github.com/niivue/ipyniivue) is an extra: `pip install "flare
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,7 @@ class VolumeView(Viewer):
         return self._surfaces.picture(20).repeat(2, axis=0).repeat(2, axis=1)
 
 
-def _in_webgl(ct: Volume, label_map_zyx: np.ndarray, height_px: int):
+def _in_webgl(ct: Volume, label_map_zyx: np.ndarray, height_px: int) -> Any:
     """Return NiiVue's widget with both volumes; ImportError without ipyniivue."""
     from ipyniivue import NiiVue, SliceType
 

@@ -6,6 +6,7 @@ Coordinates are in millimetres: x to the patient's right, y to the front, z to t
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 class Drawing:
@@ -47,30 +48,47 @@ class Drawing:
             mask = mask & np.isin(part, [self.ids_by_name[o] for o in only])
         part[np.broadcast_to(mask, part.shape)] = self.ids_by_name[name]
 
-    def ellipsoid(self, name, center, radii, *, tilt=0.0, jitter=4.0, only=()):
+    def ellipsoid(
+        self,
+        name: str,
+        center: Sequence[float],
+        radii: ArrayLike,
+        *,
+        tilt: float = 0.0,
+        jitter: float = 4.0,
+        only: tuple[str, ...] = (),
+    ) -> None:
         """Draw an ellipsoid, tilted by `tilt` rad in the coronal plane; centre and radii vary from person to person.
 
         `center`, `radii`: (x, y, z) in mm; the centre is moved by up to `jitter` mm. `only`: as in `put`.
         """
-        center = np.array(center, float) + self.rng.uniform(-jitter, jitter, 3)
-        radii = np.array(radii, float) * self.rng.uniform(0.92, 1.08, 3)
-        reach = np.array([max(radii[0], radii[2])] * 3) if tilt else radii
-        reach[1] = radii[1]
-        box = self.box(center - reach, center + reach)
-        x, y, z = (g - c for g, c in zip(self.grid(box), center, strict=True))
+        middle = np.array(center, float) + self.rng.uniform(-jitter, jitter, 3)
+        half_x, half_y, half_z = np.array(radii, float) * self.rng.uniform(0.92, 1.08, 3)
+        longest = max(half_x, half_z)
+        reach = np.array([longest, half_y, longest] if tilt else [half_x, half_y, half_z])
+        box = self.box(middle - reach, middle + reach)
+        x, y, z = (g - c for g, c in zip(self.grid(box), middle, strict=True))
         across, along = np.cos(tilt) * x - np.sin(tilt) * z, np.sin(tilt) * x + np.cos(tilt) * z
-        inside = (across / radii[0]) ** 2 + (y / radii[1]) ** 2 + (along / radii[2]) ** 2 < 1
+        inside = (across / half_x) ** 2 + (y / half_y) ** 2 + (along / half_z) ** 2 < 1
         self.put(name, box, inside, only)
 
-    def tube(self, name, points, radii, *, jitter=2.5, only=()):
+    def tube(
+        self,
+        name: str,
+        points: ArrayLike,
+        radii: ArrayLike,
+        *,
+        jitter: float = 2.5,
+        only: tuple[str, ...] = (),
+    ) -> None:
         """Draw a tube through `points`, (x, y, z) in mm, its radius changing linearly from one point to the next.
 
         `radii`: one for all points or one for each, in mm; points are moved by up to `jitter` mm. `only`: as in `put`.
         """
-        points = np.array(points, float)
-        points += self.rng.uniform(-jitter, jitter, points.shape)
-        radii = np.broadcast_to(np.asarray(radii, float), len(points)) * self.rng.uniform(0.92, 1.08)
-        for a, b, ra, rb in zip(points, points[1:], radii, radii[1:], strict=False):
+        places = np.array(points, float)
+        places += self.rng.uniform(-jitter, jitter, places.shape)
+        widths = np.broadcast_to(np.asarray(radii, float), len(places)) * self.rng.uniform(0.92, 1.08)
+        for a, b, ra, rb in zip(places, places[1:], widths, widths[1:], strict=False):
             reach = max(ra, rb)
             box = self.box(np.minimum(a, b) - reach, np.maximum(a, b) + reach)
             x, y, z = self.grid(box)

@@ -156,7 +156,7 @@ def _draw_skeleton(d: Drawing) -> None:
     d.tube("sternum", [(0, 100, 95), (0, 100, 250)], [8, 12])
     d.ellipsoid("sacrum", (0, -78, -175), (48, 18, 55))
     for sign in (1, -1):
-        side = {"tilt": sign * 0.25, "jitter": 2.0}
+        side: Any = {"tilt": sign * 0.25, "jitter": 2.0}
         d.ellipsoid("hip", (sign * 95, -35, -150), (13, 58, 68), **side)
         d.ellipsoid("hip", (sign * 78, 5, -235), (24, 40, 36), **side)
         d.tube("femur", [(sign * 92, 0, -250), (sign * 125, -15, -280), (sign * 118, 0, -470)], [24, 19, 15])

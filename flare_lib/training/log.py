@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from flare_lib.machine.atomic_write import atomic_write
 
@@ -57,7 +57,7 @@ def read_log(path: str | Path) -> list[dict]:
     return entries
 
 
-def _tensorboard(folder: Path, start: int):
+def _tensorboard(folder: Path, start: int) -> Any:
     """Return TensorBoard's writer, or None if the package is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter

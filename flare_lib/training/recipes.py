@@ -206,7 +206,7 @@ PRESETS: dict[str, dict[str, Recipe]] = {
 }
 
 
-def preset(name: str, stage: str, **changes) -> Recipe:
+def preset(name: str, stage: str, **changes: Any) -> Recipe:
     """Return a preset's recipe for a stage with some values changed; ValueError for any name that is unknown."""
     if name not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
