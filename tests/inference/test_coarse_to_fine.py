@@ -1,5 +1,7 @@
 """The whole way with oracle networks: when the nets say the truth, the geometry must give the truth back."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from flare_lib.ct.hu import hu_doubts
 from flare_lib.ct.labels import N_CLASSES, ORGANS
+from flare_lib.ct.preprocess import find_foreground
 from flare_lib.ct.resample import resample_trilinear, resampled_shape
+from flare_lib.ct.roi import crop_volume
 from flare_lib.ct.volume import Volume
 from flare_lib.evaluation.metrics import dice_scores
 from flare_lib.inference.coarse_to_fine import segment, segment_in_one_stage
+from flare_lib.inference.plausibility import anatomy_doubts
+from flare_lib.inference.sliding_window import n_tiles
 from flare_lib.machine.precision import FLOAT32
 
 
@@ -153,12 +160,51 @@ def test_every_step_is_timed_and_progress_counts_to_the_end():
     calls = []
     ct = abdomen((50, 100, 140), (3.1, 2.1, 2.0))
     result = segment(ct, COARSE, FINE, progress=lambda *call: calls.append(call))
-    assert next(iter(result.seconds)) == "foreground"
+    assert list(result.seconds) == [
+        "foreground",
+        "coarse preprocessing",
+        "coarse net",
+        "coarse clean-up",
+        "fine preprocessing",
+        "fine net, resize + argmax",
+        "fine clean-up",
+        "paste",
+        "doubts",
+    ]
     assert all(seconds >= 0 for seconds in result.seconds.values())
-    for stage in ("coarse", "fine"):
-        done = [(d, total) for name, d, total in calls if name == stage]
-        assert done[-1][0] == done[-1][1]
-        assert [d for d, _ in done] == sorted(d for d, _ in done)
+    body = crop_volume(ct, find_foreground(ct.array_zyx))
+    seen = {"coarse": (COARSE, body, 1.0), "fine": (FINE, crop_volume(ct, result.roi), 0.5)}
+    for name, (stage, part, step) in seen.items():
+        total = n_tiles(stage.prepare(part).shape[1:], stage.patch_size, step)
+        assert total > 1
+        assert [call for call in calls if call[0] == name] == [(name, k + 1, total) for k in range(total)]
+
+
+def test_a_region_smaller_than_a_patch_is_seen_in_the_air_of_its_own_image():
+    class Seeing(Oracle):
+        def predict_patch(self, patch):
+            self.seen = patch
+            return patch
+
+        def prepare(self, ct):
+            return super().prepare(ct) - 2.5
+
+    stage = Seeing((9.0, 8.0, 7.0), (40, 48, 56))
+    segment_in_one_stage(abdomen((21, 99, 137), (5.0, 2.0, 1.9)), stage)
+    assert (stage.seen[:, :, 0] == -2.5).all()  # beyond the body there is what is lowest in it
+
+
+def test_what_is_known_of_the_ct_comes_with_the_result():
+    ct = replace(abdomen((21, 50, 70), (6.1, 4.1, 4.0)), notes=("two of its slices are one",))
+    for result in (segment(ct, COARSE, FINE), segment_in_one_stage(ct, FINE)):
+        assert "two of its slices are one" in result.notes
+        assert set(hu_doubts(ct.array_zyx)) <= set(result.notes)
+        assert set(anatomy_doubts(ct, result.label_map_zyx)) <= set(result.notes)
+    assert hu_doubts(ct.array_zyx)
+    assert anatomy_doubts(ct, result.label_map_zyx)
+    assert list(result.clean_up) == ["one stage"]
+    np.testing.assert_array_equal(result.coarse.array_zyx, result.label_map_zyx)  # the one stage is the coarse one too
+    assert list(result.seconds)[:2] == ["foreground", "one stage preprocessing"]
 
 
 def test_the_number_format_of_every_net_that_has_one_is_told(monkeypatch):

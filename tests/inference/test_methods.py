@@ -2,12 +2,15 @@
 
 import hashlib
 import pickle
+from dataclasses import replace
 
 import pytest
+import torch
 from small_nnunet import write_results
 
 from flare_lib.inference import methods
 from flare_lib.inference.methods import Settings, open_method, weights_sha256, weights_stamp
+from flare_lib.network.nnunet_plans import Plans
 from flare_lib.network.weights import packaged_weights
 
 
@@ -37,6 +40,26 @@ def test_a_stamp_changes_with_the_files_of_the_weights_and_is_empty_where_one_is
     assert weights_stamp(Settings(tmp_path)) == before != ""
     (tmp_path / "fine.safetensors").write_text("trained on")
     assert weights_stamp(Settings(tmp_path)) not in (before, "")
+
+
+@pytest.mark.parametrize("organs", [False, True])
+def test_an_nnunet_is_opened_with_its_folds_alone_or_behind_the_coarse_net(tmp_path, monkeypatch, organs):
+    asked = []
+    monkeypatch.setattr(methods.stages, "load_stages", lambda folder, **how: asked.append((folder, how)) or ("c", "f"))
+    monkeypatch.setattr(Plans, "has_flares_organs", organs)
+    folder = write_results(tmp_path / "r")
+    settings = Settings(tmp_path, folder, ("1",), margin_mm=7.0, device="cpu", precision="float32", tile_step=0.75)
+    alone = open_method(settings)
+    assert set(alone.segment.keywords) == {"stage", "tile_step"}
+    assert (alone.segment.keywords["tile_step"], asked) == (0.75, [])
+    assert (len(alone.segment.keywords["stage"].folds), alone.stage, alone.notes) == (1, "nnU-Net", ())
+    assert alone.names == alone.segment.keywords["stage"].plans.names
+    behind = open_method(replace(settings, roi=True))
+    assert asked == [(tmp_path, {"device": torch.device("cpu"), "precision": "float32", "engine": "torch"})]
+    assert (behind.segment.keywords["coarse"], behind.segment.keywords["margin_mm"]) == ("c", 7.0)
+    assert behind.segment.keywords["stage"].precision.name == "float32"
+    note = "--roi looks near the 13 organs alone; anything else far from them is missed"
+    assert behind.notes == (() if organs else (note,))
 
 
 def test_weights_are_told_apart_by_their_content(tmp_path):

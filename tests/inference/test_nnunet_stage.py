@@ -128,6 +128,42 @@ def test_a_box_found_first_holds_all_labels_and_the_whole_cts_grey_values_count(
     assert (found.label_map_zyx[inside] == whole.label_map_zyx[inside]).mean() > 0.95
 
 
+def test_every_step_is_timed_and_told_by_its_name_and_tiles_lie_as_asked(ct):
+    def run(**how):
+        calls = []
+        steps = segment_with_nnunet(ct, stage(), progress=lambda *call: calls.append(call), **how).seconds
+        return list(steps), calls
+
+    first, last = ["grey values"], ["nnU-Net preprocessing", "nnU-Net net, resize + argmax", "paste", "doubts"]
+    steps, calls = run()
+    assert steps == [*first, *last]
+    assert calls == [("nnU-Net", k + 1, len(calls)) for k in range(len(calls))]
+    assert len(calls) == len(run(tile_step=0.5)[1]) > len(run(tile_step=1.0)[1])
+    steps, calls = run(coarse=Box())
+    assert steps == [*first, "coarse preprocessing", "coarse net", "coarse clean-up", *last]
+    assert calls[0] == ("coarse", 1, 1)
+    near, as_usual, far = (
+        segment_with_nnunet(ct, stage(), coarse=Box(), **how).roi.shape_zyx
+        for how in ({"margin_mm": 0.0}, {}, {"margin_mm": 20.0})
+    )
+    assert near < as_usual == far
+
+
+def test_a_ct_of_0_everywhere_is_looked_at_as_a_whole(ct):
+    flat = ct.with_array(np.zeros(ct.shape_zyx, np.int16))
+    result = segment_with_nnunet(flat, stage([lambda patch: brighter_than_0(patch + 1)]))
+    assert result.roi.shape_zyx == ct.shape_zyx
+    assert result.label_map_zyx.all()
+
+
+def test_an_engine_that_does_not_exist_is_refused():
+    model = NnunetModel(read_plans(PLANS, DATASET, "3d_fullres"), ())
+    with pytest.raises(ValueError, match="steam"):
+        NnunetStage(model, engine="steam")
+    with pytest.raises(ValueError, match="int3"):
+        NnunetStage(model, precision="int3")
+
+
 def test_padding_of_0_all_around_is_not_looked_at(ct):
     padded = ct.with_array(np.where(np.arange(ct.shape_zyx[2]) < 5, 0, np.where(ct.array_zyx == 0, 1, ct.array_zyx)))
     result = segment_with_nnunet(padded, stage([lambda patch: -brighter_than_0(patch)]))

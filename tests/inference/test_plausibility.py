@@ -62,8 +62,27 @@ def test_a_mirrored_person_is_doubted():
     assert "the right kidney lies to the left of the left kidney: is the CT mirrored?" in told
 
 
-def test_a_person_upside_down_is_doubted():
-    assert "the kidneys lie above the liver: is the CT upside down?" in doubts(person()[::-1])
+def test_a_person_upside_down_is_doubted_by_one_kidney_too():
+    told = "the kidneys lie above the liver: is the CT upside down?"
+    assert told in doubts(person()[::-1])
+    assert told in doubts(person(left_kidney=None)[::-1])
+    assert told not in doubts(person(liver=None)[::-1])
+    assert told not in doubts(person(left_kidney=None, right_kidney=None)[::-1])
+    assert told not in doubts(person(right_kidney=((310, 345), *PERSON["right kidney"][1:])))  # one of two
+
+
+SPECK = ((5, 10), (3, 6), (4, 8))  # one voxel, 0.06 mL, low and far to the left
+
+
+def test_a_speck_of_an_organ_does_not_tell_where_it_lies():
+    told = doubts(person(liver=SPECK))
+    assert not any("mirrored" in doubt or "upside down" in doubt for doubt in told)
+    assert "the liver has 0.1 mL, people have 200 to 6000: doubt it" in told
+    assert not any(doubt.startswith("no ") for doubt in doubts(person(liver=SPECK, gallbladder=None)))
+
+
+def test_nothing_is_missed_between_neighbours_of_which_the_upper_one_lies_below():
+    assert not any(doubt.startswith("no pancreas") for doubt in doubts(person(pancreas=None)[::-1]))
 
 
 def test_a_liver_that_the_scan_cuts_above_does_not_lie_below_the_kidneys():

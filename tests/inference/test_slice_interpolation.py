@@ -1,5 +1,6 @@
 """Resize + argmax: the same labels as torch gives for the whole volume, on every path, whole or as a stream."""
 
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flare_lib.inference import slice_interpolation
 from flare_lib.inference.slice_interpolation import resize_argmax
 from flare_lib.inference.sliding_window import Slab
 
@@ -106,14 +108,117 @@ def test_scores_that_are_no_numbers_are_refused(method, bad):
         resize_argmax(scores, (8, 9, 10), method=method)
 
 
-def test_shapes_and_methods_that_cannot_be_are_refused():
+@pytest.mark.parametrize("shape_zyx", [(0, 9, 10), (8, 9), (8, 9, 10, 11), (8, -1, 10)])
+def test_a_grid_must_be_3_positive_numbers(shape_zyx):
     scores = smooth_scores(4, (3, 4, 5, 6))
-    with pytest.raises(ValueError, match="shape_zyx"):
-        resize_argmax(scores, (0, 9, 10))
-    with pytest.raises(ValueError, match="method must be one of"):
+    for name, shapes in (("shape_zyx", (shape_zyx, (4, 5, 6))), ("in_shape_zyx", ((4, 5, 6), shape_zyx))):
+        with pytest.raises(ValueError) as refused:
+            resize_argmax(iter([Slab(0, scores)]), shapes[0], in_shape_zyx=shapes[1])
+        assert str(refused.value) == f"{name} must be 3 positive numbers, got {shape_zyx}"
+
+
+def test_methods_and_shapes_that_cannot_be_are_refused():
+    scores = smooth_scores(4, (3, 4, 5, 6))
+    with pytest.raises(ValueError, match=r"method must be one of .*'torch_pruned', .*, got 'magic'"):
         resize_argmax(scores, (8, 9, 10), method="magic")
-    with pytest.raises(ValueError, match="in_shape_zyx must be that of the scores"):
+    with pytest.raises(ValueError, match=r"in_shape_zyx must be that of the scores, \(4, 5, 6\), got \(1, 2, 3\)"):
         resize_argmax(scores, (8, 9, 10), in_shape_zyx=(1, 2, 3))
+    with pytest.raises(ValueError, match="in_shape_zyx must be given with a stream of slabs, got None"):
+        resize_argmax(iter([Slab(0, scores)]), (8, 9, 10))
+    given = resize_argmax(scores, (8, 9, 10), in_shape_zyx=[4, 5, 6])
+    np.testing.assert_array_equal(given, resize_argmax(scores, (8, 9, 10)))
+
+
+@pytest.mark.parametrize(
+    ("scores", "error", "said"),
+    [
+        (np.zeros((2, 3, 4, 5)), TypeError, "must be float32, float16 or bfloat16, got float64"),
+        (torch.zeros(2, 3, 4, 5).short(), TypeError, "must be float32, float16 or bfloat16, got torch.int16"),
+        (torch.zeros(3, 4, 5), ValueError, "must be (C, z, y, x) and not empty, got shape (3, 4, 5)"),
+        (np.zeros((2, 0, 4, 5), np.float32), ValueError, "must be (C, z, y, x) and not empty, got shape (2, 0, 4, 5)"),
+        (torch.zeros(256, 1, 1, 1), ValueError, "must have at most 255 classes, got 256"),
+    ],
+)
+def test_what_are_no_scores_is_refused(scores, error, said):
+    with pytest.raises(error) as refused:
+        resize_argmax(scores, (8, 9, 10))
+    assert str(refused.value) == f"scores {said}"
+
+
+def test_255_classes_are_told_apart():
+    scores = torch.zeros(255, 2, 1, 1)
+    scores[254, 1] = 1.0
+    assert resize_argmax(scores, (2, 1, 1)).ravel().tolist() == [0, 254]
+
+
+@pytest.mark.parametrize("turn", [lambda a: a[:, ::-1], lambda a: a.astype(np.float16), lambda a: a])
+def test_arrays_that_torch_does_not_take_as_they_are_are_read_all_the_same(turn):
+    array = turn(smooth_scores(2, (4, 5, 6, 7)).numpy())
+    array.flags.writeable = False
+    expected = resize_argmax(torch.from_numpy(np.array(array, np.float32, order="C")), (9, 11, 13))
+    np.testing.assert_array_equal(resize_argmax(array, (9, 11, 13)), expected)
+
+
+def test_scores_that_still_record_gradients_are_read():
+    scores = smooth_scores(2, (4, 5, 6, 7))
+    labels = resize_argmax(scores.clone().requires_grad_(), (9, 11, 13))
+    np.testing.assert_array_equal(labels, resize_argmax(scores, (9, 11, 13)))
+
+
+@pytest.mark.parametrize(
+    ("cuts", "said"),
+    [
+        ([(1, slice(0, 4))], "the next slab must start at slice 0 with slices of (5, 6), got slice 1 and (5, 6)"),
+        ([(0, slice(0, 2)), (3, slice(2, 4))], "must start at slice 2 with slices of (5, 6), got slice 3 and (5, 6)"),
+        ([(0, slice(0, 2)), (1, slice(2, 4))], "must start at slice 2 with slices of (5, 6), got slice 1 and (5, 6)"),
+        ([(0, slice(0, 3))], "the slabs must cover 4 slices, got 3"),
+        ([], "the slabs must cover 4 slices, got 0"),
+    ],
+)
+def test_slabs_must_follow_each_other_from_the_first_slice_to_the_last(cuts, said):
+    scores = smooth_scores(4, (3, 4, 5, 6))
+    slabs = (Slab(start, scores[:, cut]) for start, cut in cuts)
+    with pytest.raises(ValueError, match=f"{re.escape(said)}$"):
+        resize_argmax(slabs, (8, 9, 10), in_shape_zyx=(4, 5, 6))
+
+
+def test_slabs_must_have_the_same_classes_and_slices():
+    first, second = smooth_scores(4, (3, 2, 5, 6)), smooth_scores(4, (2, 2, 5, 6))
+    with pytest.raises(ValueError, match="every slab must have 3 classes, got 2"):
+        resize_argmax(iter([Slab(0, first), Slab(2, second)]), (8, 9, 10), in_shape_zyx=(4, 5, 6))
+    with pytest.raises(ValueError, match=r"with slices of \(5, 7\), got slice 0 and \(5, 6\)"):
+        resize_argmax(iter([Slab(0, first)]), (8, 9, 10), in_shape_zyx=(2, 5, 7))
+
+
+def test_the_slices_with_scores_that_are_no_numbers_are_named():
+    scores = smooth_scores(4, (3, 6, 5, 6))
+    scores[1, 4, 3, 4] = np.nan
+    slabs = (Slab(a, scores[:, a : a + 3]) for a in (0, 3))
+    with pytest.raises(ValueError, match="scores must be finite, got NaN or infinity in slices 3 to 5"):
+        resize_argmax(slabs, (8, 9, 10), in_shape_zyx=(6, 5, 6))
+
+
+@pytest.mark.parametrize(
+    ("method", "engine", "dense_above"),
+    [
+        ("auto", "paint_with_numba", 0.15),
+        ("numba_dense", "paint_with_numba", -1.0),
+        ("numba_pruned", "paint_with_numba", 1.0),
+        ("torch", "paint_with_torch", -1.0),
+        ("torch_pruned", "paint_with_torch", 1.0),
+    ],
+)
+def test_a_method_is_an_engine_with_its_share_and_memory(monkeypatch, method, engine, dense_above):
+    asked = []
+
+    def paint(scores, taps_zyx, out_zyx, memory_bytes, share):
+        asked.append((memory_bytes, share))
+        return True
+
+    monkeypatch.setattr(slice_interpolation, engine, paint)
+    for memory in ({}, {"memory_bytes": 5}):
+        resize_argmax(torch.zeros(2, 3, 4, 5), (6, 7, 8), method=method, **memory)
+    assert asked == [(32 * 2**20, dense_above), (5, dense_above)]
 
 
 @pytest.mark.parametrize("method", METHODS)

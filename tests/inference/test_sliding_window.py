@@ -1,6 +1,7 @@
 """Sliding window: nnU-Net's tiles, averages by hand, constant in gives constant out, and memory that stays bounded."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -230,11 +231,28 @@ def test_a_small_image_is_padded_on_both_sides_and_cropped_back():
         seen.append(patch.clone())
         return patch
 
-    scores = whole(sliding_window(image, remember, patch_size=(6, 5, 5), tile_step=1.0, pad_value=-4.0))
-    expected = torch.full((6, 5, 5), -4.0)
-    expected[1:4, 1:3] = image  # 3 slices missing: 1 before, 2 after; 3 rows missing: 1 before, 2 after
-    assert torch.equal(seen[0][0, 0], expected)
-    assert torch.equal(scores[0], image)
+    for pad in ({"pad_value": -4.0}, {}):
+        scores = whole(sliding_window(image, remember, patch_size=(8, 6, 5), tile_step=1.0, **pad))
+        expected = torch.full((8, 6, 5), pad.get("pad_value", 0.0))
+        expected[2:5, 2:4] = image  # 5 slices missing: 2 before, 3 after; 4 rows missing: 2 before, 2 after
+        assert torch.equal(seen.pop()[0, 0], expected)
+        assert torch.equal(scores[0], image)
+
+
+def test_patches_are_predicted_on_the_device_asked_for_else_where_the_image_is():
+    asked = []
+
+    def answer(patch):
+        asked.append(patch.device.type)
+        return torch.ones(1, 2, 4, 3, 2)
+
+    for image, device in ((torch.zeros(6, 5, 4), "meta"), (torch.zeros(6, 5, 4, device="meta"), None)):
+        slabs = list(sliding_window(image, answer, patch_size=(4, 3, 2), tile_step=1.0, device=device))
+        assert set(asked) == {"meta"}
+        assert {slab.scores.device.type for slab in slabs} == {"cpu"}  # where the scores are
+        asked.clear()
+    list(sliding_window(torch.zeros(6, 5, 4), answer, patch_size=(4, 3, 2), tile_step=1.0))
+    assert set(asked) == {"cpu"}
 
 
 @pytest.mark.parametrize("shape", [(3, 14, 5), (14, 3, 9), (20, 9, 2), (1, 1, 1), (1, 17, 8)])
@@ -328,19 +346,27 @@ def test_slabs_may_be_kept():
 
 @pytest.mark.parametrize("tile_step", [0.0, -0.5, 1.01, math.nan])
 def test_a_step_outside_0_to_1_is_refused(tile_step):
-    with pytest.raises(ValueError, match="tile_step must be above 0 and at most 1"):
+    with pytest.raises(ValueError, match=f"^tile_step must be above 0 and at most 1, got {tile_step}$"):
         tile_starts(10, 4, tile_step)
+
+
+@pytest.mark.parametrize(("size", "patch"), [(0, 4), (-1, 4), (4, 0)])
+def test_no_size_and_no_patch_is_below_1(size, patch):
+    with pytest.raises(ValueError, match=f"^size and patch must be at least 1 voxel, got {size} and {patch}$"):
+        tile_starts(size, patch, 0.5)
 
 
 @pytest.mark.parametrize("patch_size", [(4, 4), (4, 0, 4), (4, 4, 2.5)])
 def test_a_patch_that_is_not_3_positive_integers_is_refused(patch_size):
-    with pytest.raises(ValueError, match="patch_size must be 3 positive integers"):
+    said = re.escape(f"patch_size must be 3 positive integers (z, y, x), got {patch_size}")
+    with pytest.raises(ValueError, match=f"^{said}$"):
         sliding_window(torch.zeros(5, 6, 7), identity, patch_size=patch_size, tile_step=1)
 
 
 @pytest.mark.parametrize("shape", [(5, 6), (1, 1, 5, 6, 7)])
 def test_an_image_of_another_number_of_axes_is_refused_before_anything_is_predicted(shape):
-    with pytest.raises(ValueError, match=r"image must be \(C, Z, Y, X\)"):
+    said = re.escape(f"image must be (C, Z, Y, X) or (Z, Y, X), got shape {shape}")
+    with pytest.raises(ValueError, match=f"^{said}$"):
         sliding_window(torch.zeros(shape), identity, patch_size=(2, 2, 2), tile_step=1)
 
 
@@ -354,10 +380,12 @@ def test_unknown_weights_are_refused():
         sliding_window(torch.zeros(5, 6, 7), identity, patch_size=(2, 2, 2), tile_step=1, weights="round")
 
 
-def test_scores_of_another_shape_are_refused():
-    slabs = sliding_window(torch.zeros(5, 6, 7), lambda p: p[..., 1:], patch_size=(2, 3, 4), tile_step=1)
-    with pytest.raises(ValueError, match=r"of shape \(1, K, 2, 3, 4\), got \(1, 1, 2, 3, 3\)"):
+@pytest.mark.parametrize("shape", [(1, 1, 2, 3, 3), (1, 1, 3, 3, 4), (2, 1, 2, 3, 4), (1, 2, 3, 4), (1, 1, 1, 2, 3, 4)])
+def test_scores_of_another_shape_are_refused(shape):
+    slabs = sliding_window(torch.zeros(5, 6, 7), lambda _: torch.zeros(shape), patch_size=(2, 3, 4), tile_step=1)
+    with pytest.raises(ValueError) as refused:
         next(slabs)
+    assert str(refused.value) == f"predict_patch must return scores of shape (1, K, 2, 3, 4), got {shape}"
 
 
 def test_a_number_of_scores_that_changes_is_refused():

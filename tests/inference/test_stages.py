@@ -109,6 +109,14 @@ def test_a_squeezed_ct_is_one_patch_whatever_its_extent(trained, shape_zyx):
     torch.testing.assert_close(image.std(correction=0), torch.tensor(1.0), atol=1e-4, rtol=0)
 
 
+def test_a_squeezed_ct_is_clipped_to_the_nets_window(trained):
+    ct = ct_of((9, 20, 30))
+    metal = Volume.from_array(ct.array_zyx * 40, ct.spacing_zyx_mm)
+    clipped = Volume.from_array(metal.array_zyx.clip(-325, 325), ct.spacing_zyx_mm)
+    squeezed = SqueezedStage(trained)
+    assert torch.equal(squeezed.prepare(metal), squeezed.prepare(clipped))
+
+
 def test_a_squeezed_ct_without_contrast_is_zero(trained):
     flat = Volume.from_array(np.full((9, 20, 30), 40, np.int16), (7.0, 3.0, 2.5))
     assert not SqueezedStage(trained).prepare(flat).any()
@@ -123,6 +131,34 @@ def test_stages_are_the_two_nets_of_a_folder(trained, tmp_path):
     stages = load_stages(tmp_path, device="cpu")
     assert [float(next(stage.net.parameters()).detach().max()) for stage in stages] == [1, 2]
     assert all(stage.patch_size == PATCH for stage in stages)
+    assert [stage.device for stage in stages] == [torch.device("cpu")] * 2
+    assert [stage.precision for stage in stages] == [choose_precision(device=torch.device("cpu"))] * 2
+    fast = load_stages(tmp_path, device="cpu", precision="float32", engine="openvino")
+    for stage, same in zip(fast, stages, strict=True):
+        assert stage.precision.name == "float32"
+        assert stage._finest != stage.net.finest
+        assert same._finest == same.net.finest
+
+
+@pytest.mark.parametrize("how", [{"engine": "steam"}, {"precision": "int3"}, {"device": "abacus"}])
+def test_an_engine_precision_or_device_that_is_none_is_refused_before_anything_is_loaded(trained, tmp_path, how):
+    ((name, value),) = how.items()
+    with pytest.raises(ValueError, match=f"{name} must be .*got '?{value}"):
+        load_stages(tmp_path / "none", **({"device": "cpu"} | how))
+    if name != "device":
+        with pytest.raises(ValueError, match=value):
+            NetStage(trained, **how)
+
+
+def test_a_device_whose_memory_is_full_is_a_memory_error(trained, monkeypatch):
+    stage = NetStage(trained)
+
+    def full(_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(stage, "_finest", full)
+    with pytest.raises(MemoryError):
+        stage.predict_patch(torch.zeros(1, 1, *PATCH))
 
 
 def test_the_packaged_nets_find_all_organs_of_a_phantom():

@@ -140,7 +140,20 @@ def test_the_weight_rises_to_its_highest_and_stays():
 def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="kind must be one of kl, urpc, got 'js'"):
         consistency_loss(heads(), kind="js")
-    with pytest.raises(ValueError, match="one head or more, got none"):
+    with pytest.raises(ValueError, match=r"^head_logits must hold one head or more, got none$"):
         consistency_loss([])
-    with pytest.raises(ValueError, match="with the same B and C"):
-        pseudo_label([torch.zeros(1, 2, 4, 4, 4), torch.zeros(1, 3, 2, 2, 2)])
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ((1, 2, 4, 4, 4), (1, 3, 2, 2, 2)),
+        ((1, 2, 4, 4, 4), (2, 2, 2, 2, 2)),
+        ((1, 2, 4, 4, 4), (1, 2, 4, 4)),
+        ((1, 2, 4, 4), (1, 2, 4, 4)),
+    ],
+)
+def test_heads_that_do_not_belong_together_are_refused_with_all_their_shapes(first, second):
+    with pytest.raises(ValueError) as refused:
+        pseudo_label([torch.zeros(first), torch.zeros(second)])
+    assert str(refused.value) == f"all heads must be (B, C, Z, Y, X) with the same B and C, got {first}, {second}"

@@ -166,6 +166,8 @@ def test_a_shrunk_target_is_the_label_map_resampled(shape):
         ((2, 3, 2, 3, 4), torch.zeros(1, 2, 3, 4, dtype=torch.uint8), ValueError, r"got \(1, 2, 3, 4\)"),
         ((1, 3, 2, 3, 4), torch.zeros(1, 1, 2, 3, 4, dtype=torch.uint8), ValueError, r"got \(1, 1, 2, 3, 4\)"),
         ((1, 1, 2, 3, 4), torch.zeros(1, 2, 3, 4, dtype=torch.uint8), ValueError, "2 classes or more"),
+        ((1, 3, 2, 3, 4), torch.zeros(1, 2, 3, 4, dtype=torch.complex64), TypeError, "type, got torch.complex64"),
+        ((0, 3, 2, 3, 4), torch.zeros(0, 2, 3, 4, dtype=torch.uint8), ValueError, r"got \(0, 3, 2, 3, 4\)"),
     ],
 )
 def test_logits_and_target_that_do_not_fit_are_refused(logits_shape, target, error, message):
@@ -173,12 +175,29 @@ def test_logits_and_target_that_do_not_fit_are_refused(logits_shape, target, err
         dice_cross_entropy_loss([torch.zeros(logits_shape)], target)
 
 
+def test_what_does_not_fit_is_told_whole():
+    for logits, target, told in (
+        (torch.zeros(1, 3, 3, 4), torch.zeros(1, 3, 4).long(), "logits must have the shape (B, 2 classes or more, "),
+        (torch.zeros(1, 3, 2, 3, 4), torch.zeros(2, 3, 4).long(), "target must have the shape (B, Z, Y, X) of (1, 3, "),
+    ):
+        with pytest.raises(ValueError) as refused:
+            dice_loss(logits, target)
+        shape = tuple(logits.shape if told.startswith("logits") else target.shape)
+        assert str(refused.value).startswith(told)
+        assert str(refused.value).endswith(f"got {shape}")
+    with pytest.raises(ValueError, match=r"^target must have the shape \(B, Z, Y, X\), got \(2, 3, 4\)$"):
+        shrink_target(torch.zeros(2, 3, 4).long(), (1, 2, 2))
+    with pytest.raises(ValueError):
+        shrink_target(torch.zeros(1, 2, 3, 4).long(), (1, 2, 2, 2))
+
+
 @pytest.mark.parametrize("weights", [(1,), (0, 0), (-1, 2)])
 def test_head_weights_that_do_not_fit_are_refused(weights):
-    with pytest.raises(ValueError, match="head_weights must be 2 numbers of 0 or more and not all 0"):
+    with pytest.raises(ValueError) as refused:
         dice_cross_entropy_loss([EIGHT_LOGITS, EIGHT_LOGITS], EIGHT_TARGET, weights)
+    assert str(refused.value) == f"head_weights must be 2 numbers of 0 or more and not all 0, got {list(weights)}"
 
 
 def test_no_heads_are_refused():
-    with pytest.raises(ValueError, match="one head or more, got none"):
+    with pytest.raises(ValueError, match=r"^head_logits must hold one head or more, got none$"):
         dice_cross_entropy_loss([], EIGHT_TARGET)

@@ -1,13 +1,16 @@
 """The UNet against MONAI's DynUNet, values and gradients, and against the paper's numbers."""
 
+import json
 import math
+import re
 
+import numpy as np
 import pytest
 import torch
 from monai.networks.nets import DynUNet
 from torch.utils.flop_counter import FlopCounterMode
 
-from flare_lib.network.unet import UNet
+from flare_lib.network.unet import ConvBlock, UNet, _initialize
 
 FEATURES = (3, 4, 6, 5)
 STRIDES = ((2, 2, 2), (1, 2, 2), (2, 1, 2))
@@ -137,6 +140,24 @@ def test_the_first_weights_are_hes_and_the_first_biases_zero():
             assert not parameter.any(), name
 
 
+@pytest.mark.parametrize("layer", [torch.nn.Conv3d, torch.nn.ConvTranspose3d])
+def test_the_first_weights_are_drawn_for_the_slope_of_the_relu_that_follows(layer):
+    ours, expected = layer(4, 6, 3), torch.empty_like(layer(4, 6, 3).weight)
+    for draw in (lambda: _initialize(ours), lambda: torch.nn.init.kaiming_normal_(expected, a=0.01)):
+        torch.manual_seed(3)
+        draw()
+    assert torch.equal(ours.weight, expected)
+    assert not ours.bias.any()
+
+
+def test_a_block_keeps_the_grid_unless_it_has_a_stride():
+    block = ConvBlock(2, 3)
+    assert block(image()).shape == (2, 3, 8, 12, 16)
+    below = -block.norm(block.conv(image())).clamp(max=0)
+    torch.testing.assert_close(-block(image()).clamp(max=0), 0.01 * below)
+    assert ConvBlock(2, 3, (2, 1, 4))(image()).shape == (2, 3, 4, 12, 4)
+
+
 def test_the_papers_net_has_its_30_79_million_parameters():
     with torch.device("meta"):
         assert UNet().n_parameters == 30_790_304
@@ -162,6 +183,18 @@ def test_the_architecture_builds_the_same_net_again():
     twin = UNet(**net.architecture)
     twin.load_state_dict(net.state_dict())
     assert torch.equal(twin.finest(image()), net.finest(image()))
+
+
+def test_the_architecture_is_what_was_asked_for_in_numbers_that_json_knows():
+    net = small_net(features_per_stage=np.array(FEATURES), strides=np.array(STRIDES))
+    assert json.loads(json.dumps(net.architecture)) == {
+        "in_channels": 2,
+        "n_classes": 5,
+        "features_per_stage": list(FEATURES),
+        "strides": [list(stride) for stride in STRIDES],
+        "n_heads": N_HEADS,
+        "up_and_head_bias": False,
+    }
 
 
 def test_the_size_multiple_is_the_product_of_the_strides():
@@ -194,11 +227,16 @@ def test_an_image_without_batch_axis_or_of_other_channels_is_refused(shape):
         ({"features_per_stage": (4,), "strides": ()}, "one fewer than features_per_stage, got 0 and 1"),
         ({"strides": ((2, 2), (2, 2, 2), (2, 2, 2))}, "3 numbers of 1 or more"),
         ({"strides": ((2, 2, 0), (2, 2, 2), (2, 2, 2))}, "3 numbers of 1 or more"),
-        ({"features_per_stage": (3, 0, 6, 5)}, "must be 1 or more"),
-        ({"in_channels": 0}, "must be 1 or more"),
-        ({"n_classes": 0}, "must be 1 or more"),
+        ({"features_per_stage": (3, 0, 6, 5)}, "must be 1 or more, got 2, 5 and [3, 0, 6, 5]"),
+        ({"in_channels": 0}, "must be 1 or more, got 0, 5 and [3, 4, 6, 5]"),
+        ({"n_classes": 0}, "in_channels, n_classes and features_per_stage must be 1 or more, got 2, 0 and [3"),
     ],
 )
 def test_values_that_make_no_net_are_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=re.escape(message)):
         small_net(**changes)
+
+
+def test_the_least_that_makes_a_net_makes_one():
+    net = UNet(1, 1, (1, 1), ((1, 1, 2),), 1)
+    assert [logits.shape for logits in net(torch.zeros(1, 1, 1, 1, 4))] == [(1, 1, 1, 1, 4)]
