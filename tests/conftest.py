@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from flare_lib import cli
+from flare_lib.machine.processes import Processes
 
 settings.register_profile(
     "derandomised",
@@ -17,6 +18,21 @@ settings.register_profile(
     print_blob=False,
 )
 settings.load_profile("derandomised")
+
+
+@pytest.fixture(scope="module")
+def quick_phantoms():
+    """Phantoms are drawn in voxels of 8 mm, not of 2.5: for tests of what is done with them. Drawing takes longest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flare_lib.synthetic.phantom._DRAWING_MM", 8.0)
+        yield
+
+
+@pytest.fixture(scope="session")
+def two_processes():
+    """Two processes that work side by side, for all tests of what they do: loading the library takes them longest."""
+    with Processes(2, n_threads=1) as pool:
+        yield pool
 
 
 @pytest.fixture

@@ -131,6 +131,7 @@ def test_a_bad_ct_is_told_in_one_line_and_leaves_nothing(flare, nets, tmp_path, 
     assert files_in(tmp_path) == before
 
 
+@pytest.mark.usefixtures("quick_phantoms")
 def test_a_phantom_is_saved_with_its_labels_on_one_grid(flare, tmp_path):
     ct, labels = tmp_path / "ct.nii.gz", tmp_path / "labels.nii.gz"
     options = ["--seed", 3, "--spacing", 12, 10, 9, "--shape", 20, 30, 40]

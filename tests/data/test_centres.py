@@ -8,6 +8,8 @@ from flare_lib.data import centres
 from flare_lib.data.centres import CENTRES, Centre, write_centres, write_phantoms
 from flare_lib.data.cohort import check_cases
 
+pytestmark = pytest.mark.usefixtures("quick_phantoms")
+
 
 @pytest.fixture
 def quick(monkeypatch):

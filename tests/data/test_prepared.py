@@ -15,7 +15,6 @@ from flare_lib.ct.roi import bounding_box, crop, crop_volume
 from flare_lib.data import prepared
 from flare_lib.data.cohort import find_cases
 from flare_lib.data.prepared import moments_of, prepare_cases
-from flare_lib.machine.processes import Processes
 
 AS_THEY_ARE = Preprocessing(SPACING)
 FINER = Preprocessing((4.0, 3.0, 2.0))
@@ -100,12 +99,11 @@ def test_what_is_there_is_not_made_again_and_a_changed_recipe_or_file_is(tmp_pat
     assert case.image_hu[3, 4, 5] == hu(7)[4, 6, 8]
 
 
-def test_several_processes_make_the_same_cases(tmp_path):
+def test_several_processes_make_the_same_cases(tmp_path, two_processes):
     for seed in range(3):
         pair(tmp_path, f"c{seed}", ct=hu(seed))
     alone = prepare_cases(find_cases(tmp_path), tmp_path / "one", FINER)
-    with Processes(2) as pool:
-        together = prepare_cases(find_cases(tmp_path), tmp_path / "two", FINER, pool=pool)
+    together = prepare_cases(find_cases(tmp_path), tmp_path / "two", FINER, pool=two_processes)
     for a, b in zip(alone, together, strict=True):
         assert (a.name, a.moments) == (b.name, b.moments)
         np.testing.assert_array_equal(a.image_hu, b.image_hu)

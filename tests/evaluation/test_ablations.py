@@ -19,7 +19,7 @@ from flare_lib.inference.stages import SqueezedStage
 
 
 @pytest.fixture(scope="module")
-def cohort(tmp_path_factory):
+def cohort(tmp_path_factory, quick_phantoms):
     small = tuple(replace(c, spacing_zyx_mm=(9.9, 9.0, 8.0)) for c in CENTRES)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(centres, "CENTRES", small)

@@ -9,7 +9,6 @@ from flare_lib.ct.files import save_ct, save_label_map
 from flare_lib.ct.volume import Volume
 from flare_lib.data.listing import list_cts
 from flare_lib.evaluation.cohort_measurements import measure_cases, with_labels, write_cohort_measurements
-from flare_lib.machine.processes import Processes
 
 SHAPE, SPACING = (10, 12, 14), (2.5, 1.5, 0.8)
 
@@ -42,13 +41,9 @@ def rows(path):
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
-def test_cases_are_measured_in_order_and_those_that_cannot_be_have_a_reason(folder, tmp_path, n_workers):
+def test_cases_are_measured_in_order_and_those_that_cannot_be_have_a_reason(folder, tmp_path, two_processes, n_workers):
     cases = with_labels(list_cts([folder / "cts"]), folder / "labels")
-    if n_workers:
-        with Processes(n_workers, n_threads=1) as pool:
-            measured = measure_cases(cases, pool=pool)
-    else:
-        measured = measure_cases(cases)
+    measured = measure_cases(cases, pool=two_processes if n_workers else None)
     assert [case.name for case in measured] == ["anna", "bert", "carl", "dora"]
     assert [len(case.measured) for case in measured] == [1, 1, 0, 0]
     assert measured[1].measured[0].volume_ml == pytest.approx(7 * 2.5 * 1.5 * 0.8 / 1000)

@@ -19,7 +19,6 @@ from flare_lib.evaluation.cohort_scores import (
     write_table,
 )
 from flare_lib.evaluation.flare_rules import CLEAN, Scores
-from flare_lib.machine.processes import Processes
 
 SHAPE, SPACING = (8, 10, 12), (2.5, 1.5, 0.8)
 
@@ -44,13 +43,12 @@ def folders(tmp_path):
     return tmp_path / "found", tmp_path / "true"
 
 
-def test_cases_are_paired_by_name_and_scored_alike_in_one_process_and_in_two(folders):
+def test_cases_are_paired_by_name_and_scored_alike_in_one_process_and_in_two(folders, two_processes):
     pairs = find_pairs(*folders)
     assert [pair.name for pair in pairs] == ["a", "b"]
     seen = []
     one = score_pairs(pairs, progress=lambda *done: seen.append(done))
-    with Processes(2) as pool:
-        two = score_pairs(pairs, pool=pool)
+    two = score_pairs(pairs, pool=two_processes)
     assert seen == [(1, 2), (2, 2)]
     assert [case.scores.dice[0] for case in one] == [0.9231, 1.0]
     for a, b in zip(one, two, strict=True):

@@ -4,13 +4,13 @@ import errno
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scorers import killed_on_b
 
 from flare_lib.ct.files import save_ct, save_label_map
 from flare_lib.ct.roi import Box
@@ -142,12 +142,6 @@ def test_scores_of_the_others_are_kept_when_one_case_needs_too_much_memory(flare
     assert [line.split(",")[0] for line in (tmp_path / "s.csv").read_text().splitlines()] == ["Name", "a", "c"]
 
 
-def killed_on_b(pair, **_):
-    if pair.name == "b":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return cohort_scores.Scores(np.ones(13), np.ones(13))
-
-
 def test_a_worker_that_is_killed_costs_its_own_case(flare, pairs, tmp_path, monkeypatch):
     monkeypatch.setattr(cohort_scores, "score_pair", killed_on_b)
     code, out, err = flare("evaluate", *pairs, "-o", tmp_path / "s.csv", "--workers", 2)
@@ -200,16 +194,15 @@ def test_an_output_that_cannot_be_is_told_before_any_work(flare, tmp_path, monke
 def test_who_can_write_nowhere_has_loops_compiled_in_every_run(tmp_path):
     code = (
         "from numba.core import caching; caching.CacheImpl._locator_classes = []\n"
-        "import numpy as np, flare_lib.ct.resample as r\n"
-        "from flare_lib.ct.volume import Volume\n"
-        "v = Volume.from_array(np.full((2, 2, 2), 7, np.int16), (1.0, 1.0, 1.0))\n"
-        "print(r.resample_volume(v, (0.5, 0.5, 0.5)).array_zyx.mean())"
+        "import numpy as np\n"
+        "from flare_lib.inference.components import find_components\n"
+        "print(find_components(np.full((2, 3, 4), 7, np.uint8)).sizes.tolist())"
     )
     root = str(Path(__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": root}, capture_output=True, text=True
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "7.0\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[0, 24]\n", "")
 
 
 @pytest.mark.slow("every kind of job, started, killed and started again")

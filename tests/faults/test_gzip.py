@@ -11,6 +11,8 @@ from niftis import AFFINE, body_hu, gzipped, inflates_too_far, nifti, put, refus
 
 from flare_lib.ct.files import load_ct
 
+pytestmark = pytest.mark.usefixtures("quick_phantoms")  # what is damaged is made of one
+
 
 def read(tmp_path, data):
     return load_ct(put(tmp_path / "case.nii.gz", data)).array_zyx.T

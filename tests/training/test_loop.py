@@ -128,37 +128,52 @@ def test_the_loss_falls(tmp_path):
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
 
 
-def test_a_run_stopped_and_taken_up_again_gives_bit_equal_weights(tmp_path):
-    whole = run(recipe(), tmp_path / "whole", checkpoint_every=2)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The weights of a run that nothing disturbed."""
+    return run(recipe(), tmp_path_factory.mktemp("whole"), checkpoint_every=2).state_dict()
+
+
+def test_a_run_stopped_and_taken_up_again_gives_bit_equal_weights(tmp_path, whole):
     with pytest.raises(Stop):
-        run(recipe(), tmp_path / "stopped", checkpoint_every=2, on_step=stop_at(3))
-    resumed = run(recipe(), tmp_path / "stopped", checkpoint_every=2)
-    for name, weight in whole.state_dict().items():
-        assert torch.equal(weight, resumed.state_dict()[name]), name
+        run(recipe(), tmp_path, checkpoint_every=2, on_step=stop_at(3))
+    resumed = run(recipe(), tmp_path, checkpoint_every=2).state_dict()
+    for name, weight in whole.items():
+        assert torch.equal(weight, resumed[name]), name
 
 
-KILLED = """
+MOMENTS = (0, 3, 4)
+KILLED = f"""
 import os, signal, sys
 from pathlib import Path
-sys.path.insert(0, {here!r})
+sys.path.insert(0, {str(Path(__file__).parent)!r})
 import test_loop
-def kill(step, loss):
-    if step == {at}:
-        os.kill(os.getpid(), signal.SIGKILL)
-test_loop.run(test_loop.recipe(), Path({folder!r}), checkpoint_every=2, on_step=kill)
+for moment in {MOMENTS}:
+    def kill(step, loss):
+        if step == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+    if (child := os.fork()) == 0:
+        test_loop.run(test_loop.recipe(), Path(sys.argv[1], str(moment)), checkpoint_every=2, on_step=kill)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A folder of runs, each killed at a moment; they are forks of one process, which loads torch once for all."""
+    folder = tmp_path_factory.mktemp("killed")
+    done = subprocess.run([sys.executable, "-c", KILLED, folder], capture_output=True, text=True)
+    assert done.stdout.split() == [str(-signal.SIGKILL)] * len(MOMENTS), done.stderr
+    return folder
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
-@pytest.mark.parametrize("at", [0, 3, 4])
-def test_a_run_that_is_killed_and_taken_up_again_gives_bit_equal_weights(tmp_path, at):
-    script = KILLED.format(here=str(Path(__file__).parent), at=at, folder=str(tmp_path / "killed"))
-    killed = subprocess.run([sys.executable, "-c", script], capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    resumed = run(recipe(), tmp_path / "killed", checkpoint_every=2)
-    whole = run(recipe(), tmp_path / "whole", checkpoint_every=2)
-    for name, weight in whole.state_dict().items():
-        assert torch.equal(weight, resumed.state_dict()[name]), name
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_run_that_is_killed_and_taken_up_again_gives_bit_equal_weights(killed, whole, moment):
+    resumed = run(recipe(), killed / str(moment), checkpoint_every=2).state_dict()
+    for name, weight in whole.items():
+        assert torch.equal(weight, resumed[name]), name
 
 
 def test_the_gradients_of_several_batches_are_averaged():

@@ -92,7 +92,7 @@ def test_the_training_sets_mean_and_sd_lie_within_the_window(label_maps):
 
 
 @pytest.fixture(scope="module")
-def cohort(tmp_path_factory):
+def cohort(tmp_path_factory, quick_phantoms):
     """Three labelled phantoms and two without labels."""
     folder = tmp_path_factory.mktemp("cohort")
     write_phantoms(folder, 3, 2, spacing_zyx_mm=(12.0, 11.0, 10.0))
@@ -182,7 +182,8 @@ def test_pseudo_labels_that_are_not_there_or_that_nothing_draws_from_are_refused
         gather(preset("course", "coarse", n_unlabelled=0), pseudo_labelled=cohort)
 
 
-def test_phantoms_held_out_stand_in_where_there_are_no_cases(tmp_path):
+@pytest.mark.usefixtures("quick_phantoms")
+def test_phantoms_held_out_stand_in_where_there_are_no_cases():
     recipe = preset("course", "coarse", n_steps=1, validate_every=1, n_unlabelled=0)
     held_out = gather(recipe).held_out["phantoms"]
     batches = validation_batches(held_out={"phantoms": held_out}, recipe=recipe)
