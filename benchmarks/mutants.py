@@ -2,6 +2,7 @@
 
     make mutants                          # 60 mutants of each folder; its duration depends on how many survive
     make mutants SAMPLE='--seed 2'        # 60 others
+    make mutants SAMPLE='--folders network inference --each 15'   # of these alone: the others keep their results
     make mutants SAMPLE='--each 100000'   # all of them: days
 
 Each mutant is the library with one small change in it, made by mutmut (`[tool.mutmut]` in pyproject.toml says of which
@@ -9,8 +10,9 @@ modules) and judged by the tests of its own module alone, tests/FOLDER/test_MODU
 notice more. A crash, a hang and a failed import also count as noticed. mutmut leaves decorated functions as they are:
 properties, and what numba compiles. Tests marked `slow` do not run, and LEFT_OUT are modules whose tests all take long.
 
-results/mutants.json has the counts and the changes that nobody noticed. Where no test could notice one, because the
-program does the same as before, `equivalent` there says why: written by hand, it stays until the changed line does not.
+results/mutants.json has the counts of every folder, with its seed, and the changes that nobody noticed. Where no test
+could notice one, because the program does the same as before, `equivalent` there says why: written by hand, it stays
+until the changed line does not.
 Linux and macOS: every mutant has a forked process of its own, in which torch and pytest are loaded already.
 """
 
@@ -31,6 +33,7 @@ MUTANTS = ROOT / "mutants"  # mutmut's folder: the library with all mutants in i
 RESULT = Path(__file__).parent / "results" / "mutants.json"
 LIMIT_CPU_S = 120  # a mutant that takes longer hangs
 PASSED = 0  # pytest's exit code
+FOLDERS = ("ct", "evaluation", "inference", "network")
 LEFT_OUT = {  # modules whose tests take too long to be run for every mutant
     "flare_lib.evaluation.ablations": "trains nets",
     "flare_lib.evaluation.efficiency": "starts and watches programs",
@@ -161,6 +164,19 @@ def counts(names: Iterable[str], unnoticed: list[dict]) -> dict[str, dict[str, i
     return folders
 
 
+def merged(path: Path, folders: dict[str, dict[str, int]], unnoticed: list[dict]) -> dict:
+    """Return the last result with these folders and what nobody noticed in them in the place of what it had of them."""
+    last = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"folders": {}, "unnoticed": []}
+    kept = [one for one in last["unnoticed"] if chapter_of(one["name"]) not in folders]
+    every = sorted([*kept, *unnoticed], key=lambda one: one["name"])
+    others = of_other_samples(path, every)
+    return {
+        "folders": dict(sorted((last["folders"] | folders).items())),
+        "unnoticed": every,
+        "of_other_samples": others,
+    }
+
+
 def table(folders: dict[str, dict[str, int]]) -> list[str]:
     """Return the rows of a Markdown table, one per folder; the share is of those that a test could notice."""
     rows = ["| folder | mutants | noticed | equivalent | share noticed |", "|---|---|---|---|---|"]
@@ -186,11 +202,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--each", type=int, default=60, help="how many mutants of each folder")
     parser.add_argument("--seed", type=int, default=1, help="which of them")
+    parser.add_argument("--folders", nargs="+", choices=FOLDERS, default=FOLDERS, help="of which folders")
     parser.add_argument("--only", nargs="*", default=[], metavar="NAME", help="these mutants; nothing is stored")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"  # torch then has no threads that a forked process would lack
     os.chdir(ROOT)
     every = write_mutants()
+    every = [name for name in every if chapter_of(name) in arguments.folders]
     names = arguments.only or sample(every, arguments.each, arguments.seed)
 
     sys.path[:0] = [str(MUTANTS), str(MUTANTS / "benchmarks")]
@@ -206,9 +224,9 @@ def main() -> None:
         unnoticed.append({"name": name, "change": change, "equivalent": known.get((function_of(name), change))})
     folders = counts(names, unnoticed)
     if not arguments.only:
-        asked = {"of": len(every), "each": arguments.each, "seed": arguments.seed, "left_out": LEFT_OUT}
-        result = {"sample": asked, "folders": folders, "unnoticed": unnoticed}
-        result["of_other_samples"] = of_other_samples(RESULT, unnoticed)
+        of = Counter(map(chapter_of, every))
+        drawn = {folder: {"of": of[folder], "seed": arguments.seed, **n} for folder, n in folders.items()}
+        result = {"left_out": LEFT_OUT} | merged(RESULT, drawn, unnoticed)
         RESULT.write_text(json.dumps(result, indent=2) + "\n")
     to_notice = [f"{one['name']}\n{one['change']}" for one in unnoticed if not one["equivalent"]]
     print(*to_notice, *table(folders), sep="\n")

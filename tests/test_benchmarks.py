@@ -133,6 +133,28 @@ def test_the_share_of_mutants_noticed_leaves_out_those_that_no_test_could_notice
     assert mutants.of_other_samples(tmp_path / "none.json", unnoticed) == []
 
 
+def test_folders_that_were_not_asked_for_keep_their_results(tmp_path):
+    path = tmp_path / "mutants.json"
+    of_ct = {"name": "flare_lib.ct.roi.x_crop__mutmut_1", "change": "- a\n+ b", "equivalent": None}
+    of_unet = {
+        "name": "flare_lib.network.unet.x_f__mutmut_2",
+        "change": "- a\n+ b",
+        "equivalent": "c is never negative",
+    }
+    assert mutants.merged(path, {"ct": {"seed": 1}}, [of_ct]) == {
+        "folders": {"ct": {"seed": 1}},
+        "unnoticed": [of_ct],
+        "of_other_samples": [],
+    }
+    stored = {"folders": {"ct": {"seed": 1}, "network": {"seed": 1}}, "unnoticed": [of_ct, of_unet]}
+    path.write_text(json.dumps(stored), encoding="utf-8")
+    assert mutants.merged(path, {"network": {"seed": 3}}, []) == {
+        "folders": {"ct": {"seed": 1}, "network": {"seed": 3}},
+        "unnoticed": [of_ct],
+        "of_other_samples": [of_unet],
+    }
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a mutant has a forked process")
 def test_tests_that_pass_fail_or_do_not_exist_are_told_apart(tmp_path, monkeypatch):
     (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\nmarkers = ["slow"]\n')

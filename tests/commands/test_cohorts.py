@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 from scans import assert_refused, files_in, grey_values, save
 
 
@@ -31,6 +32,7 @@ def test_several_cts_go_into_a_folder_and_a_bad_one_does_not_stop_the_others(fla
     assert page.index("b.nii must be") < page.index("thumbnails/a.png")
 
 
+@pytest.mark.slow("a process that loads torch, and the real nets")
 def test_other_processes_segment_with_the_packaged_nets(flare, tmp_path):
     ct = np.full((40, 42, 30), -1000, np.int16)
     ct[5:35, 5:37, :] = 30

@@ -10,7 +10,8 @@ from flare_lib.ct.dicom_headers import WithinFile
 from flare_lib.ct.files import load_ct
 
 
-def test_damaged_slices_are_refused_in_one_line_or_read_whole(tmp_path):
+@pytest.mark.slow("loads 80 series")
+def test_damaged_slices_are_refused_in_one_line_or_read_whole():
     found = fuzz.fuzz(fuzz.MODES["dicom"], n=80, seed=1)  # mutations 10, 28, 49 and 64 declare gigabytes
     assert found.nothing, found
     assert 30 < found.refused < 80

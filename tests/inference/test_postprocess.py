@@ -193,7 +193,9 @@ def test_a_bladder_taken_for_a_kidney_is_removed():
     expected = labels.copy()
     labels[bladder] = RIGHT_KIDNEY
     # the vessels' midpoint is slice 34.5, the bladder's centroid slice 0.5: 170 mm below and a little aside
-    np.testing.assert_array_equal(remove_far_components(labels, SPACING, 170.0), expected)
+    for near in (remove_far_components(labels, SPACING, 170.0), remove_far_components(labels, SPACING)):
+        np.testing.assert_array_equal(near, expected)
+    np.testing.assert_array_equal(postprocess(labels, SPACING)[0], expected)
     np.testing.assert_array_equal(remove_far_components(labels, SPACING, 171.0), labels)
 
 
@@ -308,6 +310,9 @@ def test_an_empty_label_map_stays_empty():
     assert not cleaned.any()
     assert (report.smaller_components_ml, report.far_components_ml, report.reference) == ({}, {}, None)
     assert postprocess(np.zeros((0, 4, 5), np.uint8), SPACING)[0].shape == (0, 4, 5)
+    for nothing in (empty(), np.zeros((0, 4, 5), np.uint8)):
+        ids, distances_mm = region_distances(nothing, SPACING)
+        assert (ids.shape, ids.any(), distances_mm.tolist()) == (nothing.shape, False, [0.0])
 
 
 def test_a_single_organ_of_a_single_voxel_stays():
