@@ -58,7 +58,7 @@ def test_an_nnunet_is_opened_with_its_folds_alone_or_behind_the_coarse_net(tmp_p
     assert asked == [(tmp_path, {"device": torch.device("cpu"), "precision": "float32", "engine": "torch"})]
     assert (behind.segment.keywords["coarse"], behind.segment.keywords["margin_mm"]) == ("c", 7.0)
     assert behind.segment.keywords["stage"].precision.name == "float32"
-    note = "--roi looks near the 13 organs alone; anything else far from them is missed"
+    note = "--roi looks only near FLARE's 13 organs; anything far from them is missed"
     assert behind.notes == (() if organs else (note,))
 
 
