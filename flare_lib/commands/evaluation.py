@@ -64,7 +64,7 @@ def profile(
     figure: Annotated[Path | None, typer.Option(help="Also save the curves: .png, .jpg, .pdf or .svg.")] = None,
 ) -> None:
     """Run any command and measure its time, CPU, memory and GPU memory: flare profile -- flare segment ct.nii.gz ..."""
-    if output.suffix != ".json":
+    if output.suffix.lower() != ".json":
         raise ValueError(f"what was sampled must go to a .json file, got {output}")
     check_folder("profile", output)
     check_figure(figure)

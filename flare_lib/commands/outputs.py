@@ -40,7 +40,7 @@ def check_figure(figure: Path | None) -> None:
 
 def check_table(table: Path) -> None:
     """Raise ValueError unless a table can be written."""
-    if table.suffix != ".csv":
+    if table.suffix.lower() != ".csv":
         raise ValueError(f"the table must be a .csv file, got {table}")
     check_folder("table", table)
 

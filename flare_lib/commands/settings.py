@@ -14,7 +14,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
         raise ValueError(f"a setting must be written name=value, got {text!r}")
     try:
         return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # whatever literal_eval raises for text
         return name, value
 
 

@@ -240,16 +240,22 @@ def _read_steps(path: Path, began: float) -> list[tuple[str, float, float]]:
 
 
 def gpu_memory() -> Callable[[], float] | None:
-    """Return a function that gives the memory in use on all NVIDIA cards in MiB; None if there is no card.
+    """Return a function that gives the memory in use on all NVIDIA cards in MiB; None if no card tells it.
 
-    NVIDIA's own package asks the driver and takes no memory on the card itself.
+    NVIDIA's own package asks the driver and takes no memory on the card itself. Cards that share their memory with the
+    processor have no figure of their own.
     """
+
+    def used_mib() -> float:
+        return sum(pynvml.nvmlDeviceGetMemoryInfo(card).used for card in cards) / _MIB
+
     try:
         pynvml.nvmlInit()
         cards = [pynvml.nvmlDeviceGetHandleByIndex(k) for k in range(pynvml.nvmlDeviceGetCount())]
-    except pynvml.NVMLError:  # no driver, no card, no permission
+        used_mib()  # asked once here, where a refusal harms no run
+    except pynvml.NVMLError:  # no driver, no card, no permission, not supported
         return None
-    return (lambda: sum(pynvml.nvmlDeviceGetMemoryInfo(card).used for card in cards) / _MIB) if cards else None
+    return used_mib if cards else None
 
 
 def _check_interval(interval_s: float) -> None:

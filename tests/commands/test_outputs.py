@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from scans import assert_refused, files_in, grey_values, save
 
-from flare_lib.commands.outputs import wrote
+from flare_lib.commands.outputs import check_table, wrote
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,12 @@ def test_a_figure_that_cannot_be_written_is_told_before_any_work(flare, nets, ct
     answer = flare("segment", ct_path, "-o", tmp_path / "labels.nii.gz", "--figure", tmp_path / figure)
     assert_refused(answer, message)
     assert nets == []
+
+
+def test_a_table_may_end_in_capitals(tmp_path):
+    check_table(tmp_path / "SCORES.CSV")
+    with pytest.raises(ValueError, match=r"must be a \.csv file, got .*scores\.xlsx"):
+        check_table(tmp_path / "scores.xlsx")
 
 
 def test_what_was_written_is_named_without_what_was_not_wanted():

@@ -14,6 +14,8 @@ from flare_lib.commands.settings import parse_setting, seen_from_here
         ("patch=(1, 2, 3)", ("patch", (1, 2, 3))),
         ("path=a/b=c.nii", ("path", "a/b=c.nii")),
         ("name=", ("name", "")),
+        ("pattern={[a-c]: x}", ("pattern", "{[a-c]: x}")),
+        ("pattern={[1]: 2}", ("pattern", "{[1]: 2}")),
     ],
 )
 def test_a_parameter_is_a_python_literal_or_text(text, expected):

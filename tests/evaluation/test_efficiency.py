@@ -261,6 +261,17 @@ def test_gpu_memory_is_that_of_all_cards(monkeypatch):
     assert efficiency.gpu_memory() is None
 
 
+def test_a_card_that_shares_its_memory_with_the_processor_is_not_measured(monkeypatch):
+    def not_supported(_card):
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 1)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda k: k)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", not_supported)
+    assert efficiency.gpu_memory() is None
+
+
 def test_without_a_driver_there_is_no_gpu_memory(monkeypatch):
     def no_driver():
         raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
