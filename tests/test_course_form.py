@@ -10,6 +10,7 @@ import nbformat
 import pytest
 
 from flare_lib.course.editions import find_exercise
+from flare_lib.course.execution import TIMING
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = {path: nbformat.read(path, as_version=4) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
@@ -115,7 +116,7 @@ def test_functions_are_short_and_nothing_is_hidden(path):
     assert [f.name for f in functions if f.end_lineno - f.lineno + 1 > LONGEST_FUNCTION] == []
     for cell in NOTEBOOKS[path].cells:
         assert not {"collapsed", "scrolled", "jupyter"} & cell.metadata.keys()
-        assert set(cell.metadata.get("tags", [])) <= {"parameters"}
+        assert set(cell.metadata.get("tags", [])) <= {"parameters", TIMING}
 
 
 def test_no_function_is_written_in_two_notebooks():

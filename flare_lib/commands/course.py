@@ -1,6 +1,5 @@
 """Commands for the course: run its notebooks, and make the editions for students and teachers."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +7,7 @@ import typer
 
 from flare_lib.commands.outputs import check_new_folder, wrote
 from flare_lib.commands.settings import parse_setting, seen_from_here
+from flare_lib.commands.terminal import Bars
 
 if TYPE_CHECKING:
     from flare_lib.course.execution import NotebookRun
@@ -25,16 +25,35 @@ def notebooks(
             "-p", help="Set a parameter: name=value; paths are relative to the current folder; may be repeated."
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Notebooks that run side by side, by default one a core; those that measure time run alone, at the"
+            " end. 0: one after another.",
+        ),
+    ] = None,
 ) -> None:
     """Execute the notebooks, skipping those that have not changed since their last run."""
     check_new_folder(out)
 
-    from flare_lib.course.execution import NotebookFailed, find_notebooks, run_notebooks
+    from flare_lib.course.execution import NotebookFailed, find_notebooks, run_notebooks, workers_for
 
     paths = find_notebooks(folder, only or [])
     parameters = dict(seen_from_here(parse_setting(text)) for text in parameter or [])
+    how_many = workers_for(len(paths)) if workers is None else workers
     try:
-        run_notebooks(paths, out, parameters=parameters, progress=sys.stderr.isatty(), on_done=_say_done)
+        with Bars() as bars:
+            run_notebooks(
+                paths,
+                out,
+                parameters=parameters,
+                workers=how_many,
+                progress=lambda done, total, names: bars(
+                    "executed", done, total, unit="notebook", beside=f"now: {', '.join(names)}" if names else ""
+                ),
+                on_done=_say_done,
+            )
     except NotebookFailed as failure:
         typer.echo(f"error: {failure}\nits outputs so far are in {out}", err=True)
         raise typer.Exit(1) from None
@@ -51,4 +70,9 @@ def editions(
 
 
 def _say_done(run: "NotebookRun") -> None:
-    typer.echo(f"{run.seconds:6.1f} s  {run.name}: {run.title}{' (unchanged, not run again)' if run.reused else ''}")
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode():  # above the bar, if there is one
+        typer.echo(
+            f"{run.seconds:6.1f} s  {run.name}: {run.title}{' (unchanged, not run again)' if run.reused else ''}"
+        )

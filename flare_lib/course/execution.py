@@ -1,6 +1,7 @@
 """The headless runner: executes the course's notebooks, keeps the results, and shows them on one page.
 
 papermill executes a notebook with the interpreter that runs this file, whatever kernels are registered on the machine.
+Several run side by side, each with its share of the cores; those that measure time run alone, after the others.
 A result stays valid as long as the notebook, the library, the parameters and Python stay the same.
 Reference: papermill (parameters).
 """
@@ -10,8 +11,10 @@ import html
 import json
 import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -28,9 +31,16 @@ with extra("notebooks"):
     from papermill.exceptions import PapermillExecutionError
 
 from flare_lib.course.pages import html_page
+from flare_lib.machine import runner
 from flare_lib.machine.atomic_write import atomic_write
+from flare_lib.machine.failures import Failure
+from flare_lib.machine.memory import free_memory_mib
+from flare_lib.machine.processes import Processes, n_cores
 
+TIMING = "timing"  # the tag of a cell that measures time
+_MIB_EACH = 3072.0  # what a notebook of this course may take
 LIBRARY = Path(__file__).parents[1]
+_Task = tuple[Path, dict[str, Any]]  # a notebook and its parameters
 
 
 @dataclass(frozen=True)
@@ -94,28 +104,74 @@ def run_notebooks(
     out: str | Path,
     *,
     parameters: dict[str, Any] | None = None,
-    progress: bool = False,
+    workers: int = 0,
+    progress: Callable[[int, int, list[str]], None] = lambda done, total, under_way: None,
     on_done: Callable[[NotebookRun], None] = lambda run: None,
 ) -> list[NotebookRun]:
-    """Execute notebooks one after another into the folder `out`, with a summary of all in `out/index.html`.
+    """Execute notebooks into the folder `out`, with a summary of all in `out/index.html`; return them in their order.
 
-    `progress`: show a bar of the cells on stderr. `on_done` is called after each notebook. Stops with NotebookFailed at
-    the first that fails, after writing its page and the summary. Raises the errors of `share_parameters` before any
-    work.
+    `workers`: how many run side by side, in processes of their own; 0: one after another, started by this process. With
+    workers, a notebook that has a cell tagged `timing` runs alone, after the others. `progress(done, total, names under
+    way)` is called when a notebook starts or ends, `on_done` after each. Stops with NotebookFailed at the first that
+    fails, after writing its page and the summary; others that are under way are ended. Raises the errors of
+    `share_parameters` before any work, ValueError for fewer than no workers.
     """
+    if workers < 0:
+        raise ValueError(f"workers must be 0 or more, got {workers}")
     out = Path(out).resolve()
     shared = share_parameters(notebooks, parameters or {})
     out.mkdir(parents=True, exist_ok=True)
-    runs = []
-    for path, own in shared.items():
-        run = _reuse(path, out, own) or _execute(path, out, own, progress=progress)
-        runs.append(run)
+    done: dict[Path, NotebookRun] = {}
+
+    def keep(path: Path, run: NotebookRun) -> None:
+        done[path] = run
+        in_order = [done[p] for p in shared if p in done]
         with atomic_write(out / "index.html") as unfinished:
-            unfinished.write_text(summary_page(runs), encoding="utf-8")
+            unfinished.write_text(summary_page(in_order), encoding="utf-8")
         if run.error:
             raise NotebookFailed(run.error)
         on_done(run)
-    return runs
+
+    for path, own in shared.items():
+        if unchanged := _reuse(path, out, own):
+            keep(path, unchanged)
+    todo = [(path, own) for path, own in shared.items() if path not in done]
+    for group, pool in _groups(todo, workers):
+        n_before, n_slots = len(done), pool.n_slots() if pool else 1
+        names = [path.stem for path, _ in group]
+        progress(n_before, len(shared), names[:n_slots])
+        with pool or nullcontext():
+            for k, outcome in runner.run(partial(_execute, out=out), group, pool):
+                path = group[k][0]
+                if isinstance(outcome, Failure):
+                    raise NotebookFailed(f"{path.name} stopped: {outcome.reason}")
+                keep(path, outcome.result)
+                started = group[: len(done) - n_before + n_slots]  # they start in order
+                progress(len(done), len(shared), [p.stem for p, _ in started if p not in done])
+    return [done[path] for path in shared]
+
+
+def _groups(todo: list[_Task], workers: int) -> Iterator[tuple[list[_Task], Processes | None]]:
+    """Yield what may run side by side, and then what must run alone, each with the processes that do it."""
+    if not workers:
+        yield todo, None
+        return
+    alone = [task for task in todo if measures_time(task[0])]
+    if together := [task for task in todo if task not in alone]:
+        n = min(workers, len(together))
+        yield together, Processes(n, n_threads=max(1, n_cores() // n))
+    if alone:
+        yield alone, Processes(1)
+
+
+def workers_for(n_notebooks: int) -> int:
+    """Return how many notebooks this computer runs well side by side: one a core, as far as the memory goes."""
+    return max(1, min(n_notebooks, n_cores(), int(free_memory_mib() / _MIB_EACH)))
+
+
+def measures_time(path: Path) -> bool:
+    """Return whether a notebook has a cell with the tag `timing`: others beside it would spoil what it measures."""
+    return any(TIMING in cell.metadata.get("tags", []) for cell in nbformat.read(path, as_version=4).cells)
 
 
 def _lists(value: Any) -> Any:
@@ -153,8 +209,9 @@ def _reuse(path: Path, out: Path, parameters: dict[str, Any]) -> NotebookRun | N
     return _run(path, out, notebook, made["seconds"], reused=True)
 
 
-def _execute(path: Path, out: Path, parameters: dict[str, Any], *, progress: bool) -> NotebookRun:
+def _execute(task: _Task, out: Path) -> NotebookRun:
     """Execute one notebook in its own folder; the result gets its fingerprint only if it ran to the end."""
+    path, parameters = task
     result = out / path.name
     made: dict[str, Any] = {"fingerprint": fingerprint(path, parameters)}
     error = None
@@ -168,7 +225,7 @@ def _execute(path: Path, out: Path, parameters: dict[str, Any], *, progress: boo
             language="python",
             kernel_manager_class=ThisInterpreter,
             cwd=path.parent,
-            progress_bar=progress,
+            progress_bar=False,
         )
     except PapermillExecutionError as failure:
         error = (

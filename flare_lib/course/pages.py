@@ -1,7 +1,7 @@
 """An executed notebook as one HTML page that is complete without a network.
 
 Formulas become MathML, which browsers draw themselves; widgets, which nothing would drive, are replaced by their
-pictures; and no script is fetched from elsewhere.
+pictures; and no script is fetched from elsewhere. On a telephone, what is wider than the screen scrolls by itself.
 """
 
 import re
@@ -30,7 +30,7 @@ def html_page(notebook: NotebookNode) -> str:
             if "image/png" in output.get("data", {}):
                 output.data.pop(_WIDGET, None)
     page, _ = HTMLExporter(mathjax_url="").from_notebook_node(shown)
-    return _FETCHED.sub("", page)
+    return _FETCHED.sub("", page).replace("</head>", f"{_STYLE}</head>", 1)
 
 
 def with_mathml(text: str) -> str:
@@ -42,5 +42,20 @@ def with_mathml(text: str) -> str:
 def _mathml(formula: re.Match) -> str:
     displayed, inline = formula.groups()
     if displayed is not None:
-        return convert(" ".join(displayed.split()), display="block")
+        return f'<span class="formula">{convert(" ".join(displayed.split()), display="block")}</span>'
     return convert(inline)
+
+
+# lines short enough to read; printed tables, drawings, formulas and pictures keep their form and scroll if need be
+_STYLE = """<style>
+body.jp-Notebook { max-width: 66rem; margin: 0 auto; }
+body .jp-RenderedText pre, body .jp-RenderedHTMLCommon pre { white-space: pre; overflow-x: auto; }
+body .jp-RenderedHTMLCommon pre code { white-space: pre; }
+body .formula { display: block; overflow-x: auto; overflow-y: hidden; padding: 0.3em 0; }
+@media (max-width: 50rem) {
+  body .jp-RenderedImage { overflow-x: auto; }
+  body .jp-RenderedImage img { max-width: none; }
+  body .jp-RenderedHTMLCommon table { display: block; overflow-x: auto; }
+}
+</style>
+"""

@@ -17,14 +17,14 @@ from flare_lib.ct.resample import resample_nearest
 from flare_lib.ct.roi import Box, bounding_box
 from flare_lib.ct.volume import Triple, Volume
 from flare_lib.display.figures import Panel, draw_legend, organ_borders, panel_figure, present
-from flare_lib.display.slices import organ_center, slice_picture
+from flare_lib.display.slices import organ_center
 from flare_lib.display.surfaces import OrganSurfaces
 from flare_lib.display.widgets import Explorer
 from flare_lib.evaluation.metrics import dice_scores, shares_inside
 from flare_lib.inference.postprocess import reference_point, region_distances
 from flare_lib.inference.sliding_window import tile_starts
 
-_WRONG, _TILE, _FAR = "#ff3030", "#d55e00", "#ffffff"
+_WRONG, _TILE, _FAR, _SEAM = "#ff3030", "#d55e00", "#ffffff", "#aaaaaa"
 _PAGE, _ONE_SURFACE = 11.0, 6.5  # inches: the width of a page, and of a body alone on it
 
 
@@ -122,21 +122,29 @@ def slab_explorer(
 ) -> Explorer:
     """Show the labels of a resize in N slabs, white wherever they differ from the reference (paper 2.5).
 
-    `labels_in_slabs(N)` returns the label map; it is called once for every N. Sliders: N and the coronal slice.
+    `labels_in_slabs(N)` returns the label map; it is called once for every N. Dashed lines are the seams, where the
+    output is cut into N parts of one height. Sliders: N and the coronal slice.
     """
     made: dict[int, np.ndarray] = {}
+    n_slices, n_rows, n_columns = reference_zyx.shape
+    organs = present([reference_zyx])
+    black = np.full((n_slices, 1, n_columns), -1000, np.int16)
+    ground = Volume.from_array(black, (1.0, 1.0, 1.0))
 
-    def draw(n: int, y: int) -> np.ndarray:
+    def draw(n: int, y: int) -> Figure:
         if n not in made:
             made[n] = labels_in_slabs(n)
-        black = np.broadcast_to(np.int16(-1000), reference_zyx.shape)
-        look = {"spacing_zyx_mm": (1, 1, 1), "plane": "coronal", "index": y, "pixel_mm": max(reference_zyx.shape) / 620}
-        picture = slice_picture(black, made[n], opacity=1.0, **look)
-        differs = slice_picture((made[n] != reference_zyx).view(np.uint8), None, window_hu=(0, 1), **look)
-        picture[differs[..., 0] > 0] = 255
-        return picture
+        differs = made[n] != reference_zyx
+        title = f"N = {n}: {differs.sum():,} voxels differ, {differs[:, y].sum():,} of them in this slice (white)"
+        panel = Panel(title, ground, "coronal", 0, made[n][:, y : y + 1])
+        figure = panel_figure([panel], height=7.0, organs=organs)
+        axes = figure.axes[0]
+        white = np.ones((n_slices, n_columns, 4)) * differs[:, y, ::-1, None]
+        axes.imshow(white, origin="lower", extent=(0, n_columns, 0, n_slices), interpolation="nearest", zorder=3)
+        for seam in np.linspace(0, n_slices, n + 1).round()[1:-1]:
+            axes.axhline(seam, color=_SEAM, ls="--", lw=1, zorder=4)
+        return figure
 
-    n_rows = reference_zyx.shape[1]
     return Explorer(draw, n=(1, most, n_slabs), y=(0, n_rows - 1, n_rows // 2))
 
 

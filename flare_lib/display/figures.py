@@ -1,7 +1,7 @@
 """Figures of CTs and organs: matplotlib `Figure` objects, with the same organ colours everywhere.
 
-Slices are drawn in mm, oriented as in `slices`. An organ is filled with its colour, through which the CT shows, and
-outlined in it, opaque, so that even the two kidneys differ on any grey. Arrays are canonical (RAS+) ZYX.
+Slices are drawn in mm, oriented as in `slices`. An organ is filled with its colour, through which the CT shows,
+darkened, and outlined in it, opaque, so that even the two kidneys differ on any grey. Arrays are canonical (RAS+) ZYX.
 """
 
 import os
@@ -61,16 +61,10 @@ def draw_slice(
     axes.imshow(picture, cmap=cmap, vmin=low, vmax=high, origin="lower", extent=extent, interpolation="nearest")
     if label_map_zyx is not None:
         labels = plane_slice(label_map_zyx, plane, index)
-        axes.imshow(
-            labels,
-            cmap=organ_colormap(),
-            vmin=-0.5,
-            vmax=N_CLASSES - 0.5,
-            alpha=opacity,
-            origin="lower",
-            extent=extent,
-            interpolation="nearest",
-        )
+        where = {"origin": "lower", "extent": extent, "interpolation": "nearest"}
+        shade = np.where(labels > 0, opacity, 0.0)
+        axes.imshow(labels, cmap=organ_colormap(), vmin=-0.5, vmax=N_CLASSES - 0.5, alpha=opacity, zorder=0.2, **where)
+        axes.imshow(np.zeros_like(shade), cmap="gray", alpha=shade, zorder=0.1, **where)  # beneath, as in `slices`
         segments, ids = organ_borders(labels)
         colors = np.array([organ.color for organ in ORGANS])[ids - 1]
         axes.add_collection(LineCollection(list(segments * (columns_mm, rows_mm)), colors=colors, linewidths=1.1))

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from flare_lib.ct.preprocess import WINDOW_HU
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")  # Okabe and Ito's
-_TISSUES = {"air": -1000, "lung, stool": -700, "fat": -100, "water": 0, "organs,\nmuscle": 60, "bone": 400}
+_TISSUES = {"air": -1000, "lung, stool": -700, "fat": -100, "water": 0, "organs, muscle": 60, "bone": 400}
 
 
 def _axes(height: float) -> tuple[Figure, Axes]:
@@ -146,7 +146,7 @@ def hu_figure(array_zyx: np.ndarray, *, window_hu: tuple[float, float] = WINDOW_
     axes.set(yscale="log", xlabel="HU", ylabel="thousand voxels", xlim=(-1050, 1000))
     for name, hu in _TISSUES.items():
         box = {"fc": "white", "ec": "none", "alpha": 0.8}
-        height = 0.17 if name == "water" else 0.04  # between its neighbours there is no room
+        height = 0.17 if name == "organs, muscle" else 0.04  # beside "water" there is no room
         axes.text(
             hu, height, name, ha="center", va="bottom", fontsize=8, bbox=box, transform=axes.get_xaxis_transform()
         )

@@ -6,7 +6,7 @@ shown instead. The slider with the focus moves with the arrow keys.
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,11 @@ from PIL import Image
 
 from flare_lib.ct.labels import as_label_map
 from flare_lib.ct.volume import Volume, triple
+from flare_lib.display.figures import draw_legend, present
 from flare_lib.display.slices import (
     DISPLAY_WINDOW_HU,
     PLANES,
+    SIDES,
     in_plane,
     organ_center,
     plane_axis,
@@ -31,6 +33,7 @@ with extra("notebooks"):
 
 _CROSS = np.array((255, 210, 60), np.uint8)
 _AXES = ("z", "y", "x")
+_INK = "#e8e8e8"
 
 
 def png(picture: np.ndarray) -> bytes:
@@ -106,6 +109,21 @@ def _pixels(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
+def _caption(width_px: int, sides: dict[tuple[int, int], tuple[str, str]], organs: Sequence[int]) -> np.ndarray:
+    """Return what stands below slices, RGB uint8 (rows, `width_px`, 3): the letters of their sides and a legend.
+
+    `sides`: {(left, right) in pixels: (R, L)}; `organs`: the ids in the legend.
+    """
+    columns = max(1, width_px // 125)
+    height = (18 if sides else 0) + 18 * -(-len(organs) // columns) + 4
+    figure = Figure(figsize=(width_px / 80, height / 80), facecolor="black", dpi=80)
+    for (left, right), letters in sides.items():
+        for x, letter, align in ((left, letters[0], "left"), (right, letters[1], "right")):
+            figure.text(x / width_px, 0.98, letter, color=_INK, fontsize=9, ha=align, va="top")
+    draw_legend(figure, organs, columns=columns, ink=_INK)
+    return _pixels(figure)
+
+
 class SliceViewer(Viewer):
     """A CT in three planes with its organs drawn over it, and sliders for slice, window, level and opacity.
 
@@ -146,7 +164,9 @@ class SliceViewer(Viewer):
             slider.observe(self._draw, names="value")
         self._draw()
         columns = [w.VBox([image, slider]) for image, slider in zip(self.images, self.slices, strict=True)]
-        super().__init__([w.HBox(columns), w.HBox(look)])
+        self._organs = present([label_map_zyx])
+        legend = [w.Image(value=png(_caption(width_px, {}, self._organs)), format="png")] if self._organs else []
+        super().__init__([w.HBox(columns), *legend, w.HBox(look)])
 
     def pictures(self) -> list[np.ndarray]:
         """Return the three planes as currently shown, RGB uint8 (rows, columns, 3)."""
@@ -155,10 +175,15 @@ class SliceViewer(Viewer):
         return [self._picture(plane, window_hu) for plane in PLANES]
 
     def static_picture(self) -> np.ndarray:
-        """Return the three planes side by side, with their upper edges aligned."""
+        """Return the three planes side by side, with their upper edges aligned, their sides and a legend below."""
         pictures = self.pictures()
         tallest = max(picture.shape[0] for picture in pictures)
-        return np.hstack([np.pad(p, [(0, tallest - p.shape[0]), (0, 4), (0, 0)]) for p in pictures])
+        row = np.hstack([np.pad(p, [(0, tallest - p.shape[0]), (0, 4), (0, 0)]) for p in pictures])
+        sides, left = {}, 0
+        for picture, plane in zip(pictures, PLANES, strict=True):
+            sides[left, left + picture.shape[1]] = SIDES[plane]
+            left += picture.shape[1] + 4
+        return np.vstack([row, _caption(row.shape[1], sides, self._organs)])
 
     def _draw(self, _change: object = None) -> None:
         for image, picture in zip(self.images, self.pictures(), strict=True):

@@ -1,9 +1,11 @@
 """The headless runner, on notebooks of a few lines."""
 
 import json
+import re
 import sys
 
 import nbformat
+import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -15,6 +17,7 @@ from flare_lib.course.execution import (
     last_picture,
     run_notebooks,
     share_parameters,
+    workers_for,
 )
 
 FIGURE = """\
@@ -29,9 +32,10 @@ class Course:
     def __init__(self, folder):
         self.folder, self.out = folder / "notebooks", folder / "out"
 
-    def add(self, name, title, *cells, parameters="n_steps = 2\nrate = 0.5"):
+    def add(self, name, title, *cells, parameters="n_steps = 2\nrate = 0.5", tag=""):
         cells = [new_markdown_cell(f"# {title}\n\nText."), *map(new_code_cell, (parameters, *cells))]
         cells[1].metadata["tags"] = ["parameters"]
+        cells[-1].metadata.setdefault("tags", []).extend([tag] if tag else [])
         kernel = {"name": "python3", "language": "python", "display_name": "Python 3"}
         self.folder.mkdir(exist_ok=True)
         nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), self.folder / f"{name}.ipynb")
@@ -176,3 +180,69 @@ def test_a_kernel_that_dies_is_told_apart(course):
     course.add("00_a", "A", "import os; os._exit(1)")
     with pytest.raises(NotebookFailed, match=r"00_a\.ipynb stopped: its kernel died, perhaps for want of memory"):
         course.run()
+
+
+# notes when it begins and ends: one a line, so that two at a time leave whole lines
+AT_WORK = """\
+import os, time
+def note(what):
+    with open("notes", "a") as notes:
+        notes.write(f"{what}\\n")
+note("begin")
+for _ in range(200):  # until another is there, or for want of one
+    if open("notes").read().count("begin") >= %d:
+        break
+    time.sleep(0.05)
+print(os.environ.get("OMP_NUM_THREADS"), os.environ.get("NUMBA_NUM_THREADS"))
+note("end")"""
+
+
+@pytest.mark.slow("starts three processes and their kernels")
+def test_notebooks_run_side_by_side_with_a_share_of_the_cores_those_that_measure_time_alone_after_them(
+    course, monkeypatch
+):
+    monkeypatch.setattr("flare_lib.course.execution.n_cores", lambda: 6)
+    course.add("00_a", "A", AT_WORK % 3, tag="timing")
+    course.add("01_b", "B", AT_WORK % 2)
+    course.add("02_c", "C", AT_WORK % 2)
+    told = []
+    runs = course.run(workers=2, progress=lambda *now: told.append(now))
+    names = ["00_a", "01_b", "02_c"]
+    assert [(run.name, run.reused, run.error) for run in runs] == [(name, False, None) for name in names]
+    assert (course.folder / "notes").read_text().split() == ["begin", "begin", "end", "end", "begin", "end"]
+    assert course.printed("01_b") == course.printed("02_c") == ["3 3"]
+    assert told[0] == (0, 3, ["01_b", "02_c"])
+    assert told[1] in [(1, 3, ["01_b"]), (1, 3, ["02_c"])]
+    assert told[2:] == [(2, 3, []), (2, 3, ["00_a"]), (3, 3, [])]
+    summary = (course.out / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r'<a href="(\w+)\.html">', summary) == names
+    assert [run.reused for run in course.run(workers=2)] == [True, True, True]
+
+
+@pytest.mark.slow("starts two processes and their kernels")
+def test_a_failure_beside_others_names_its_notebook_and_ends_the_others_with_their_kernels(course):
+    course.add("00_a", "A", "import os; open('pid', 'w').write(str(os.getpid()))\nimport time; time.sleep(600)")
+    course.add("01_b", "B", "import os, time\nwhile not os.path.exists('pid'): time.sleep(0.05)\n1 / 0")
+    with pytest.raises(NotebookFailed, match=r"^01_b\.ipynb stopped in cell \[2\]:(.|\n)*division by zero$"):
+        course.run(workers=2)
+    kernel = int((course.folder / "pid").read_text())
+    with pytest.raises(psutil.NoSuchProcess):
+        psutil.Process(kernel).wait(10)
+        psutil.Process(kernel)
+    assert re.findall(r'<a href="(\w+)\.html">', (course.out / "index.html").read_text()) == ["01_b"]
+
+
+def test_as_many_run_side_by_side_as_there_are_cores_and_memory_for(monkeypatch):
+    monkeypatch.setattr("flare_lib.course.execution.n_cores", lambda: 4)
+    monkeypatch.setattr("flare_lib.course.execution.free_memory_mib", lambda: 100_000.0)
+    assert [workers_for(n) for n in (1, 3, 11)] == [1, 3, 4]
+    monkeypatch.setattr("flare_lib.course.execution.free_memory_mib", lambda: 7000.0)
+    assert workers_for(11) == 2
+    monkeypatch.setattr("flare_lib.course.execution.free_memory_mib", lambda: 500.0)
+    assert workers_for(11) == 1
+
+
+def test_fewer_than_no_workers_are_refused(course):
+    course.add("00_a", "A")
+    with pytest.raises(ValueError, match="workers must be 0 or more, got -1"):
+        course.run(workers=-1)

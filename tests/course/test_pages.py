@@ -28,3 +28,10 @@ def test_a_widget_gives_way_to_its_picture_and_nothing_is_fetched():
     assert re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="https?:', page) == []
     assert WIDGET in notebook.cells[1].outputs[0].data
     assert notebook.cells[0].source == "$x^2$"
+
+
+def test_what_is_too_wide_for_the_screen_scrolls_by_itself():
+    cells = [new_markdown_cell("$$x^2$$"), new_code_cell("print('a  b')")]
+    page = html_page(new_notebook(cells=cells))
+    assert page.count('<span class="formula"><math') == 1
+    assert page.index("body .formula { display: block; overflow-x: auto;") < page.index("</head>")

@@ -4,9 +4,11 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
+from flare_lib.ct.labels import organ
 from flare_lib.ct.volume import Volume
 from flare_lib.display.slices import slice_picture
 from flare_lib.display.widgets import Explorer, SliceViewer, png
@@ -70,6 +72,19 @@ def test_where_nothing_drives_it_a_picture_stands_in():
     assert {"application/vnd.jupyter.widget-view+json", "image/png"} <= set(bundle)
     shown = np.asarray(Image.open(io.BytesIO(bundle["image/png"])))
     np.testing.assert_array_equal(shown, viewer.static_picture())
+
+
+def test_the_picture_that_stands_in_names_sides_and_organs_below():
+    ct, label_map = case()
+    with_legend, without = (SliceViewer(ct, labels, width_px=288).static_picture() for labels in (label_map, None))
+    assert [picture.shape for picture in (with_legend, without)] == [(180 + 40, 300, 3), (180 + 22, 300, 3)]
+    spleen = (np.array(to_rgb(organ("spleen").color)) * 255).round()
+    assert (np.abs(with_legend[180:] - spleen).max(axis=2) < 2).sum() > 20
+    letters = without[180:].max(axis=2) > 150
+    columns = np.flatnonzero(letters.any(axis=0))
+    assert [((columns >= a) & (columns < b)).any() for a, b in ((0, 12), (84, 96), (100, 112), (184, 196))] == [
+        True
+    ] * 4
 
 
 def test_labels_of_another_grid_are_refused():
