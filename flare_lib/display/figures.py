@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -61,7 +62,7 @@ def draw_slice(
     axes.imshow(picture, cmap=cmap, vmin=low, vmax=high, origin="lower", extent=extent, interpolation="nearest")
     if label_map_zyx is not None:
         labels = plane_slice(label_map_zyx, plane, index)
-        where = {"origin": "lower", "extent": extent, "interpolation": "nearest"}
+        where: dict[str, Any] = {"origin": "lower", "extent": extent, "interpolation": "nearest"}
         shade = np.where(labels > 0, opacity, 0.0)
         axes.imshow(labels, cmap=organ_colormap(), vmin=-0.5, vmax=N_CLASSES - 0.5, alpha=opacity, zorder=0.2, **where)
         axes.imshow(np.zeros_like(shade), cmap="gray", alpha=shade, zorder=0.1, **where)  # beneath, as in `slices`
