@@ -20,5 +20,5 @@ def test_a_file_above_the_working_directory_comes_before_the_library_s_own(tmp_p
 def test_the_repository_s_own_is_found_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "study" in stored_results("benchmarks/results/ablations.json")
-    with pytest.raises(FileNotFoundError, match=r"must be a file here or in the repository, got results/none\.json"):
+    with pytest.raises(FileNotFoundError, match=r"must be a file, here or in the repository, got results/none\.json"):
         stored_results("results/none.json")
