@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -38,6 +39,7 @@ def _processor() -> str:
         models = [line for line in lines if line.startswith("model name")]
         name = models[0].split(":", 1)[1].strip() if models else ""
     elif platform.system() == "Darwin":
-        told = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False)
-        name = told.stdout.strip()
+        with suppress(OSError):  # where sysctl is not on the PATH
+            told = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True)
+            name = told.stdout.strip()
     return name or platform.processor() or platform.machine()

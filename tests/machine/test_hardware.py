@@ -1,6 +1,8 @@
 """The machine in words."""
 
 import platform
+import subprocess
+from pathlib import Path
 
 import psutil
 import torch
@@ -20,6 +22,18 @@ def test_the_machine_is_told_with_what_its_nets_would_compute_in(monkeypatch):
     assert rows["precision"] == "float32 (oneDNN has no kernels for bfloat16 on this processor)"
     assert rows["torch, Python"] == f"{torch.__version__}, {platform.python_version()}"
     assert float(rows["memory"].split()[0]) > 0
+
+
+def test_a_mac_without_sysctl_on_its_path_is_told_by_its_architecture(monkeypatch):
+    def not_there(command, **_how):
+        raise FileNotFoundError(command[0])
+
+    monkeypatch.setattr(Path, "exists", lambda _: False)
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(subprocess, "run", not_there)
+    assert describe_machine()["processor"].startswith("arm64, ")
 
 
 def test_a_gpu_is_told_by_name_with_its_memory(monkeypatch):
