@@ -6,6 +6,8 @@ also bend this folder into every kind that must be read or refused.
 
 import copy
 import json
+import pickle
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from flare_lib.network.unet import UNet
 
 NAMES = {1: "lung_vessels", 2: "rib", 3: "skin", 4: "marrow"}
 FEATURES, STRIDES = (4, 6, 8), ((1, 2, 2), (2, 2, 2))
+FEATURES_V1 = (4, 8, 16)  # nnU-Net v1 knows nothing but doubling
 _SPLINES = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
 _FUNCTION = "resample_data_or_seg_to_shape"
 
@@ -86,9 +89,10 @@ def plans(**changes: Any) -> dict[str, Any]:
     return changed
 
 
-def small_net(seed: int) -> UNet:
-    """Return a net whose every number is drawn from NumPy's frozen generator."""
-    net = UNet(1, len(NAMES) + 1, FEATURES, STRIDES, n_heads=2, up_and_head_bias=True)
+def small_net(seed: int, *, version: int = 2) -> UNet:
+    """Return a net whose every number is drawn from NumPy's frozen generator, as either nnU-Net would build it."""
+    features = FEATURES if version > 1 else FEATURES_V1
+    net = UNet(1, len(NAMES) + 1, features, STRIDES, n_heads=2, up_and_head_bias=version > 1)
     draw = np.random.RandomState(16 + seed)  # seeds whose labels are not all the same
     with torch.no_grad():
         for parameter in net.parameters():
@@ -96,7 +100,8 @@ def small_net(seed: int) -> UNet:
             parameter.copy_(torch.from_numpy(draw.normal(size=parameter.shape) * (1.5 / fan_in) ** 0.5))
         for head in net.heads:  # so that every label has its places
             head.weight -= head.weight.mean(dim=0)
-            head.bias.copy_(torch.linspace(0.3, 0, len(head.bias)))
+            if head.bias is not None:
+                head.bias.copy_(torch.linspace(0.3, 0, len(head.bias)))
     return net.eval()
 
 
@@ -128,6 +133,88 @@ def write_results(
         saved = checkpoint(nnunet_weights(small_net(seed)), configuration)
         torch.save(saved, folder / f"fold_{fold}" / "checkpoint_final.pth")
     return folder
+
+
+def write_results_v1(
+    folder: Path, *, folds: tuple[str, ...] = ("fold_0", "fold_1"), information: dict[str, Any] | None = None
+) -> Path:
+    """Write the same model as nnU-Net v1 lays it down, `information` instead of what its trainer saves; return it."""
+    information = information or information_v1()
+    folder.mkdir()
+    (folder / "plans.pkl").write_bytes(pickle.dumps(information["plans"]))
+    for seed, fold in enumerate(folds):
+        (folder / fold).mkdir()
+        saved = {
+            "epoch": 1000,
+            "state_dict": weights_v1(small_net(seed, version=1)),
+            "plot_stuff": ([np.float64(-0.7)], [], [], []),
+        }
+        torch.save(saved, folder / fold / "model_final_checkpoint.model")
+        (folder / fold / "model_final_checkpoint.model.pkl").write_bytes(pickle.dumps(information))
+    return folder
+
+
+def information_v1() -> dict[str, Any]:
+    """Return what a trainer of nnU-Net v1 saves beside its weights: its name, its arguments and the plans."""
+    of_ct = PLANS["foreground_intensity_properties_per_channel"]["0"]
+    stage = {
+        "batch_size": 2,
+        "num_pool_per_axis": [1, 2, 2],
+        "patch_size": np.array([12, 16, 20]),
+        "current_spacing": np.array([2.5, 3.1, 2.2]),
+        "original_spacing": np.array([2.6, 2.3, 1.9]),
+        "do_dummy_2D_data_aug": False,
+        "pool_op_kernel_sizes": [list(stride) for stride in STRIDES],
+        "conv_kernel_sizes": [[3, 3, 3]] * 3,
+    }
+    plans = {
+        "num_stages": 1,
+        "num_modalities": 1,
+        "modalities": {0: "CT"},
+        "normalization_schemes": OrderedDict({0: "CT"}),
+        "dataset_properties": {
+            "all_classes": [1, 2, 3, 4],
+            "intensityproperties": OrderedDict(
+                {0: {name.replace("std", "sd"): np.float64(value) for name, value in of_ct.items()}}
+            ),
+        },
+        "original_spacings": [np.array([2.6, 2.3, 1.9])],
+        "num_classes": len(NAMES),
+        "all_classes": [1, 2, 3, 4],
+        "base_num_features": FEATURES_V1[0],
+        "use_mask_for_norm": OrderedDict({0: False}),
+        "keep_only_largest_region": None,
+        "min_region_size_per_class": None,
+        "min_size_per_class": None,
+        "transpose_forward": [1, 0, 2],
+        "transpose_backward": [1, 0, 2],
+        "plans_per_stage": {0: stage},
+        "preprocessor_name": "GenericPreprocessor",
+        "conv_per_stage": 2,
+    }
+    arguments = ("plans.pkl", 0, "out", "data", True, 0, True, False, True)
+    return OrderedDict(
+        {"init": arguments, "name": "nnUNetTrainerV2", "class": "<class 'nnUNetTrainerV2'>", "plans": plans}
+    )
+
+
+def weights_v1(net: UNet) -> dict[str, torch.Tensor]:
+    """Return a net's weights under the names of nnU-Net v1's Generic_UNet."""
+    n_ups, theirs = len(net.ups), {}
+    for name, tensor in net.state_dict().items():
+        part, s, *rest = name.split(".")
+        u = n_ups - 1 - int(s)
+        if part in ("ups", "heads"):
+            theirs[f"{'tu' if part == 'ups' else 'seg_outputs'}.{u}.{rest[0]}"] = tensor
+            continue
+        i, layer, parameter = rest
+        its = f"{layer.replace('norm', 'instnorm')}.{parameter}"
+        if part == "encoder" and int(s) < n_ups:
+            theirs[f"conv_blocks_context.{s}.blocks.{i}.{its}"] = tensor
+        else:
+            stage = f"conv_blocks_context.{s}" if part == "encoder" else f"conv_blocks_localization.{u}"
+            theirs[f"{stage}.{i}.blocks.0.{its}"] = tensor
+    return theirs
 
 
 def small_ct(kind: str) -> nib.Nifti1Image:

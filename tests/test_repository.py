@@ -65,8 +65,8 @@ def direct_requirements():
 # Versions
 
 
-# in an environment of its own (benchmarks/against_nnunet.py); installed by `make mutants`
-ELSEWHERE = {"nnunetv2", "mutmut"}
+# in environments of their own (benchmarks/against_nnunet.py, record_nnunet_v1.py); installed by `make mutants`
+ELSEWHERE = {"nnunetv2", "nnunet", "mutmut"}
 
 
 def imported_by(folder):

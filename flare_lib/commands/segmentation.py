@@ -33,7 +33,8 @@ def segment(
     weights_dir: Annotated[Path | None, typer.Option(help="Folder with your own coarse and fine weights.")] = None,
     series: _Series = None,
     nnunet: Annotated[
-        Path | None, typer.Option(help="Results folder of nnU-Net v2 (plans.json, fold_0...): use its nets and labels.")
+        Path | None,
+        typer.Option(help="Results folder of nnU-Net, v2 or v1 (plans, fold_0...): use its nets and labels."),
     ] = None,
     fold: Annotated[
         list[str] | None, typer.Option(help="With --nnunet: 0, 1..., all; repeatable. Default: each.")

@@ -57,7 +57,7 @@ def train(
     number_format = choose_precision(precision, device=chosen)
     began = time.monotonic()
     side_by_side = workers if workers > 1 else 0  # one more process would only take time to start
-    with chosen_pool(side_by_side, scheduler) as pool, Bars() as bars:
+    with Bars() as bars:
         stem = train_stage(
             recipe,
             folder=output.absolute(),
@@ -69,7 +69,7 @@ def train(
             device=chosen,
             precision=number_format,
             n_workers=workers,
-            pool=pool,
+            pool=chosen_pool(side_by_side, scheduler),  # opened when there are cases to prepare
             on_step=lambda step, loss: bars(stage, step + 1, recipe.n_steps, unit="step", beside=f"loss {loss:.3f}"),
             progress=lambda what, done, total: bars(what, done, total, unit="case"),
             on_note=lambda note: typer.echo(f"note: {note}", err=True),

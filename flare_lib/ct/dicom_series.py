@@ -7,7 +7,7 @@ be read, or that fits nowhere, rules out the series beside it.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ _TELLS_APART = {
     "ImageType": "image type",
     "AcquisitionTime": "acquisition time",
 }
+_NAMED = 3  # how many files of a kind are named in a note
 _PROJECTIONS = {"MIP", "MINIP", "MPR", "CPR", "VRT", "CSA MPR", "PROJECTION IMAGE", "REFORMATTED"}
 
 
@@ -168,7 +169,7 @@ def _series(path: Path, uid: str, headers: list[Header], damage: list[str]) -> l
         parts = _parts(slices)
     except ValueError as error:
         return [Series(uid, tuple(headers), against=damage[0] if damage else str(error))]
-    notes = tuple(f"passed over among the slices: {_what(header)}" for header in beside)
+    notes = tuple(f"passed over among the slices: {what}" for what in _what(beside))
     found = []
     for i, (part, headers_of_part) in enumerate(parts.items()):
         name = f"{uid}#{i + 1}" if part else uid
@@ -209,8 +210,14 @@ def _lies_as(image: Header, slices: list[Header]) -> bool:
     return np.allclose(image.numbers(name, 6), slices[0].numbers(name, 6), atol=1e-3)
 
 
-def _what(header: Header) -> str:
-    return f"{header.path.name}, {'a localizer (scout)' if is_localizer(header) else header.kind}"
+def _what(images: list[Header]) -> Iterator[str]:
+    """Yield what images are, one line a kind: the names of their files, the first ones of many."""
+    named = defaultdict(list)
+    for header in images:
+        named["a localizer (scout)" if is_localizer(header) else header.kind].append(header.path.name)
+    for kind, names in named.items():
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        yield f"{', '.join(names[:_NAMED])}{more}, {kind}"
 
 
 def _parts(slices: list[Header]) -> dict[str, list[Header]]:

@@ -29,7 +29,7 @@ from flare_lib.ct.moments import Moments
 from flare_lib.ct.preprocess import Preprocessing, find_foreground
 from flare_lib.ct.resample import resample_volume
 from flare_lib.ct.roi import Box, bounding_box, crop_volume
-from flare_lib.ct.volume import grid_difference
+from flare_lib.ct.volume import Volume, grid_difference
 from flare_lib.data.cohort import Case, load_labels
 from flare_lib.machine.atomic_write import atomic_folder, atomic_write
 from flare_lib.machine.failures import Failure, reason_of
@@ -77,6 +77,7 @@ def prepare_cases(
     *,
     around: str = "foreground",
     margin_mm: float = 40.0,
+    pass_over_empty: bool = False,
     pool: Pool | None = None,
     progress: Progress | None = None,
     on_note: Callable[[str], None] | None = None,
@@ -87,6 +88,9 @@ def prepare_cases(
     (its fine one). Spacing and window come from `preprocessing`; its mean and SD are not used. The work is done in a
     `pool`, or in this process; `progress(done, total)` is called; `on_note` is called with a note if a prepared case
     was damaged and is prepared again.
+
+    A label map without any organ is an error, or, with `pass_over_empty` (a net may find nothing), a case that is left
+    out of what is returned and named in a note.
 
     A case that cannot be prepared does not hold up the others; at the end, ValueError names each one and says why: no
     labels where they are needed, an empty label map, labels above 13 or off the CT's grid, files that do not load, no
@@ -108,6 +112,7 @@ def prepare_cases(
     if progress:
         progress(done, len(cases))
     make = partial(_prepare, folder=folder, preprocessing=preprocessing, around=around, margin_mm=margin_mm)
+    make = partial(make, pass_over_empty=pass_over_empty)
     count = (lambda n, _: progress(done + n, len(cases))) if progress else None
     outcomes = run_in_order(make, missing, pool, progress=count)
     failed = [
@@ -116,14 +121,34 @@ def prepare_cases(
         if isinstance(outcome, Failure)
     ]
     if failed:
-        more = f"; and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
-        raise ValueError("; ".join(failed[:_NAMED]) + more)
-    return [_load(folder / case.name) for case in cases]
+        raise ValueError(_some(failed, "; "))
+    empty = [case.name for case, there in zip(missing, outcomes, strict=True) if there is False]
+    if empty and on_note:
+        on_note(f"{len(empty)} of {len(cases)} cases have no organ in their labels and are passed over: {_some(empty)}")
+    return [_load(folder / case.name) for case in cases if case.name not in empty]
 
 
-def _prepare(case: Case, *, folder: Path, preprocessing: Preprocessing, around: str, margin_mm: float) -> None:
-    """Prepare one case, whole or not at all."""
-    image, labels = _crop_and_resample(case, preprocessing, around, margin_mm)
+def _some(texts: Sequence[str], between: str = ", ") -> str:
+    more = f"{between}and {len(texts) - _NAMED} more" if len(texts) > _NAMED else ""
+    return between.join(texts[:_NAMED]) + more
+
+
+def _prepare(
+    case: Case,
+    *,
+    folder: Path,
+    preprocessing: Preprocessing,
+    around: str,
+    margin_mm: float,
+    pass_over_empty: bool,
+) -> bool:
+    """Prepare one case, whole or not at all; return whether it was, and not passed over as one without an organ."""
+    ct, labels_volume = _load_pair(case)
+    if labels_volume is not None and not labels_volume.array_zyx.any():
+        if pass_over_empty:
+            return False
+        raise ValueError("the label map must hold an organ, got only background")
+    image, labels = _crop_and_resample(ct, labels_volume, preprocessing, around, margin_mm)
     card = {"sources": _sources(case), "moments": asdict(Moments.of(image))}
     with atomic_folder(folder / case.name) as unfinished:  # replaces a case made from files that have changed since
         _save(unfinished / "image.npy", image.astype(np.float16))
@@ -131,6 +156,7 @@ def _prepare(case: Case, *, folder: Path, preprocessing: Preprocessing, around: 
             _save(unfinished / "labels.npy", labels)
             _save(unfinished / "class_locations.npy", _class_locations(labels, np.random.default_rng(labels.size)))
         (unfinished / "case.json").write_text(json.dumps(card) + "\n", encoding="utf-8")
+    return True
 
 
 def _save(path: Path, array: np.ndarray) -> None:
@@ -139,17 +165,22 @@ def _save(path: Path, array: np.ndarray) -> None:
     path.write_bytes(whole.getbuffer())
 
 
+def _load_pair(case: Case) -> tuple[Volume, Volume | None]:
+    """Return a case's CT and its labels on the same grid, or None."""
+    ct = load_ct(case.ct_path)
+    if case.label_path is None:
+        return ct, None
+    labels = load_labels(case)
+    if differs := grid_difference(labels, ct):
+        raise ValueError(f"labels must lie on the CT's grid, got {differs}")
+    as_label_map(labels.array_zyx, "the label map")
+    return ct, labels
+
+
 def _crop_and_resample(
-    case: Case, preprocessing: Preprocessing, around: str, margin_mm: float
+    ct: Volume, labels: Volume | None, preprocessing: Preprocessing, around: str, margin_mm: float
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return image (float32 HU) and labels (uint8, or None) on the training grid."""
-    ct = load_ct(case.ct_path)
-    labels = None if case.label_path is None else load_labels(case)
-    if labels is not None:
-        if differs := grid_difference(labels, ct):
-            raise ValueError(f"labels must lie on the CT's grid, got {differs}")
-        if not as_label_map(labels.array_zyx, "the label map").any():
-            raise ValueError("the label map must hold an organ, got only background")
     if around == "organs":
         if labels is None:
             raise ValueError("a case cropped around its organs must have labels, got only a CT")

@@ -15,7 +15,7 @@ from flare_lib.inference import coarse_to_fine, nnunet_stage, stages
 from flare_lib.inference.coarse_to_fine import Segmentation
 from flare_lib.machine.device import choose_device
 from flare_lib.machine.fingerprint import sha256_of, stamp_of
-from flare_lib.network.nnunet_folder import CHECKPOINT, DATASET, PLANS, load_nnunet_folder
+from flare_lib.network.nnunet_folder import load_nnunet_folder, model_files
 from flare_lib.network.weights import packaged_weights
 
 
@@ -24,7 +24,7 @@ class Settings:
     """How CTs are segmented.
 
     `weights_dir`: a folder of coarse and fine weights; None for the packaged ones. `nnunet`: a results folder of
-    nnU-Net v2 whose nets give the labels; `folds`: which of them, or every one if empty; `roi`: only within the coarse
+    nnU-Net whose nets give the labels; `folds`: which of them, or every one if empty; `roi`: only within the coarse
     net's box. `margin_mm`: how far beyond the organs the last net looks. `tile_step`: how far apart its tiles lie, in
     patches. `device`, `precision`, `engine`: see `load_stages`.
     """
@@ -90,8 +90,7 @@ def weights_stamp(settings: Settings) -> str:
 def _weight_files(settings: Settings) -> dict[str, Path]:
     found = {}
     if settings.nnunet is not None:
-        paths = [settings.nnunet / PLANS, settings.nnunet / DATASET, *settings.nnunet.glob(f"fold_*/{CHECKPOINT}")]
-        found = {path.relative_to(settings.nnunet).as_posix(): path for path in sorted(paths)}
+        found = {path.relative_to(settings.nnunet).as_posix(): path for path in model_files(settings.nnunet)}
     if settings.nnunet is None or settings.roi:
         for name in ("coarse", "fine"):
             stem = packaged_weights(name) if settings.weights_dir is None else settings.weights_dir / name

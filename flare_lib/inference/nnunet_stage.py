@@ -8,7 +8,7 @@ to nets trained with it and which takes eight times as long, is left out.
 
 The region makes the difference in speed: most tiles of a whole CT hold none of the organs (paper 2).
 
-Reference: nnU-Net 2.8, `DefaultPreprocessor`, `nnUNetPredictor`, `export_prediction`.
+References: nnU-Net 2.8, `DefaultPreprocessor`, `nnUNetPredictor`, `export_prediction`; for v1, see `nnunet_v1`.
 """
 
 from functools import partial
@@ -31,6 +31,7 @@ from flare_lib.machine.precision import Precision, choose_precision
 from flare_lib.machine.progress import StageProgress
 from flare_lib.network.engines import check_engine, compile_net
 from flare_lib.network.nnunet_folder import NnunetModel
+from flare_lib.network.nnunet_nets import Predict
 from flare_lib.network.nnunet_plans import Scaling
 
 NAME = "nnU-Net"
@@ -57,35 +58,47 @@ class NnunetStage:
         check_engine(engine, self.device)
         if engine == "openvino":
             self.folds = [compile_net(fold.net, self.patch_size, self.precision) for fold in model.folds]
-            return
-        for fold in model.folds:
-            fold.net.to(self.device)
-        self.folds = [fold.predict for fold in model.folds]
+        else:
+            for fold in model.folds:
+                fold.net.to(self.device)
+            self.folds = [fold.predict for fold in model.folds]
+        if self.plans.version == 1:
+            self.folds = [partial(_probabilities, predict) for predict in self.folds]
 
     def prepare(self, array: np.ndarray, spacing_mm: Triple, scaling: Scaling) -> torch.Tensor:
         """Return the image that the nets see of a CT: clipped, resampled and scaled, float32 (1, ...).
 
-        Array, spacing and image are in the order of the net's axes.
+        nnU-Net v1 resamples before it clips. Array, spacing and image are in the order of the net's axes.
         """
+        clips_first = self.plans.version > 1
         image = resample_spline(
             array,
             resampled_shape(array.shape, spacing_mm, self.plans.spacing_mm),
             order=self.plans.ct_order,
             thick=thick_axis(spacing_mm, self.plans.spacing_mm),
-            window_hu=scaling.window_hu,
+            window_hu=scaling.window_hu if clips_first else (-np.inf, np.inf),
         )
+        if not clips_first:
+            np.clip(image, *np.float32(scaling.window_hu), out=image)
         image -= np.float32(scaling.shift)
         image /= np.float32(scaling.divisor)
         return torch.from_numpy(image)[None]
 
     def predict_patch(self, patch: torch.Tensor) -> torch.Tensor:
-        """Return the mean logits of all folds, float32 (1, n_classes, ...); MemoryError for a full device."""
+        """Return the mean logits (v1: probabilities) of all folds, float32 (1, n_classes, ...).
+
+        Raises MemoryError for a full device.
+        """
         with memory_errors_of(self.device), torch.inference_mode(), self.precision.autocast(self.device):
             patch = patch.to(self.device)
             logits = self.folds[0](patch).float()
             for predict in self.folds[1:]:
                 logits += predict(patch)
         return logits / len(self.folds)
+
+
+def _probabilities(predict: Predict, patch: torch.Tensor) -> torch.Tensor:
+    return predict(patch).float().softmax(dim=1)
 
 
 def segment_with_nnunet(
@@ -128,7 +141,8 @@ def _segment_region(
     run.lap(f"{NAME} preprocessing")
     slabs = run.slide(image, stage, tile_step, NAME, weights="gaussian", pad_value=0.0)
     small = triple(image.shape[1:])
-    thick = thick_axis(stage.plans.spacing_mm, spacing_mm)
+    spacings = stage.plans.spacing_mm, spacing_mm
+    thick = thick_axis(*(spacings if stage.plans.version > 1 else spacings[::-1]))
     # between thick slices nothing is interpolated: every new slice gets the labels of the nearest one
     shape = triple(small[a] if a == thick else n for a, n in enumerate(array.shape))
     labels = resample_nearest(resize_argmax(slabs, shape, in_shape_zyx=small), array.shape)

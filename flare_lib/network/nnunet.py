@@ -25,6 +25,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from flare_lib.machine.plain_pickle import numpy_builders
 from flare_lib.network.unet import UNet
 from flare_lib.network.weights import load_strict
 
@@ -105,15 +106,10 @@ def read_checkpoint(path: Path) -> Any:
 
 
 def _numpy_numbers() -> list:
-    """Return what unpickles NumPy's numbers and arrays, under the module names of NumPy 1 and 2."""
-    rebuild_number, rebuild_array = np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0]
-    names = [
-        (rebuild, f"numpy.{core}.multiarray.{name}")
-        for core in ("core", "_core")
-        for rebuild, name in ((rebuild_number, "scalar"), (rebuild_array, "_reconstruct"))
-    ]
+    """Return what torch may unpickle beside tensors: NumPy's numbers and arrays."""
     kinds = ("bool", "int32", "int64", "float16", "float32", "float64")
-    return [*names, np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in kinds)]
+    builders = [(function, name) for name, function in numpy_builders().items()]
+    return [*builders, np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in kinds)]
 
 
 def state_dict_of(checkpoint: Any, source: str) -> Tensors:

@@ -40,14 +40,14 @@ _ARGUMENTS = {
 def build_nnunet(plans: Plans, weights: Mapping[str, Any], *, source: str) -> tuple[nn.Module, Predict]:
     """Return the planned net in eval mode, and the function that gives its finest logits.
 
-    `weights`: a checkpoint of nnU-Net v2, or its state dict; `source`: what error messages call it. Raises ValueError
+    `weights`: a checkpoint of nnU-Net, or its state dict; `source`: what error messages call it. Raises ValueError
     for an architecture that is not known or weights that are not exactly those of the net, MissingExtra if the net
     needs dynamic-network-architectures and it is not installed.
     """
     if _is_ours(plans):
         net = load_nnunet(weights, n_heads=1, source=source)
         if (n := net.architecture["n_classes"]) != plans.n_classes:
-            raise ValueError(f"{source} must predict the {plans.n_classes} labels of dataset.json, got {n}")
+            raise ValueError(f"{source} must predict the {plans.n_classes} planned labels, got {n}")
         _check_planned(net, plans, source)
         return net, net.finest
     arguments = _arguments(plans)
@@ -99,7 +99,7 @@ def _check_planned(net: UNet, plans: Plans, source: str) -> None:
     planned = {"features_per_stage": list(stated["features_per_stage"]), "strides": strides[1:]}
     found = {key: net.architecture[key] for key in planned}
     if found != planned:
-        raise ValueError(f"{source} must be the net of plans.json, {planned}, got {found}")
+        raise ValueError(f"{source} must be the planned net, {planned}, got {found}")
 
 
 def _arguments(plans: Plans) -> dict[str, Any]:

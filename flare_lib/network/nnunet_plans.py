@@ -81,7 +81,8 @@ class Plans:
 
     `spacing_mm` and `patch_size` along the net's axes; `transpose_forward`: their order; `reorients`: whether the axes
     are the canonical ones instead of the file's; `ct_order`: the order of the splines that resample the CT (logits are
-    always resampled linearly); `names`: {label: name} without the background, 1 to n_classes - 1.
+    always resampled linearly); `names`: {label: name} without the background, 1 to n_classes - 1; `version`: nnU-Net's,
+    1 or 2, which work in another order (`nnunet_v1`).
     """
 
     configuration: str
@@ -93,6 +94,7 @@ class Plans:
     ct_order: int
     names: dict[int, str]
     architecture: Architecture
+    version: int = 2
 
     @property
     def n_classes(self) -> int:

@@ -7,9 +7,11 @@ The coarse stage starts from scratch, the fine stage from the coarse weights (pa
 
 import platform
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +64,7 @@ def gather(
     unlabelled: str | Path | None = None,
     pseudo_labelled: str | Path | None = None,
     cache: str | Path | None = None,
-    pool: Pool | None = None,
+    pool: AbstractContextManager[Pool | None] | None = None,
     progress: StageProgress | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> TrainingSet:
@@ -71,9 +73,10 @@ def gather(
     `label_maps`: a folder of persons to paint (see `synthetic.subjects`). `cohort`: a folder of labelled CTs (see
     `data.cohort`); any cases without labels are used as unlabelled ones. `unlabelled`: a folder of more CTs.
     `pseudo_labelled`: a folder of CTs with labels that a net has made, in the layout of a cohort: they are learnt from
-    and never held out; those without labels are passed over. Cases are prepared once, in `cache`, by a `pool` if there
-    is one; what `recipe.n_between` people need is kept there, too. `on_note` is called with a note if cases in it were
-    damaged, or if no two persons have enough in common for people between them. Phantoms need no folder.
+    and never held out; those without labels, or with labels in which there is no organ, are passed over. Cases are
+    prepared once, in `cache`, by a `pool` if there is one, which is opened for them and closed when they are there.
+    What `recipe.n_between` people need is kept in `cache`, too. `on_note` is called with a note of cases that were
+    damaged there, or if no two persons have enough in common for people between them. Phantoms need no folder.
 
     Before any work starts, raises ValueError for a folder that the recipe needs but was not given, and for
     pseudo-labels that are missing or that the recipe does not draw from, and FileNotFoundError for a folder without
@@ -86,7 +89,9 @@ def gather(
     without = _unlabelled_cases(cases, unlabelled, recipe) if recipe.n_unlabelled else []
     by_a_net = _pseudo_labelled_cases(pseudo_labelled, recipe) if pseudo_labelled is not None else []
 
-    def prepared(some: Sequence[Case], around: str, within: str = "") -> list[PreparedCase]:
+    def prepared(
+        some: Sequence[Case], around: str, by: Pool | None, within: str = "", **how: Any
+    ) -> list[PreparedCase]:
         if cache is None:
             raise ValueError("cases must have a folder to be prepared in, got no cache")
         return prepare_cases(
@@ -95,21 +100,25 @@ def gather(
             recipe.preprocessing,
             around=around,
             margin_mm=recipe.margin_mm,
-            pool=pool,
+            pool=by,
             progress=of_stage(progress, "preparing"),
             on_note=on_note,
+            **how,
         )
 
     gathered = TrainingSet()
     around = "organs" if recipe.stage == "fine" else "foreground"
-    if training:
-        there = prepared([*training, *validation], around)
-        gathered.sources["cases"], gathered.held_out["cases"] = there[: len(training)], there[len(training) :]
-    if by_a_net:
-        gathered.sources["cases"] = [*gathered.sources["cases"], *prepared(by_a_net, around, within="pseudo_labelled")]
-        gathered.n_pseudo_labelled = len(by_a_net)
-    if without:  # apart from the others, which may have the same names
-        gathered.unlabelled = prepared(without, "foreground", within="unlabelled")
+    # opened only if there is something to prepare, and not kept open through hours of training
+    with pool if pool is not None and (cases or by_a_net or without) else nullcontext() as opened:
+        if training:
+            there = prepared([*training, *validation], around, opened)
+            gathered.sources["cases"], gathered.held_out["cases"] = there[: len(training)], there[len(training) :]
+        if by_a_net:
+            more = prepared(by_a_net, around, opened, within="pseudo_labelled", pass_over_empty=True)
+            gathered.sources["cases"] = [*gathered.sources["cases"], *more]
+            gathered.n_pseudo_labelled = len(more)
+        if without:  # apart from the others, which may have the same names
+            gathered.unlabelled = prepared(without, "foreground", opened, within="unlabelled")
     if persons:
         loaded = [load_subject(path) for path in persons]
         bodies = [body for k, person in enumerate(loaded) for body in embody(person, BODIES_PER_PERSON, seed=k)]
@@ -196,7 +205,7 @@ def train_stage(
     device: str | torch.device = "cpu",
     precision: str | Precision = "auto",
     n_workers: int = 1,
-    pool: Pool | None = None,
+    pool: AbstractContextManager[Pool | None] | None = None,
     on_step: Callable[[int, float], None] | None = None,
     progress: StageProgress | None = None,
     on_note: Callable[[str], None] | None = None,
@@ -206,7 +215,7 @@ def train_stage(
     Log and checkpoint go to `folder/{stage}/`, so that both stages of a pair can share a folder, and prepared cases to
     `folder/prepared/`. `label_maps`, `cohort`, `unlabelled`, `pseudo_labelled`: see `gather`. `init`: the weights to
     start from (strictly: same names, same shapes). A fine recipe without mean and SD gets those of its training set.
-    `n_workers` processes make patches; a `pool`, if there is one, prepares the cases. If the run is stopped, the same
+    `n_workers` processes make patches; a `pool`, not opened yet, prepares the cases. If the run is stopped, the same
     call resumes from the last checkpoint. If torchrun started the processes, they all train one net. Raises the errors
     of `load_trained`, `load_strict`, `gather` and `train`.
     """

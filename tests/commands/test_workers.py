@@ -75,3 +75,23 @@ def test_a_scheduler_does_it_and_a_bad_file_costs_only_itself(flare, scheduler, 
     code, out, err = flare("measure", cases / "images", references, "-o", organs, "--scheduler", scheduler)
     assert (code, out[-1]) == (2, f"2 of 3 cases measured; wrote {organs}")
     assert len(organs.read_text().splitlines()) == 1 + 2 * 2
+
+
+def test_a_scheduler_prepares_what_training_reads(flare, scheduler, tmp_path, monkeypatch):
+    for folder in ("images", "labels"):
+        (tmp_path / "cases" / folder).mkdir(parents=True)
+    for name in ("a", "b"):
+        save(tmp_path / "cases" / "images" / f"{name}_0000.nii.gz", grey_values())
+        save_labels(tmp_path / "cases" / "labels" / f"{name}.nii.gz", labels_zyx())
+    monkeypatch.chdir(tmp_path)  # the workers are elsewhere
+    tiny = {"n_steps": 1, "patch_size": (8, 16, 16), "features_per_stage": (4, 6), "strides": "((2,2,2),)"}
+    tiny |= {"n_heads": 1, "n_unlabelled": 0, "sources": '{"cases":1.0}', "batch_size": 1}
+    changes = [part for name, value in tiny.items() for part in ("--set", f"{name}={value}".replace(" ", ""))]
+    code, out, err = flare(
+        "train", "coarse", "-o", "t", "--preset", "course", "--cohort", "cases", *changes, "--workers", 0,
+        "--scheduler", scheduler,
+    )  # fmt: skip
+    assert (code, err[0][:20]) == (0, "note: Dask shows wha")
+    assert out[-1].startswith("1 steps, ")
+    prepared = sorted(path.parent.name for path in (tmp_path / "t" / "prepared").glob("*/*/image.npy"))
+    assert prepared == ["a", "b"]

@@ -174,3 +174,15 @@ def test_all_cases_that_cannot_be_prepared_are_named_and_the_others_are_prepared
         prepare_cases(find_cases(tmp_path), tmp_path / "cache", AS_THEY_ARE)
     (of_recipe,) = (tmp_path / "cache").iterdir()
     assert sorted(path.name for path in of_recipe.iterdir()) == ["e", "recipe.json"]
+
+
+def test_labels_without_an_organ_are_passed_over_by_name_where_a_net_made_them(tmp_path):
+    for name in ("a", "b", "c"):
+        pair(tmp_path, name, labels=np.zeros_like(organs()) if name == "b" else organs())
+    told = []
+    for _ in range(2):  # what is there already does not hide it
+        cases = prepare_cases(
+            find_cases(tmp_path), tmp_path / "cache", AS_THEY_ARE, pass_over_empty=True, on_note=told.append
+        )
+        assert [case.name for case in cases] == ["a", "c"]
+    assert told == ["1 of 3 cases have no organ in their labels and are passed over: b"] * 2

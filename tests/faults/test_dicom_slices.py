@@ -581,3 +581,12 @@ def test_one_row_more_than_in_other_slices_is_refused_however_many_there_are(tmp
         store(ds, np.zeros((ds.Rows, ds.Columns)))
 
     assert "rows and columns" in refusal_of(write_series(tmp_path / "ct", taller))
+
+
+def test_many_images_of_another_kind_among_the_slices_are_one_note(tmp_path):
+    write_series(tmp_path)
+    mr = every(Modality="MR", SOPClassUID=uid.MRImageStorage, SeriesInstanceUID=SERIES)
+    other_series(tmp_path, 2, mr, range(5))
+    assert load_ct(tmp_path).notes == (
+        "passed over among the slices: 2_000.dcm, 2_001.dcm, 2_002.dcm and 2 more, MR (MR Image)",
+    )

@@ -1,22 +1,26 @@
 """Any nnU-Net: the labels that nnU-Net itself gives (recorded), whole or in a box, in every number of folds."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from small_nnunet import DATASET, PLANS, plans, small_ct, small_net
+from small_nnunet import DATASET, PLANS, plans, small_ct, small_net, write_results_v1
 
 from flare_lib.ct.files import load_ct
 from flare_lib.ct.labels import N_CLASSES, ORGAN_NAMES
+from flare_lib.ct.spline import resample_spline
 from flare_lib.ct.volume import to_file_axes
 from flare_lib.inference.nnunet_stage import NnunetStage, segment_with_nnunet
-from flare_lib.network.nnunet_folder import Fold, NnunetModel
+from flare_lib.network.nnunet_folder import Fold, NnunetModel, load_nnunet_folder
 from flare_lib.network.nnunet_plans import Scaling, read_plans
 
 # of nnU-Net 2.8.1: python benchmarks/against_nnunet.py --record
 ANSWERS = np.load(Path(__file__).parent / "nnunet_answer.npz")
+# of nnU-Net 1.7.1: python benchmarks/record_nnunet_v1.py
+ANSWERS_V1 = np.load(Path(__file__).parent / "nnunet_v1_answer.npz")
 AS_IT_IS = Scaling((-np.inf, np.inf), 0.0, 1.0)
 
 
@@ -47,6 +51,15 @@ def test_labels_are_those_of_nnunet(ct, request):
     assert result.notes == ()
 
 
+@pytest.mark.parametrize("ct", ["mild", "thick"], indirect=True)
+def test_labels_of_a_folder_of_version_1_are_those_of_nnunet_1(ct, request, tmp_path):
+    expected = ANSWERS_V1[request.node.callspec.params["ct"]]
+    model = load_nnunet_folder(write_results_v1(tmp_path / "r"))
+    labels = to_file_axes(segment_with_nnunet(ct, NnunetStage(model, precision="float32")).label_map_zyx, ct.grid)
+    assert len(np.unique(expected)) == 5
+    assert (labels != expected).mean() < 0.0005  # it sums in float32, too
+
+
 def test_openvino_gives_torchs_labels(ct):
     nets = [small_net(seed) for seed in (0, 1)]
     folds = tuple(Fold(str(n), net, net.finest) for n, net in enumerate(nets))
@@ -75,6 +88,37 @@ def test_the_folds_logits_are_averaged():
     )
     torch.testing.assert_close(averaged, torch.full((1, 5, 2, 2, 2), 3.0))
     assert votes[0].eq(1).all()
+
+
+def test_version_1_averages_probabilities():
+    votes = [torch.tensor([0.0, 8.0, 0.0, 0.0, 0.0]), torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0])]
+    folds = [lambda patch, vote=vote: vote.reshape(1, 5, 1, 1, 1).expand(1, 5, 2, 2, 2) for vote in votes]
+    nets = [small_net(0)] * 2
+    planned = replace(read_plans(PLANS, DATASET, "3d_fullres"), version=1)
+    model = NnunetModel(planned, tuple(map(Fold, "01", nets, folds)))
+    averaged = NnunetStage(model, precision="float32").predict_patch(torch.zeros(1, 1, 2, 2, 2))
+    expected = (votes[0].softmax(0) + votes[1].softmax(0)) / 2
+    torch.testing.assert_close(averaged[0, :, 1, 0, 1], expected)
+
+
+def test_version_1_clips_what_it_has_resampled():
+    array = np.zeros((1, 1, 6), np.int16)
+    array[..., 3:] = 1000  # the spline overshoots beside this edge
+    window = Scaling((-1000.0, 100.0), 0.0, 1.0)
+    planned = read_plans(PLANS, DATASET, "3d_fullres")
+    net = Fold("0", small_net(0), small_net(0).finest)
+    first, last = (
+        NnunetStage(NnunetModel(replace(planned, version=version), (net,)), precision="float32")
+        .prepare(array, (2.5, 3.1, 3.3), window)
+        .numpy()
+        .ravel()
+        for version in (2, 1)
+    )
+    assert first.shape == last.shape == (9,)
+    assert (first[-4:], last[-4:]) == (pytest.approx(100.0), pytest.approx(100.0))
+    assert not np.allclose(first, last, atol=1.0)
+    whole = resample_spline(array, (1, 1, 9))
+    np.testing.assert_allclose(last, whole.clip(-1000, 100).ravel(), atol=1e-3)
 
 
 def brighter_than_0(patch):

@@ -1,11 +1,10 @@
 """Results folders of nnU-Net: right, or one clear line."""
 
 import json
-import pickle
 
 import pytest
 import torch
-from small_nnunet import PLANS, checkpoint, plans, small_net, write_results
+from small_nnunet import PLANS, checkpoint, plans, small_net, write_results, write_results_v1
 
 from flare_lib.network.nnunet_export import nnunet_weights
 from flare_lib.network.nnunet_folder import load_nnunet_folder
@@ -62,17 +61,25 @@ def test_folds_of_two_configurations_are_not_averaged(tmp_path):
 def test_what_is_no_results_folder_is_refused_with_what_it_is(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"must be a folder, got .*nowhere"):
         load_nnunet_folder(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"must hold plans\.json and dataset\.json, got"):
+    with pytest.raises(ValueError, match=r"must hold plans\.json and dataset\.json \(v2\) or plans\.pkl \(v1\), got"):
         load_nnunet_folder(tmp_path)
-    write_results(tmp_path / "nnUNetTrainer__nnUNetPlans__3d_fullres")
+    (tmp_path / "all" / "Dataset001").mkdir(parents=True)
+    one = write_results(tmp_path / "all" / "Dataset001" / "nnUNetTrainer__nnUNetPlans__3d_fullres")
     with pytest.raises(ValueError, match=r"must be one of .*results, got all of them: nnUNetTrainer__nnUNetPlans__3d"):
-        load_nnunet_folder(tmp_path)
-    with pytest.raises(ValueError, match=r"got all of them: .*nnUNetTrainer__nnUNetPlans__3d_fullres$"):
-        load_nnunet_folder(tmp_path.parent)
+        load_nnunet_folder(one.parent)
+    with pytest.raises(ValueError, match=r"got all of them: Dataset001/nnUNetTrainer__nnUNetPlans__3d_fullres$"):
+        load_nnunet_folder(tmp_path / "all")
+    for k in range(2, 11):
+        (tmp_path / "all" / f"Task{k:03}").mkdir()
+        write_results_v1(tmp_path / "all" / f"Task{k:03}" / "nnUNetTrainerV2__nnUNetPlansv2.1", folds=())
+    with pytest.raises(ValueError, match=r"all of them: Dataset001/.*, Task008/nnUNetTrainerV2\S+ and 2 more$"):
+        load_nnunet_folder(tmp_path / "all")
+    with pytest.raises(ValueError, match=r"must be the one that holds plans\.pkl \(--fold"):
+        load_nnunet_folder(write_results_v1(tmp_path / "v1") / "fold_0")
     with pytest.raises(
         ValueError, match=r"must be the one that holds plans\.json \(--fold chooses a fold\), got .*fold_0"
     ):
-        load_nnunet_folder(tmp_path / "nnUNetTrainer__nnUNetPlans__3d_fullres" / "fold_0")
+        load_nnunet_folder(one / "fold_0")
 
 
 def test_names_and_notepads_mark_do_no_harm(tmp_path):
@@ -86,13 +93,6 @@ class Stranger:
 
     def __reduce__(self):
         return setattr, (Stranger, "ran", True)
-
-
-def test_version_1_is_refused_and_its_pickle_not_read(tmp_path):
-    (tmp_path / "plans.pkl").write_bytes(pickle.dumps(Stranger()))
-    with pytest.raises(ValueError, match=r"must be nnU-Net v2's \(plans.json\), got nnU-Net v1's"):
-        load_nnunet_folder(tmp_path)
-    assert not Stranger.ran
 
 
 def test_nothing_in_a_checkpoint_runs(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -171,6 +172,26 @@ def test_what_segment_made_of_an_archive_is_learnt_from_and_never_held_out(cohor
         "unlabelled": 5,
         "held_out": [gathered.held_out["cases"][0].name],
     }
+
+
+def test_a_pool_is_open_while_cases_are_prepared_and_no_longer(cohort, archive, tmp_path):
+    opened = []
+
+    @contextmanager
+    def pool():
+        opened.append("open")
+        yield None
+        opened.append("closed")
+
+    recipe = preset("paper", "coarse", **REAL, n_unlabelled=1)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="must hold CTs"):
+        gather(recipe, cohort=tmp_path / "empty", cache=tmp_path / "cache", pool=pool())
+    assert opened == []
+    gather(recipe, cohort=cohort, unlabelled=archive, cache=tmp_path / "cache", pool=pool())
+    assert opened == ["open", "closed"]
+    gather(preset("course", "coarse", n_phantoms=1, n_unlabelled=0), pool=pool())
+    assert opened == ["open", "closed"]
 
 
 def test_pseudo_labels_that_are_not_there_or_that_nothing_draws_from_are_refused(cohort, tmp_path):

@@ -1,0 +1,67 @@
+"""Pickles read as data: containers, text, numbers and NumPy's arrays; what could run code is refused.
+
+A pickle is a program for a small machine, and its only dangerous instructions fetch and call what it names. Here it may
+name the few things below, which build values and do nothing else.
+
+Reference: https://docs.python.org/3/library/pickle.html#restricting-globals
+"""
+
+import _codecs
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_LONGEST = 80  # characters of a stranger's name that are told
+
+
+def read_pickle(path: str | Path) -> Any:
+    """Return what a pickle holds, if it is made of plain values and NumPy's numbers and arrays.
+
+    Nothing that it names is imported or called. Raises OSError, or ValueError, in one line, for a pickle that holds
+    anything else (the first such name is told) and for a file that is none, damaged or empty.
+    """
+    with Path(path).open("rb") as file:
+        try:
+            return _Plain(file).load()
+        except _StrangerError as error:
+            raise ValueError(f"{path} must hold plain values alone, got {error}, which could run code") from None
+        except Exception as error:  # a damaged pickle fails in as many ways as there are instructions
+            raise ValueError(f"{path} must be a whole pickle, got {type(error).__name__}: {error}") from error
+
+
+def numpy_builders() -> dict[str, Callable]:
+    """Return what rebuilds NumPy's numbers and arrays, {full name: function}, as NumPy 1 and NumPy 2 write it."""
+    rebuild_number, rebuild_array = np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0]
+    return {
+        f"numpy.{core}.multiarray.{name}": rebuild
+        for core in ("core", "_core")
+        for rebuild, name in ((rebuild_number, "scalar"), (rebuild_array, "_reconstruct"))
+    }
+
+
+class _StrangerError(Exception):
+    """A name that is not among the known ones."""
+
+
+class _Plain(pickle.Unpickler):
+    _known: dict[str, Any] = numpy_builders() | {
+        "numpy.ndarray": np.ndarray,
+        "numpy.dtype": np.dtype,
+        "collections.OrderedDict": OrderedDict,
+        # bytes and sets as the oldest protocols write them
+        "_codecs.encode": _codecs.encode,
+        **{
+            f"{builtins}.{kind.__name__}": kind for builtins in ("builtins", "__builtin__") for kind in (set, frozenset)
+        },
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return a known thing; it is here that an ordinary unpickler would import."""
+        full = f"{module}.{name}"
+        if full not in self._known:
+            raise _StrangerError(ascii(full[:_LONGEST]).strip("'\""))
+        return self._known[full]
