@@ -45,6 +45,19 @@ def check_table(table: Path) -> None:
     check_folder("table", table)
 
 
+def check_report_file(report: Path, inputs: Sequence[Path]) -> None:
+    """Raise ValueError unless a DICOM report can be written, in no input's place; MissingExtra without `dicom`."""
+    from flare_lib.evaluation.measurement_report import REPORT_SUFFIX
+    from flare_lib.machine.extras import check_extra
+
+    check_extra("highdicom", "dicom")
+    if report.suffix.lower() != REPORT_SUFFIX:
+        raise ValueError(f"the report must be a {REPORT_SUFFIX} file, got {report}")
+    if report.resolve() in {path.resolve() for path in inputs}:
+        raise ValueError(f"the report must be a file of its own, not an input, got {report}")
+    check_folder("report", report)
+
+
 def check_folder(what: str, path: Path) -> None:
     """Raise ValueError unless `path` is in a writable folder and is not itself a folder; `what` names its contents."""
     if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):

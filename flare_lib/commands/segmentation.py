@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flare_lib.commands.cohorts import segment_many
-from flare_lib.commands.outputs import check_outputs, check_table, wrote
+from flare_lib.commands.outputs import check_outputs, check_report_file, check_table, wrote
 from flare_lib.commands.terminal import Bars, tell_error
 from flare_lib.commands.workers import Job, Scheduler, Slurm, Workers, chosen_pool
 
@@ -140,6 +140,9 @@ def measure(
     ct: Annotated[Path, typer.Argument(help="A CT, as segment takes it; or a folder or list (.csv) of many.")],
     labels: Annotated[Path, typer.Argument(help="Its label map, 0 to 13, on the same grid; or a folder of them.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Also save a table, .csv.")] = None,
+    sr: Annotated[
+        Path | None, typer.Option(help="Of a DICOM series, also save a DICOM Structured Report, .dcm.")
+    ] = None,
     series: _Series = None,
     workers: Workers = 0,
     scheduler: Scheduler = None,
@@ -147,9 +150,11 @@ def measure(
     """Measure each organ's volume, extent and density, and point out doubtful values. Not for clinical use."""
     if output is not None:
         check_table(output)
+    if sr is not None:
+        check_report_file(sr, [ct, labels])
     if labels.is_dir():
-        if output is None or series is not None:
-            raise ValueError("many CTs are measured into a table and without --series: -o must name a .csv file")
+        if output is None or series is not None or sr is not None:
+            raise ValueError("many CTs are measured into a table, without --series and --sr: -o must name a .csv file")
         _measure_many(ct, labels, output, workers, scheduler)
         return
     if workers or scheduler:
@@ -159,11 +164,17 @@ def measure(
     from flare_lib.evaluation.measurements import measure_organs, measurement_table, write_measurements
 
     scan = load_ct(ct, series=series)
+    if sr is not None:
+        from flare_lib.evaluation.measurement_report import check_report, write_report
+
+        check_report(scan)
     measured = measure_organs(scan, load_labels_on(scan, labels))
     typer.echo(measurement_table(measured))
     if output is not None:
         write_measurements(output, measured)
-    typer.echo(f"{len(measured)} organs measured{f'; {wrote(output)}' if output else ''}")
+    if sr is not None:
+        write_report(sr, measured, scan)
+    typer.echo(f"{len(measured)} organs measured{f'; {wrote(output, sr)}' if output or sr else ''}")
 
 
 def _measure_many(cts: Path, labels: Path, output: Path, workers: int, scheduler: str | None) -> None:

@@ -43,13 +43,20 @@ _SNOMED = {
     "left kidney": ("64033007", "Kidney"),
 }
 _SIDES = {"right": ("24028007", "Right"), "left": ("7771000", "Left")}
-_ANATOMICAL_STRUCTURE = ("91723000", "Anatomical Structure")
+ANATOMICAL_STRUCTURE = ("91723000", "SCT", "Anatomical Structure")
 # What an image must have, even if empty; anonymisers remove some of it.
 _MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"),
     *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
 )
 _MUST_BE_THERE = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID")
+
+
+def snomed_of(organ: Organ) -> tuple[tuple[str, str, str], tuple[str, str, str] | None]:
+    """Return an organ's code in SNOMED CT and that of its side, or None: (code, "SCT", meaning)."""
+    code, meaning = _SNOMED[organ.name]
+    side = _SIDES.get(organ.name.partition(" ")[0])
+    return (code, "SCT", meaning), side and (side[0], "SCT", side[1])
 
 
 def check_dicom_seg(like: Volume) -> None:
@@ -95,9 +102,9 @@ def _segmentation(slices: tuple[Header, ...], labels: np.ndarray) -> "Dataset":
     first = slices[0]
     with quiet():
         if first.parent is None:
-            images = [_whole_header(slice_) for slice_ in slices]
+            images = [whole_header(slice_) for slice_ in slices]
         else:
-            images = [_whole_header(first.file)]
+            images = [whole_header(first.file)]
             in_file = np.zeros((first.file.whole("NumberOfFrames"), *labels.shape[1:]), labels.dtype)
             in_file[[slice_.frame for slice_ in slices]] = labels
             labels = in_file
@@ -128,7 +135,7 @@ def _segmentation(slices: tuple[Header, ...], labels: np.ndarray) -> "Dataset":
     return made
 
 
-def _whole_header(file: Header) -> "Dataset":
+def whole_header(file: Header) -> "Dataset":
     """Return all elements of a file but its pixels, adding those that may be empty; ValueError if others are absent."""
     from pydicom import dcmread
 
@@ -136,7 +143,7 @@ def _whole_header(file: Header) -> "Dataset":
         elements = dcmread(opened, stop_before_pixels=True, force=True)
     for keyword in _MUST_BE_THERE:
         if not elements.get(keyword):
-            raise ValueError(f"{file} must have a {keyword} for labels to refer to it as DICOM-SEG, got none")
+            raise ValueError(f"{file} must have a {keyword} for DICOM to refer to it, got none")
     for keyword in _MAY_BE_EMPTY:
         if keyword not in elements:
             setattr(elements, keyword, None)
@@ -148,23 +155,19 @@ def _described(organ: Organ) -> Any:
     import highdicom
     from pydicom.sr.codedict import codes
 
-    code, meaning = _SNOMED[organ.name]
+    structure, side = snomed_of(organ)
     described = highdicom.seg.SegmentDescription(
         segment_number=organ.id,
         segment_label=organ.name,
-        segmented_property_category=highdicom.sr.CodedConcept(*_sct(*_ANATOMICAL_STRUCTURE)),
-        segmented_property_type=highdicom.sr.CodedConcept(*_sct(code, meaning)),
+        segmented_property_category=highdicom.sr.CodedConcept(*ANATOMICAL_STRUCTURE),
+        segmented_property_type=highdicom.sr.CodedConcept(*structure),
         algorithm_type="AUTOMATIC",
         algorithm_identification=highdicom.AlgorithmIdentificationSequence(
             name="flare-lib, coarse to fine", family=codes.DCM.ArtificialIntelligence, version=__version__
         ),
         display_color=highdicom.color.CIELabColor.from_string(organ.color),
     )
-    if side := _SIDES.get(organ.name.partition(" ")[0]):
-        modifier = highdicom.sr.CodedConcept(*_sct(*side))
+    if side:
+        modifier = highdicom.sr.CodedConcept(*side)
         described.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [modifier]
     return described
-
-
-def _sct(code: str, meaning: str) -> tuple[str, str, str]:
-    return code, "SCT", meaning

@@ -9,7 +9,9 @@ from pydicom import dcmread, uid
 from scans import AFFINE, VOXEL_ML, assert_refused, files_in, grey_values, labels_zyx, save, save_labels
 from small_nnunet import small_ct, write_results
 
+from flare_lib.ct.files import load_ct, save_ct, save_label_map
 from flare_lib.ct.roi import Box
+from flare_lib.ct.volume import Volume
 from flare_lib.inference import nnunet_stage, stages
 from flare_lib.inference.coarse_to_fine import Segmentation
 
@@ -187,3 +189,20 @@ def test_measure_prints_and_writes_what_a_label_map_says(flare, tmp_path):
     other = save_labels(tmp_path / "other.nii.gz", labels_zyx(), np.diag([1.0, 2.0, 3.0, 1.0]))
     code, _, err = flare("measure", ct, other)
     assert (code, "must lie on the CT's grid" in err[0]) == (2, True)
+
+
+def test_measurements_of_a_dicom_series_become_a_report(flare, tmp_path):
+    folder = write_series(tmp_path / "série 1", every(StudyInstanceUID="1.2.3"))
+    ct = load_ct(folder)
+    labels, report = tmp_path / "labels.nii.gz", tmp_path / "report.dcm"
+    save_label_map(labels, (np.arange(ct.array_zyx.size).reshape(ct.shape_zyx) % 3).astype(np.uint8), ct)
+    code, out, err = flare("measure", folder, labels, "--sr", report)
+    assert (code, out[-1], err) == (0, f"2 organs measured; wrote {report}", [])
+    assert dcmread(report).Modality == "SR"
+    assert_refused(flare("measure", folder, labels, "--sr", tmp_path / "r.pdf"), "the report must be a .dcm file, got")
+    assert_refused(flare("measure", report, labels, "--sr", report), "the report must be a file of its own, not an inp")
+    assert_refused(flare("measure", folder, tmp_path, "--sr", report), "many CTs are measured into a table, without")
+    save_ct(tmp_path / "ct.nii.gz", Volume.from_array(ct.array_zyx, ct.spacing_zyx_mm))
+    assert_refused(
+        flare("measure", tmp_path / "ct.nii.gz", labels, "--sr", report), "only measurements of a DICOM series can be"
+    )

@@ -195,7 +195,7 @@ def test_labels_without_any_organ_are_saved(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (every(), "must have a StudyInstanceUID for labels to refer to it as DICOM-SEG, got none"),
+        (every(), "must have a StudyInstanceUID for DICOM to refer to it, got none"),
         (every(StudyInstanceUID=STUDY, FrameOfReferenceUID=""), "must have a FrameOfReferenceUID"),
         (every(StudyInstanceUID=STUDY, PatientSex="4711"), r"one that highdicom refuses \(ValueError\)"),
     ],
