@@ -93,7 +93,7 @@ def small_net(seed: int, *, version: int = 2) -> UNet:
     """Return a net whose every number is drawn from NumPy's frozen generator, as either nnU-Net would build it."""
     features = FEATURES if version > 1 else FEATURES_V1
     net = UNet(1, len(NAMES) + 1, features, STRIDES, n_heads=2, up_and_head_bias=version > 1)
-    draw = np.random.RandomState(16 + seed)  # seeds whose labels are not all the same
+    draw = np.random.RandomState((16 if version > 1 else 23) + seed)  # seeds whose labels are not all the same
     with torch.no_grad():
         for parameter in net.parameters():
             fan_in = max(1, parameter[0].numel())

@@ -8,7 +8,8 @@
 
 A run may be stopped or killed at any moment; the same call continues it. A finished case is segmented again only if its
 CT, the weights or the settings have changed, or its labels are gone. A failed case has been tried twice, the second
-time alone, and is left aside until one of these changes or the caller asks for it.
+time alone, and is left aside until one of these changes or the caller asks for it; one that found no room on the disk
+is tried again by the next run.
 """
 
 import functools
@@ -195,7 +196,8 @@ def _entry(case: Case, outcome: Any, key: dict[str, Any], tried: dict[str, str])
     if not isinstance(outcome, Failure):
         cost = {"total_s": round(outcome.seconds, 3), "peak_mib": round(outcome.peak_mib, 1)}
         return entry | outcome.result | cost
-    entry |= {"state": "failed", "error": outcome.reason, "tried": tried, "input_sha256": None, "input_stamp": None}
+    final = None if outcome.passing else tried  # another run may find room on the disk
+    entry |= {"state": "failed", "error": outcome.reason, "tried": final, "input_sha256": None, "input_stamp": None}
     with suppress(OSError):  # it is not there
         entry |= {"input_sha256": sha256_of(case.ct_path), "input_stamp": stamp_of(case.ct_path)}
     return entry

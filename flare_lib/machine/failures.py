@@ -1,11 +1,14 @@
 """How the work on one case ended: with a result and its cost, or with the reason why there is none, in one line."""
 
+import errno
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from flare_lib.machine.memory import watch_memory
+
+_OF_THE_DISK = {getattr(errno, name) for name in ("ENOSPC", "EDQUOT", "EROFS") if hasattr(errno, name)}
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -22,9 +25,13 @@ class Done(Generic[Result]):
 
 @dataclass(frozen=True)
 class Failure:
-    """Takes the place of a result when there is none: the reason, in one line."""
+    """Takes the place of a result when there is none: the reason, in one line.
+
+    `passing`: whether it says nothing about the item, because the disk had no room or could not be written to.
+    """
 
     reason: str
+    passing: bool = False
 
 
 def attempt(work: Callable[[Item], Result], item: Item) -> Done[Result] | Failure:
@@ -34,7 +41,7 @@ def attempt(work: Callable[[Item], Result], item: Item) -> Done[Result] | Failur
         with watch_memory() as memory:
             result = work(item)
     except Exception as error:  # a lying header, too little memory, a bug of ours: none may cost the other cases
-        return Failure(reason_of(error))
+        return Failure(reason_of(error), passing=isinstance(error, OSError) and error.errno in _OF_THE_DISK)
     return Done(result, time.perf_counter() - began, memory.peak_mib)
 
 

@@ -39,6 +39,8 @@ class Manifest:
         file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             _write_all(file, line)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
         finally:
             os.close(file)
         self.entries[entry["name"]] = dict(entry)

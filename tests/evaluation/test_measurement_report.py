@@ -65,7 +65,7 @@ def test_the_report_is_of_the_cts_study_and_lists_its_slices(measured):
     assert (ds.SOPClassUID, ds.Modality, ds.StudyInstanceUID) == (uid.EnhancedSRStorage, "SR", STUDY)
     assert (ds.PatientID, ds.CompletionFlag, ds.VerificationFlag) == ("4711", "COMPLETE", "UNVERIFIED")
     assert ds.ContentTemplateSequence[0].TemplateIdentifier == "1500"
-    [evidence] = ds.PertinentOtherEvidenceSequence
+    [evidence] = ds.CurrentRequestedProcedureEvidenceSequence
     [series] = evidence.ReferencedSeriesSequence
     assert series.SeriesInstanceUID == SERIES
     assert {image.ReferencedSOPInstanceUID for image in series.ReferencedSOPSequence} == slices

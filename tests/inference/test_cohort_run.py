@@ -1,5 +1,6 @@
 """Thousands of cases in small: what is done, what is done again, what is put aside, and what the manifest says."""
 
+import errno
 import os
 
 import numpy as np
@@ -86,6 +87,20 @@ def test_what_is_done_is_not_done_again_unless_something_changed(segmented, case
     assert segmented[6:] == [40, 50, 42]
     assert [entry["name"] for entry in entries] == ["c0", "c1", "c2"]
     assert (out / "manifest.jsonl").read_bytes().count(b"\n") >= 3
+
+
+def test_a_case_that_found_no_room_on_the_disk_is_tried_again_by_the_next_run(segmented, cases, tmp_path, monkeypatch):
+    def full(path, *_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    out, real = tmp_path / "out", cohort_run.save_label_map
+    monkeypatch.setattr(cohort_run, "save_label_map", full)
+    entries = segment_cohort(cases[:2], out)
+    assert [entry["state"] for entry in entries] == ["failed"] * 2
+    assert entries[1]["error"].endswith("c1.nii.gz: No space left on device")
+    monkeypatch.setattr(cohort_run, "save_label_map", real)
+    assert [entry["state"] for entry in segment_cohort(cases[:2], out)] == ["done"] * 2
+    assert segmented == [40, 41, 40, 41]
 
 
 def test_a_bad_case_is_put_aside_and_tried_again_when_it_changes_or_on_request(segmented, cases, tmp_path):

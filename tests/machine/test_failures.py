@@ -54,3 +54,12 @@ def test_an_exception_is_a_failure_and_an_interruption_is_not():
 
     with pytest.raises(KeyboardInterrupt):
         attempt(interrupted, 1)
+
+
+@pytest.mark.parametrize(("number", "passes"), [(errno.ENOSPC, True), (errno.EROFS, True), (errno.ENOENT, False)])
+def test_what_the_disk_refused_says_nothing_about_the_case(number, passes):
+    def save(_):
+        raise OSError(number, os.strerror(number), "labels.nii.gz")
+
+    assert attempt(save, 1) == Failure(f"labels.nii.gz: {os.strerror(number)}", passing=passes)
+    assert not attempt(divide, 0).passing
