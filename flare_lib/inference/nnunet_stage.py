@@ -79,7 +79,7 @@ class NnunetStage:
             window_hu=scaling.window_hu if clips_first else (-np.inf, np.inf),
         )
         if not clips_first:
-            np.clip(image, *np.float32(scaling.window_hu), out=image)
+            np.clip(image, *map(np.float32, scaling.window_hu), out=image)
         image -= np.float32(scaling.shift)
         image /= np.float32(scaling.divisor)
         return torch.from_numpy(image)[None]

@@ -11,7 +11,7 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -35,7 +35,7 @@ def read_pickle(path: str | Path) -> Any:
 
 def numpy_builders() -> dict[str, Callable]:
     """Return what rebuilds NumPy's numbers and arrays, {full name: function}, as NumPy 1 and NumPy 2 write it."""
-    rebuild_number, rebuild_array = np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0]
+    rebuild_number, rebuild_array = (cast(Callable, value.__reduce__()[0]) for value in (np.float64(0), np.empty(0)))
     return {
         f"numpy.{core}.multiarray.{name}": rebuild
         for core in ("core", "_core")

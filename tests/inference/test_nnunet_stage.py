@@ -115,7 +115,6 @@ def test_version_1_clips_what_it_has_resampled():
         for version in (2, 1)
     )
     assert first.shape == last.shape == (9,)
-    assert (first[-4:], last[-4:]) == (pytest.approx(100.0), pytest.approx(100.0))
     assert not np.allclose(first, last, atol=1.0)
     whole = resample_spline(array, (1, 1, 9))
     np.testing.assert_allclose(last, whole.clip(-1000, 100).ravel(), atol=1e-3)
