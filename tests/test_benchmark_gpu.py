@@ -10,6 +10,7 @@ from flare_lib.evaluation.gpu_record import gpu_row, gpu_table
 
 
 @pytest.mark.slow("the whole benchmark")
+@pytest.mark.usefixtures("quick_phantoms")
 def test_every_line_runs_on_the_cpu_and_agrees_with_it(tmp_path, capsys):
     gpu.main(["--dry", "--output", str(tmp_path / "gpu.json"), "--minutes", "60"])
     stored = json.loads((tmp_path / "gpu.json").read_text())
@@ -25,6 +26,7 @@ def test_every_line_runs_on_the_cpu_and_agrees_with_it(tmp_path, capsys):
     assert gpu_table(tmp_path / "gpu.json").endswith(printed.rstrip())
 
 
+@pytest.mark.usefixtures("quick_phantoms")
 def test_when_the_time_is_up_what_is_missing_is_listed(tmp_path):
     done = gpu.run_all(gpu.CPU, gpu.DRY, minutes=0.0)
     assert done["left_out_or_unfinished"] == ["resize", "case", "patch", "step"]

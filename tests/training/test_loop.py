@@ -148,6 +148,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import test_loop
+test_loop.make_optimizer(test_loop.new_net(test_loop.recipe()), test_loop.recipe())  # the first one loads a lot
 for moment in {MOMENTS}:
     def kill(step, loss):
         if step == moment:

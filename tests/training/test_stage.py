@@ -205,8 +205,10 @@ def test_pseudo_labels_that_are_not_there_or_that_nothing_draws_from_are_refused
 
 @pytest.mark.usefixtures("quick_phantoms")
 def test_phantoms_held_out_stand_in_where_there_are_no_cases():
-    recipe = preset("course", "coarse", n_steps=1, validate_every=1, n_unlabelled=0)
-    held_out = gather(recipe).held_out["phantoms"]
+    recipe = preset("course", "coarse", n_steps=1, validate_every=1, n_unlabelled=0, n_phantoms=1)
+    gathered = gather(recipe)
+    held_out = gathered.held_out["phantoms"]
+    assert (len(gathered.sources["phantoms"]), len(held_out)) == (1, stage.N_VALIDATION_PHANTOMS)
     batches = validation_batches(held_out={"phantoms": held_out}, recipe=recipe)
     again = validation_batches(held_out={"phantoms": held_out}, recipe=recipe)
     assert len(batches) == N_PATCHES
