@@ -167,7 +167,7 @@ def measure(
     if sr is not None:
         from flare_lib.evaluation.measurement_report import check_report, write_report
 
-        check_report(scan)
+        check_report(sr, scan)
     measured = measure_organs(scan, load_labels_on(scan, labels))
     typer.echo(measurement_table(measured))
     if output is not None:

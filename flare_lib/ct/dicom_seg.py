@@ -7,6 +7,7 @@ Reference: DICOM PS3.3, A.51 and C.8.20 (Segmentation); PS3.16, CID 7150 and 715
 (families of algorithms); PS3.5, A.5 (deflated).
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,13 +75,22 @@ def check_dicom_seg(like: Volume) -> None:
     _segmentation(one, np.zeros((len(one), slices[0].whole("Rows"), slices[0].whole("Columns")), np.uint8))
 
 
+def check_no_slice(path: str | os.PathLike, ct: Volume) -> None:
+    """Raise ValueError if a file written to `path` would take the place of one of the CT's own DICOM files."""
+    path = Path(path)
+    files = {slice_.path for slice_ in ct.grid.slices if isinstance(slice_.path, Path)}  # not those within an archive
+    if path.exists() and any(file.exists() and path.samefile(file) for file in files):
+        raise ValueError(f"the output must be a file of its own, not a slice of the CT, got {path}")
+
+
 def save_dicom_seg(path: Path, label_map_zyx: np.ndarray, like: Volume) -> None:
     """Save labels (uint8, 0 to 13, like's shape) as a DICOM-SEG that refers to the slices `like` was read from.
 
     Each slice's labels lie on its own pixels; where a tilted gantry was corrected, they go back by the nearest row. The
-    file appears complete or not at all. Raises the errors of `check_dicom_seg`.
+    file appears complete or not at all. Raises the errors of `check_dicom_seg` and `check_no_slice`.
     """
     check_dicom_seg(like)
+    check_no_slice(path, like)
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
     grid = like.grid

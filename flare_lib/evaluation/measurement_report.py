@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flare_lib import __version__
 from flare_lib.ct.dicom_headers import Header, quiet
-from flare_lib.ct.dicom_seg import ANATOMICAL_STRUCTURE, snomed_of, whole_header
+from flare_lib.ct.dicom_seg import ANATOMICAL_STRUCTURE, check_no_slice, snomed_of, whole_header
 from flare_lib.ct.volume import Volume
 from flare_lib.evaluation.measurements import Measurement
 from flare_lib.machine.atomic_write import atomic_write
@@ -27,11 +27,15 @@ _SERIES_NUMBER = 2000  # added to the CT's, so that viewers list the report afte
 _MILLILITRE = ("ml", "UCUM", "ml")
 
 
-def check_report(ct: Volume) -> None:
-    """Raise ValueError unless measurements of this CT can be reported; MissingExtra without the extra `dicom`."""
+def check_report(path: str | Path, ct: Volume) -> None:
+    """Raise ValueError unless measurements of this CT can be reported in a file `path` of its own.
+
+    Raises MissingExtra without the extra `dicom`.
+    """
     check_extra("highdicom", "dicom")
     if not ct.grid.slices:
         raise ValueError("only measurements of a DICOM series can be a DICOM report, got a CT from another format")
+    check_no_slice(path, ct)
 
 
 def write_report(path: str | Path, measured: Sequence[Measurement], ct: Volume) -> None:
@@ -40,7 +44,7 @@ def write_report(path: str | Path, measured: Sequence[Measurement], ct: Volume) 
     Raises the errors of `check_report`, and ValueError if nothing was measured or if a slice's header lacks what a
     report must refer to.
     """
-    check_report(ct)
+    check_report(path, ct)
     if not measured:
         raise ValueError("a report must have an organ that was measured, got none")
     slices: list[Header] = []

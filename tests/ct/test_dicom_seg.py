@@ -16,7 +16,7 @@ from pydicom.sr.codedict import codes
 
 from flare_lib import __version__
 from flare_lib.ct.dicom_seg import _SNOMED, check_dicom_seg
-from flare_lib.ct.files import load_ct, save_label_map
+from flare_lib.ct.files import check_labels_fit, load_ct, save_label_map
 from flare_lib.ct.labels import ORGANS
 from flare_lib.ct.volume import Volume, to_file_axes
 from flare_lib.machine.extras import MissingExtra
@@ -274,3 +274,16 @@ def test_a_file_among_others_is_not_taken_for_a_slice(saved):
     )
     write(a_slice(4), path.parent / "ct" / "again.dcm")
     np.testing.assert_array_equal(as_the_ct_lies(saved[0], load_ct(path.parent / "ct").array_zyx), HU)
+
+
+def test_a_slice_is_never_overwritten_by_its_labels(tmp_path):
+    folder = write_series(tmp_path / "ct", in_study)
+    before = (folder / "002.dcm").read_bytes()
+    ct = load_ct(folder)
+    for refused in (
+        lambda: check_labels_fit(folder / "002.dcm", ct),  # before the work
+        lambda: save_label_map(folder / "002.dcm", labels_of(ct), ct),
+    ):
+        with pytest.raises(ValueError, match=r"a file of its own, not a slice of the CT, got .*002\.dcm$"):
+            refused()
+    assert (folder / "002.dcm").read_bytes() == before

@@ -81,5 +81,17 @@ def test_what_cannot_be_reported_is_refused_and_leaves_nothing(tmp_path):
         write_report(tmp_path / "r.dcm", organs, stray)
     save_ct(tmp_path / "ct.nii.gz", Volume.from_array(ct.array_zyx, ct.spacing_zyx_mm))
     with pytest.raises(ValueError, match="only measurements of a DICOM series can be a DICOM report, got a CT from an"):
-        check_report(load_ct(tmp_path / "ct.nii.gz"))
+        check_report(tmp_path / "r.dcm", load_ct(tmp_path / "ct.nii.gz"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ct", "ct.nii.gz", "stray"]
+
+
+def test_a_slice_is_never_overwritten_by_its_report(tmp_path):
+    folder = write_series(tmp_path / "ct", in_study)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    ct = load_ct(folder)
+    organs = measure_organs(ct, labels_of(ct))
+    for path in (folder / "002.dcm", tmp_path / "ct" / ".." / "ct" / "002.dcm"):
+        with pytest.raises(ValueError, match=r"a file of its own, not a slice of the CT, got .*\.dcm$"):
+            write_report(path, organs, ct)
+    write_report(folder / "report.dcm", organs, ct)
+    assert {path: path.read_bytes() for path in before} == before
