@@ -120,5 +120,5 @@ def test_a_mean_is_over_cases_first_and_leaves_out_what_is_not_scored():
     assert mean_score(cases) == pytest.approx((0.3 + 0.9 + 11 * 0.5) / 13)
     assert mean_score(cases, "nsd") == 1
     assert mean_score(cases, centres=["b"]) == pytest.approx((0.4 + 0.9 + 11 * 0.5) / 13)
-    with pytest.raises(ValueError, match=r"a case of \['c'\], got none"):
+    with pytest.raises(ValueError, match=r"one case of \['c'\], got none"):
         mean_score(cases, centres=["c"])
