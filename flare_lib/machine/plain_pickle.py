@@ -1,7 +1,8 @@
-"""Pickles read as data: containers, text, numbers and NumPy's arrays; what could run code is refused.
+"""Pickles read as data: containers, text, numbers and NumPy's arrays of numbers; what could run code is refused.
 
 A pickle is a program for a small machine, and its only dangerous instructions fetch and call what it names. Here it may
-name the few things below, which build values and do nothing else.
+name the few things below, which build values and do nothing else. Of NumPy's types only those of numbers are among
+them: a pickle may alter any other, and have an array's bytes taken for addresses.
 
 Reference: https://docs.python.org/3/library/pickle.html#restricting-globals
 """
@@ -19,7 +20,7 @@ _LONGEST = 80  # characters of a stranger's name that are told
 
 
 def read_pickle(path: str | Path) -> Any:
-    """Return what a pickle holds, if it is made of plain values and NumPy's numbers and arrays.
+    """Return what a pickle holds, if it is made of plain values and NumPy's numbers and arrays of them.
 
     Nothing that it names is imported or called. Raises OSError, or ValueError, in one line, for a pickle that holds
     anything else (the first such name is told) and for a file that is none, damaged or empty.
@@ -47,10 +48,18 @@ class _StrangerError(Exception):
     """A name that is not among the known ones."""
 
 
+def _number_type(name: Any, *_how: object) -> np.dtype:
+    """Return NumPy's own type of a kind of number, which stays as it is whatever a pickle says of it afterwards."""
+    kind = np.dtype(name)
+    if kind.kind not in "biufc" or kind.isbuiltin != 1:
+        raise _StrangerError(f"NumPy's type {ascii(name)[:_LONGEST]}")
+    return kind
+
+
 class _Plain(pickle.Unpickler):
     _known: dict[str, Any] = numpy_builders() | {
         "numpy.ndarray": np.ndarray,
-        "numpy.dtype": np.dtype,
+        "numpy.dtype": _number_type,
         "collections.OrderedDict": OrderedDict,
         # bytes and sets as the oldest protocols write them
         "_codecs.encode": _codecs.encode,

@@ -63,6 +63,33 @@ def test_what_could_run_code_is_refused_and_does_not(tmp_path, protocol, functio
     assert not gone.exists()
 
 
+class Forged:
+    """An array of one object whose type says that it holds none: its 8 bytes are an address of the pickle's choice."""
+
+    def __reduce__(self):
+        rebuild, start, _ = np.empty(0).__reduce__()
+        return rebuild, start, (1, (1,), ForgedType(), False, b"AAAAAAAA")
+
+
+class ForgedType:
+    def __reduce__(self):
+        *state, _flags = np.dtype([("a", "O")]).__reduce__()[2]
+        return np.dtype, ("V8", False, True), (*state, 0)
+
+
+@pytest.mark.parametrize("content", [Forged(), np.array(["a"], object), np.array([(1, 2.0)], "i4,f8"), np.array(["a"])])
+def test_arrays_of_anything_but_numbers_are_refused(tmp_path, content):
+    path = pickled(tmp_path / "plans.pkl", [content], 2)
+    with pytest.raises(ValueError, match=r"hold plain values alone, got NumPy's type '[VOU]\d+', which"):
+        read_pickle(path)
+
+
+def test_a_type_of_numbers_cannot_be_altered(tmp_path):
+    path = tmp_path / "a.pkl"
+    path.write_bytes(b"cnumpy\ndtype\n(S'f8'\nI00\nI01\ntR(I3\nS'<'\nNNNI-1\nI-1\nI63\ntb.")
+    assert (read_pickle(path), read_pickle(path).flags) == (np.dtype("f8"), 0)
+
+
 def test_other_ways_to_name_a_function_are_refused_as_well(tmp_path):
     # the oldest instruction for an instance, and a code of the extension registry
     (tmp_path / "a.pkl").write_bytes(b"(S'true'\nios\nsystem\n.")
