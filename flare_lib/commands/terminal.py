@@ -39,8 +39,9 @@ class Bars:
 
         if stage not in self._bars:
             self._bars[stage] = tqdm(total=total, desc=stage, unit=unit, disable=None, leave=False)
-        self._bars[stage].set_postfix_str(beside, refresh=False)
-        self._bars[stage].update(done - self._bars[stage].n)
+        bar = self._bars[stage]
+        bar.set_postfix_str(beside, refresh=done == bar.n)  # what stands beside may change while nothing gets done
+        bar.update(done - bar.n)
 
     def __exit__(self, *_exception: object) -> None:
         for bar in self._bars.values():

@@ -48,6 +48,15 @@ def test_each_stage_has_a_bar_that_follows_what_is_done_and_goes_at_the_end(monk
     assert "%" not in sys.stderr.getvalue().removeprefix(shown)
 
 
+def test_what_is_under_way_is_told_before_anything_is_done(monkeypatch):
+    monkeypatch.setattr(tqdm, "tqdm", functools.partial(tqdm.tqdm, mininterval=1e9))
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Bars() as bars:
+        bars("executed", 0, 2, beside="now: 00_a, 01_b")
+        assert "0/2" in sys.stderr.getvalue()
+        assert "now: 00_a, 01_b" in sys.stderr.getvalue()
+
+
 def test_without_a_terminal_there_are_no_bars(capsys, at_once):
     with Bars() as bars:
         bars("coarse", 1, 4)

@@ -12,6 +12,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from flare_lib.course.execution import (
     LIBRARY,
     NotebookFailed,
+    NotebookRun,
     find_notebooks,
     fingerprint,
     last_picture,
@@ -19,6 +20,7 @@ from flare_lib.course.execution import (
     share_parameters,
     workers_for,
 )
+from flare_lib.machine.failures import Done
 
 FIGURE = """\
 import matplotlib.pyplot as plt
@@ -230,6 +232,24 @@ def test_a_failure_beside_others_names_its_notebook_and_ends_the_others_with_the
         psutil.Process(kernel).wait(10)
         psutil.Process(kernel)
     assert re.findall(r'<a href="(\w+)\.html">', (course.out / "index.html").read_text()) == ["01_b"]
+
+
+def test_what_runs_side_by_side_is_all_that_measures_no_time_and_then_each_of_the_others(course, monkeypatch):
+    for name, tag in (("00_a", "timing"), ("01_b", ""), ("02_c", "timing"), ("03_d", ""), ("04_e", "")):
+        course.add(name, name, tag=tag)
+    groups, told = [], []
+
+    def run(work, tasks, pool):  # in no process
+        groups.append(([path.stem for path, _ in tasks], pool.n_slots()))
+        for k in reversed(range(len(tasks))):
+            path = tasks[k][0]
+            yield k, Done(NotebookRun(path.stem, "", path, path, 1.0), 1.0, 0.0)
+
+    monkeypatch.setattr("flare_lib.course.execution.runner.run", run)
+    runs = course.run(workers=2, progress=lambda *now: told.append(now))
+    assert groups == [(["01_b", "03_d", "04_e"], 2), (["00_a", "02_c"], 1)]
+    assert [run.name for run in runs] == ["00_a", "01_b", "02_c", "03_d", "04_e"]
+    assert [now for now in told if now[0] in (0, 3)] == [(0, 5, ["01_b", "03_d"]), (3, 5, []), (3, 5, ["00_a"])]
 
 
 def test_as_many_run_side_by_side_as_there_are_cores_and_memory_for(monkeypatch):
