@@ -13,6 +13,7 @@ from flare_lib.ct.files import load_ct
 from flare_lib.ct.labels import N_CLASSES, ORGAN_NAMES
 from flare_lib.ct.spline import resample_spline
 from flare_lib.ct.volume import to_file_axes
+from flare_lib.inference import nnunet_stage
 from flare_lib.inference.nnunet_stage import NnunetStage, segment_with_nnunet
 from flare_lib.network.nnunet_folder import Fold, NnunetModel, load_nnunet_folder
 from flare_lib.network.nnunet_plans import Scaling, read_plans
@@ -88,6 +89,18 @@ def test_the_folds_logits_are_averaged():
     )
     torch.testing.assert_close(averaged, torch.full((1, 5, 2, 2, 2), 3.0))
     assert votes[0].eq(1).all()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_on_the_way_back_version_1_asks_the_ct_for_thick_slices_first_and_version_2_the_net(ct, version, monkeypatch):
+    asked = []
+    monkeypatch.setattr(nnunet_stage, "thick_axis", lambda first, then: asked.append((first, then)))
+    asking = stage()
+    asking.plans = replace(asking.plans, version=version)
+    segment_with_nnunet(ct, asking)
+    there, back = asked
+    assert there[1] == asking.plans.spacing_mm != there[0]
+    assert back == (there if version == 1 else there[::-1])
 
 
 def test_version_1_averages_probabilities():

@@ -101,6 +101,7 @@ OTHERS = [
     ({"transpose_forward": [0, 0, 1]}, (), "must be 0, 1 and 2 in some order"),
     ({"num_classes": 3}, (), "must predict the 4 planned labels, got 5"),
     ({"base_num_features": 30}, (), "must be the planned net, .*30, 60, 120"),
+    ({"base_num_features": 200}, (), "must be the planned net, .*200, 320, 320"),
     ({"plans_per_stage": {}}, (), "the stage must be one of , got 0"),
 ]
 
