@@ -34,14 +34,28 @@ def read_pickle(path: str | Path) -> Any:
             raise ValueError(f"{path} must be a whole pickle, got {type(error).__name__}: {error}") from error
 
 
+class Array(np.ndarray):
+    """An array as a pickle begins it: empty, until it is told its type, shape and values.
+
+    It takes no arguments: NumPy's own would take a buffer of bytes for the addresses of objects.
+    """
+
+    def __new__(cls) -> "Array":
+        """Return an array of no bytes."""
+        return super().__new__(cls, (0,), np.int8)
+
+
+def _begin_array(*_kind_shape_type: object) -> Array:
+    return Array()
+
+
 def numpy_builders() -> dict[str, Callable]:
     """Return what rebuilds NumPy's numbers and arrays, {full name: function}, as NumPy 1 and NumPy 2 write it."""
-    rebuild_number, rebuild_array = (cast(Callable, value.__reduce__()[0]) for value in (np.float64(0), np.empty(0)))
-    return {
-        f"numpy.{core}.multiarray.{name}": rebuild
-        for core in ("core", "_core")
-        for rebuild, name in ((rebuild_number, "scalar"), (rebuild_array, "_reconstruct"))
-    }
+    scalar = cast(Callable, np.float64(0).__reduce__()[0])
+    builders: dict[str, Callable] = {"numpy.ndarray": Array}
+    for core in ("core", "_core"):
+        builders |= {f"numpy.{core}.multiarray.{n}": f for n, f in (("scalar", scalar), ("_reconstruct", _begin_array))}
+    return builders
 
 
 class _StrangerError(Exception):
@@ -58,7 +72,6 @@ def _number_type(name: Any, *_how: object) -> np.dtype:
 
 class _Plain(pickle.Unpickler):
     _known: dict[str, Any] = numpy_builders() | {
-        "numpy.ndarray": np.ndarray,
         "numpy.dtype": _number_type,
         "collections.OrderedDict": OrderedDict,
         # bytes and sets as the oldest protocols write them

@@ -109,7 +109,7 @@ def _numpy_numbers() -> list:
     """Return what torch may unpickle beside tensors: NumPy's numbers and arrays."""
     kinds = ("bool", "int32", "int64", "float16", "float32", "float64")
     builders = [(function, name) for name, function in numpy_builders().items()]
-    return [*builders, np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in kinds)]
+    return [*builders, np.dtype, *(type(np.dtype(kind)) for kind in kinds)]
 
 
 def state_dict_of(checkpoint: Any, source: str) -> Tensors:

@@ -84,6 +84,18 @@ def test_arrays_of_anything_but_numbers_are_refused(tmp_path, content):
         read_pickle(path)
 
 
+class OnBytes:
+    """An array of one object that lies where 8 bytes of the pickle say."""
+
+    def __reduce__(self):
+        return np.ndarray, ((1,), "O", b"AAAAAAAA")
+
+
+def test_an_array_cannot_be_laid_on_bytes(tmp_path):
+    with pytest.raises(ValueError, match=r"plans\.pkl must be a whole pickle, got TypeError: "):
+        read_pickle(pickled(tmp_path / "plans.pkl", [OnBytes()], 2))
+
+
 def test_a_type_of_numbers_cannot_be_altered(tmp_path):
     path = tmp_path / "a.pkl"
     path.write_bytes(b"cnumpy\ndtype\n(S'f8'\nI00\nI01\ntR(I3\nS'<'\nNNNI-1\nI-1\nI63\ntb.")

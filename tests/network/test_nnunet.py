@@ -6,7 +6,7 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
 
-from flare_lib.network.nnunet import load_nnunet
+from flare_lib.network.nnunet import load_nnunet, read_checkpoint
 
 FEATURES = (3, 4, 6, 5)
 STRIDES = ((1, 2, 2), (2, 2, 2), (2, 1, 2))
@@ -273,3 +273,18 @@ def test_a_2d_net_is_refused():
     flat = {name: t[..., 0] if t.ndim == 5 else t for name, t in weights.items()}
     with pytest.raises(ValueError, match=r"must be a 3D net, got the shape \(6, 12, 3, 3\) for decoder"):
         load_nnunet(flat)
+
+
+class OnBytes:
+    """An array of one object that lies where 8 bytes of the pickle say."""
+
+    def __reduce__(self):
+        return np.ndarray, ((1,), "O", b"AAAAAAAA")
+
+
+def test_a_checkpoint_cannot_lay_an_array_on_bytes(tmp_path):
+    torch.save({"losses": np.array([1.5, 0.5])}, tmp_path / "a.pth")
+    assert read_checkpoint(tmp_path / "a.pth")["losses"].tolist() == [1.5, 0.5]
+    torch.save({"losses": OnBytes()}, tmp_path / "b.pth")
+    with pytest.raises(ValueError, match=r"b\.pth must be a complete PyTorch checkpoint, got TypeError: "):
+        read_checkpoint(tmp_path / "b.pth")
