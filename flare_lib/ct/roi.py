@@ -55,6 +55,27 @@ class Box:
             triple(min(b + m, n) for b, m, n in zip(self.stop_zyx, margins, shape_zyx, strict=True)),
         )
 
+    def grow(self, size_mm: Triple, spacing_zyx_mm: Triple, shape_zyx: Shape) -> "Box":
+        """Return the box grown to at least `size_mm` along each axis, evenly on both sides, within a `shape_zyx`.
+
+        What one side lacks at the volume's border, the other makes up for, as far as the volume reaches. Sizes are
+        rounded up to whole voxels; an axis that is large enough stays as it is, so a size of 0 changes nothing. Raises
+        ValueError for a negative size, a spacing that is not positive, or a box that does not lie in the volume.
+        """
+        check_spacing(spacing_zyx_mm)
+        _check_inside(self, shape_zyx)
+        if not all(math.isfinite(size) and size >= 0 for size in size_mm):
+            raise ValueError(f"size_mm must be 0 or more along each axis, got {size_mm}")
+        starts, stops = [], []
+        for start, stop, n, spacing, size in zip(
+            self.start_zyx, self.stop_zyx, shape_zyx, spacing_zyx_mm, size_mm, strict=True
+        ):
+            lacking = max(min(math.ceil(size / spacing - 1e-6), n) - (stop - start), 0)
+            first = min(max(start - lacking // 2, 0), n - (stop - start + lacking))
+            starts.append(first)
+            stops.append(first + stop - start + lacking)
+        return Box(triple(starts), triple(stops))
+
     def rescale(self, from_shape_zyx: Shape, to_shape_zyx: Shape) -> "Box":
         """Return the same region on another grid of the same extent, rounded outwards to whole voxels.
 

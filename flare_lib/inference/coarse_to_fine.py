@@ -63,7 +63,8 @@ def segment(
 ) -> Segmentation:
     """Segment the 13 organs of one CT, coarse to fine.
 
-    `margin_mm` widens the box around the organs that the coarse stage found. `max_distance_mm` is how far from the
+    `margin_mm` widens the box around the organs that the coarse stage found; where that is smaller than one patch of
+    the fine stage, it grows to the patch. `max_distance_mm` is how far from the
     great vessels a region may lie; of thin organs, pieces of at least `min_share` of the largest one's size stay (1:
     the largest alone, the paper's rule); `clean_up=False` skips the post-processing after both stages. `tile_steps` are
     those of the coarse and the fine sliding window, in patches. `progress(stage, tiles done, tiles in total)` is called
@@ -76,6 +77,8 @@ def segment(
     body = crop_volume(ct, foreground)
     run.lap("foreground")
     seen, roi = run.find_region(body, coarse, tile_steps[0], margin_mm)
+    # a patch that reaches beyond a small region shows what lies there, not air: a neck is known by its jaw
+    roi = roi.grow(getattr(fine, "patch_mm", (0.0, 0.0, 0.0)), body.spacing_zyx_mm, body.shape_zyx)
     fine_labels = run.segment_region(crop_volume(body, roi), fine, tile_steps[1], "fine")
     return run.result(ct, fine_labels, roi.shift(foreground.start_zyx), seen)
 

@@ -12,7 +12,7 @@ import torch
 from flare_lib.ct.moments import Moments
 from flare_lib.ct.preprocess import normalize
 from flare_lib.ct.resample import resample_trilinear
-from flare_lib.ct.volume import Shape, Volume
+from flare_lib.ct.volume import Shape, Triple, Volume, triple
 from flare_lib.machine.device import choose_device, memory_errors_of
 from flare_lib.machine.precision import Precision, choose_precision
 from flare_lib.network.engines import check_engine, compile_net
@@ -22,7 +22,8 @@ from flare_lib.network.weights import TrainedNet, load_trained, packaged_weights
 class PatchPredictor(Protocol):
     """What can slide over an image: it gives scores for one patch of `patch_size` (z, y, x).
 
-    If it also has a `precision`, as `NetStage` does, the result reports it.
+    If it also has a `precision`, as `NetStage` does, the result reports it; if it has a `patch_mm`, the extent of a
+    patch (z, y, x) in mm, a region is never smaller where the CT has more to show.
     """
 
     patch_size: Shape
@@ -59,6 +60,11 @@ class NetStage:
         check_engine(engine, self.device)
         compiled = engine == "openvino"
         self._finest = compile_net(self.net, self.patch_size, self.precision) if compiled else self.net.finest
+
+    @property
+    def patch_mm(self) -> Triple:
+        """The extent (z, y, x) of one patch in mm."""
+        return triple(n * s for n, s in zip(self.patch_size, self.preprocessing.spacing_zyx_mm, strict=True))
 
     def prepare(self, ct: Volume) -> torch.Tensor:
         """Return the CT clipped, resampled and normalised as in training, float32 (1, Z, Y, X)."""

@@ -73,6 +73,39 @@ def test_no_margin_changes_nothing():
     assert box.widen(0, (1.0, 2.0, 3.0), (4, 5, 7)) == box
 
 
+def test_a_small_box_grows_evenly_and_away_from_the_border():
+    box = Box((4, 0, 10), (6, 3, 12))
+    assert box.grow((10.0, 10.0, 10.0), (2.0, 1.0, 2.5), (20, 9, 13)) == Box((3, 0, 9), (8, 9, 13))
+    assert box.grow((18.0, 7.5, 30.0), (3.0, 1.5, 2.5), (20, 9, 13)) == Box((2, 0, 1), (8, 5, 13))
+    assert box.grow((0.0, 3.0, 4.9), (2.0, 1.0, 2.5), (20, 9, 13)) == box
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 30), st.floats(0, 1), st.floats(0, 1)), min_size=3, max_size=3),
+    st.tuples(st.floats(0, 70), st.floats(0, 70), st.floats(0, 70)),
+)
+def test_a_grown_box_holds_the_box_and_the_size_or_the_whole_axis(axes, size_mm):
+    spacing = (2.0, 1.5, 0.7)
+    starts = [int(a * (n - 1)) for n, a, _ in axes]
+    stops = [s + 1 + int(b * (n - 1 - s)) for s, (n, _, b) in zip(starts, axes, strict=True)]
+    shape = tuple(n for n, _, _ in axes)
+    box = Box(tuple(starts), tuple(stops))
+    grown = box.grow(size_mm, spacing, shape)
+    for a, b, c, d, n, mm, s in zip(
+        grown.start_zyx, grown.stop_zyx, starts, stops, shape, size_mm, spacing, strict=True
+    ):
+        assert 0 <= a <= c
+        assert d <= b <= n
+        assert (b - a) * s >= min(mm, n * s) - 1e-5
+        assert (b - a) in (d - c, n) or (b - a - 1) * s < mm
+
+
+@pytest.mark.parametrize("size", [-1.0, math.inf, math.nan])
+def test_an_impossible_size_is_refused(size):
+    with pytest.raises(ValueError, match="size_mm must be 0 or more"):
+        Box((0, 0, 0), (1, 2, 3)).grow((1.0, size, 1.0), (1.0, 2.0, 3.0), (4, 5, 6))
+
+
 @given(shapes_and_boxes(), st.tuples(*[st.integers(1, 30)] * 3))
 def test_a_rescaled_box_is_the_smallest_that_covers_the_same_region(shape_and_box, to_shape):
     shape, box = shape_and_box

@@ -148,6 +148,18 @@ def test_a_thin_organ_that_a_net_breaks_keeps_its_larger_pieces():
         assert not (papers[top] == broken).any()
 
 
+def test_a_region_smaller_than_a_patch_grows_to_it_where_the_ct_goes_on(monkeypatch):
+    ct = abdomen((60, 110, 150), (3.0, 2.0, 1.9))
+    small = segment(ct, COARSE, FINE, margin_mm=0.0).roi
+    whole = segment_in_one_stage(ct, FINE).roi
+    monkeypatch.setattr(FINE, "patch_mm", (0.0, 170.0, 1000.0), raising=False)
+    grown = segment(ct, COARSE, FINE, margin_mm=0.0)
+    assert small.shape_zyx[1] < 80
+    assert [grown.roi.shape_zyx[0], grown.roi.shape_zyx[2]] == [small.shape_zyx[0], whole.shape_zyx[2]]
+    assert grown.roi.shape_zyx[1] == 85
+    assert dice_scores(grown.label_map_zyx, labels_of(ct)).min() >= 0.97
+
+
 @pytest.mark.parametrize("wrong", [{"max_distance_mm": 0.0}, {"min_share": 0.0}])
 def test_a_rule_that_cannot_be_is_refused_before_any_work(wrong):
     ct = abdomen((12, 30, 40), (12.0, 8.0, 7.0))

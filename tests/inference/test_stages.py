@@ -49,6 +49,12 @@ def test_a_patch_is_given_the_softmax_of_the_finest_head(trained):
     torch.testing.assert_close(probabilities, expected, atol=1e-6, rtol=0)
 
 
+def test_a_stage_knows_the_extent_of_its_patch(trained):
+    stage = NetStage(trained)
+    expected = np.multiply(trained.patch_size, trained.preprocessing.spacing_zyx_mm)
+    np.testing.assert_allclose(stage.patch_mm, expected)
+
+
 def test_openvino_gives_torchs_probabilities(trained):
     patch = torch.randn(1, 1, *PATCH, generator=torch.Generator().manual_seed(1))
     ours, theirs = (
