@@ -15,7 +15,7 @@ from flare_lib.data.augment import Augmentation
 from flare_lib.data.prepared import PreparedCase
 from flare_lib.machine.extras import MissingExtra
 from flare_lib.synthetic.structures import Structures
-from flare_lib.training.patches import Patches, cut_patch, loader, paint_patch
+from flare_lib.training.patches import Patches, cut_patch, paint_patch
 from flare_lib.training.recipes import preset
 
 NAMES = {0: "air", 1: "liver", 2: "fat", 3: "adrenal_gland_left"}
@@ -48,7 +48,8 @@ def test_a_batch_depends_on_seed_and_number_alone():
 BACKGROUND = f"""
 import sys, torch
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_patches import Patches, loader, person, recipe
+from flare_lib.training.patches import Patches, loader
+from test_patches import person, recipe
 patches = Patches({{"label_maps": [person()]}}, recipe())
 in_place, in_background = (next(iter(loader(patches, n_workers=n))) for n in (0, 1))
 print(torch.equal(in_place["image"], in_background["image"]), torch.equal(in_place["target"], in_background["target"]))
