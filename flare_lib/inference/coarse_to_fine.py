@@ -64,11 +64,11 @@ def segment(
     """Segment the 13 organs of one CT, coarse to fine.
 
     `margin_mm` widens the box around the organs that the coarse stage found; where that is smaller than one patch of
-    the fine stage, it grows to the patch. `max_distance_mm` is how far from the
-    great vessels a region may lie; of thin organs, pieces of at least `min_share` of the largest one's size stay (1:
-    the largest alone, the paper's rule); `clean_up=False` skips the post-processing after both stages. `tile_steps` are
-    those of the coarse and the fine sliding window, in patches. `progress(stage, tiles done, tiles in total)` is called
-    along the way. If the coarse stage finds nothing, the fine stage looks at the whole foreground, and the notes say
+    the fine stage, it grows to the patch. `max_distance_mm` is how far from the great vessels a region may lie; of thin
+    organs, pieces of at least `min_share` of the largest one's size stay (1: the largest alone, the paper's rule);
+    `clean_up=False` skips the post-processing after both stages. `tile_steps` are those of the coarse and the fine
+    sliding window, in patches. `progress(stage, tiles done, tiles in total)` is called along the way. If the coarse
+    stage finds nothing, the fine stage looks at the whole foreground, and the notes say
     so. Raises the errors of `check_rules` before any work is done, ValueError for a margin below 0 or a step outside
     (0, 1], and MemoryError if a device is full.
     """

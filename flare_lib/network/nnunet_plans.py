@@ -27,6 +27,17 @@ _SMALLEST_SD = 1e-8
 _ANY: Window = (-np.inf, np.inf)
 
 PLAIN, RESIDUAL = "PlainConvUNet", "ResidualEncoderUNet"
+# what nnU-Net builds its 3-D nets of where plans do not say it: all of version 1's, and the older ones of version 2
+STANDARD_LAYERS: dict[str, Any] = {
+    "conv_op": "torch.nn.modules.conv.Conv3d",
+    "conv_bias": True,
+    "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+    "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+    "dropout_op": None,
+    "dropout_op_kwargs": None,
+    "nonlin": "torch.nn.LeakyReLU",
+    "nonlin_kwargs": {"inplace": True},
+}
 
 
 @dataclass(frozen=True)
@@ -235,18 +246,11 @@ def _architecture(chosen: Mapping[str, Any]) -> Architecture:
         arguments = {
             "n_stages": n_stages,
             "features_per_stage": [min(first * 2**s, widest) for s in range(n_stages)],
-            "conv_op": "torch.nn.modules.conv.Conv3d",
             "kernel_sizes": chosen["conv_kernel_sizes"],
             "strides": chosen["pool_op_kernel_sizes"],
             "n_conv_per_stage" if name == PLAIN else "n_blocks_per_stage": chosen["n_conv_per_stage_encoder"],
             "n_conv_per_stage_decoder": chosen["n_conv_per_stage_decoder"],
-            "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
+            **STANDARD_LAYERS,
         }
     if name not in (PLAIN, RESIDUAL):
         raise ValueError(f"the net must be a {PLAIN} or a {RESIDUAL}, got {name}")

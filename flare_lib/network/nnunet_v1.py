@@ -22,7 +22,7 @@ from typing import Any
 from flare_lib.ct.resample import check_window
 from flare_lib.ct.volume import check_spacing, triple
 from flare_lib.machine.plain_pickle import read_pickle
-from flare_lib.network.nnunet_plans import PLAIN, Architecture, Normalisation, Plans
+from flare_lib.network.nnunet_plans import PLAIN, STANDARD_LAYERS, Architecture, Normalisation, Plans
 
 PLANS_V1, CHECKPOINT_V1, ALL_V1 = "plans.pkl", "model_final_checkpoint.model", "all"
 
@@ -132,18 +132,11 @@ def _architecture(plans: Mapping[str, Any], chosen: Mapping[str, Any]) -> Archit
         {
             "n_stages": n_stages,
             "features_per_stage": [min(first * 2**s, _WIDEST) for s in range(n_stages)],
-            "conv_op": "torch.nn.modules.conv.Conv3d",
             "kernel_sizes": [[3, 3, 3]] * n_stages,
             "strides": [[1, 1, 1], *strides],
             "n_conv_per_stage": [2] * n_stages,
             "n_conv_per_stage_decoder": [2] * (n_stages - 1),
-            "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
+            **STANDARD_LAYERS,
         },
     )
 
