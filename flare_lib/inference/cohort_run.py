@@ -2,14 +2,14 @@
 
     FOLDER/NAME.nii.gz            the labels
     FOLDER/manifest.jsonl         one line per case (machine.manifest), "done" or "failed":
-        name, state, ct, input_sha256, input_stamp, weights_sha256, settings, version, and
+        name, state, ct, input_sha256, input_stamp, weights_sha256, settings, rules, version, and
         done:   output, output_bytes, seconds {step: s}, total_s, peak_mib, volumes_ml {organ: mL}, cut_off, notes
         failed: error
 
 A run may be stopped or killed at any moment; the same call continues it. A finished case is segmented again only if its
-CT, the weights or the settings have changed, or its labels are gone. A failed case has been tried twice, the second
-time alone, and is left aside until one of these changes or the caller asks for it; one that found no room on the disk
-is tried again by the next run.
+CT, the weights, the settings, the clean-up's rules or flare-lib's version have changed, or its labels are gone. A
+failed case has been tried twice, the second time alone, and is left aside until one of these changes or the caller asks
+for it; one that found no room on the disk is tried again by the next run.
 """
 
 import functools
@@ -31,7 +31,7 @@ from flare_lib.ct.nifti_file import SUFFIXES
 from flare_lib.ct.volume import Volume
 from flare_lib.data.cohort import Case
 from flare_lib.data.listing import check_case_name
-from flare_lib.inference.methods import Settings, open_method, weights_sha256, weights_stamp
+from flare_lib.inference.methods import Settings, clean_up_rules, open_method, weights_sha256, weights_stamp
 from flare_lib.machine.failures import Failure
 from flare_lib.machine.fingerprint import sha256_of, stamp_of
 from flare_lib.machine.manifest import Entry, Manifest, open_manifest
@@ -68,7 +68,12 @@ def segment_cohort(
     folder = Path(folder)
     _check_places(cases, folder)
     asked = {"margin_mm": settings.margin_mm, "folds": list(settings.folds), "roi": settings.roi}
-    key = {"weights_sha256": weights_sha256(settings), "settings": asked | {"tile_step": settings.tile_step}}
+    key = {
+        "weights_sha256": weights_sha256(settings),
+        "settings": asked | {"tile_step": settings.tile_step},
+        "rules": clean_up_rules(settings),
+        "version": __version__,  # another one may tile, resample or choose the region in another way
+    }
     # these change no label, but what fails with one may work with another
     tried = {"engine": settings.engine, "precision": settings.precision, "device": settings.device}
     folder.mkdir(parents=True, exist_ok=True)
@@ -192,7 +197,7 @@ def _is_same_input(path: Path, entry: Entry) -> bool:
 
 
 def _entry(case: Case, outcome: Any, key: dict[str, Any], tried: dict[str, str]) -> Entry:
-    entry: Entry = {"name": case.name, "state": "done", "ct": str(case.ct_path), **key, "version": __version__}
+    entry: Entry = {"name": case.name, "state": "done", "ct": str(case.ct_path), **key}
     if not isinstance(outcome, Failure):
         cost = {"total_s": round(outcome.seconds, 3), "peak_mib": round(outcome.peak_mib, 1)}
         return entry | outcome.result | cost

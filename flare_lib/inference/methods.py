@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flare_lib.ct.labels import ORGAN_NAMES
-from flare_lib.inference import coarse_to_fine, nnunet_stage, stages
+from flare_lib.inference import coarse_to_fine, nnunet_stage, postprocess, stages
 from flare_lib.inference.coarse_to_fine import Segmentation
 from flare_lib.machine.device import choose_device
 from flare_lib.machine.fingerprint import sha256_of, stamp_of
@@ -85,6 +85,18 @@ def weights_stamp(settings: Settings) -> str:
         return " ".join(map(stamp_of, _weight_files(settings).values()))
     except OSError:  # loading the nets will say so
         return ""
+
+
+def clean_up_rules(settings: Settings) -> dict[str, Any]:
+    """Return the numbers and names that decide what is removed from labels; none for an nnU-Net's labels of a CT."""
+    if settings.nnunet is not None and not settings.roi:
+        return {}
+    thin = [organ.name for organ in postprocess.THIN_ORGANS]
+    return {
+        "max_distance_mm": postprocess.MAX_DISTANCE_MM,
+        "min_share": postprocess.MIN_SHARE,
+        "organs_in_pieces": thin,
+    }
 
 
 def _weight_files(settings: Settings) -> dict[str, Path]:

@@ -11,7 +11,7 @@ from flare_lib.ct.labels import organ
 from flare_lib.ct.roi import Box
 from flare_lib.ct.volume import Volume
 from flare_lib.data.cohort import Case
-from flare_lib.inference import coarse_to_fine, cohort_run, methods, stages
+from flare_lib.inference import coarse_to_fine, cohort_run, methods, postprocess, stages
 from flare_lib.inference.coarse_to_fine import Segmentation
 from flare_lib.inference.cohort_run import expected_memory_mib, segment_cohort
 from flare_lib.inference.methods import Settings, weights_sha256
@@ -87,6 +87,19 @@ def test_what_is_done_is_not_done_again_unless_something_changed(segmented, case
     assert segmented[6:] == [40, 50, 42]
     assert [entry["name"] for entry in entries] == ["c0", "c1", "c2"]
     assert (out / "manifest.jsonl").read_bytes().count(b"\n") >= 3
+
+
+def test_labels_of_other_rules_or_another_version_are_not_taken_for_todays(segmented, cases, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    segment_cohort(cases[:2], out)
+    monkeypatch.setattr(postprocess, "MIN_SHARE", 0.25)
+    entry, _ = segment_cohort(cases[:2], out)
+    assert (segmented, entry["rules"]["min_share"]) == ([40, 41, 40, 41], 0.25)
+    monkeypatch.setattr(cohort_run, "__version__", "0.0.9")
+    entry, _ = segment_cohort(cases[:2], out)
+    assert (segmented[4:], entry["version"]) == ([40, 41], "0.0.9")
+    segment_cohort(cases[:2], out)
+    assert segmented[6:] == []
 
 
 def test_a_case_that_found_no_room_on_the_disk_is_tried_again_by_the_next_run(segmented, cases, tmp_path, monkeypatch):

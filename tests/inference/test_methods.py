@@ -9,7 +9,7 @@ import torch
 from small_nnunet import write_results
 
 from flare_lib.inference import methods
-from flare_lib.inference.methods import Settings, open_method, weights_sha256, weights_stamp
+from flare_lib.inference.methods import Settings, clean_up_rules, open_method, weights_sha256, weights_stamp
 from flare_lib.network.nnunet_plans import Plans
 from flare_lib.network.weights import packaged_weights
 
@@ -81,3 +81,11 @@ def test_weights_are_told_apart_by_their_content(tmp_path):
     assert set(weights_sha256(Settings(tmp_path, folder, roi=True))) > {"coarse", "fine", "plans.json"}
     with pytest.raises(FileNotFoundError):
         weights_sha256(Settings(tmp_path / "none"))
+
+
+def test_an_nnunets_labels_of_a_whole_ct_follow_no_rules_of_ours(tmp_path):
+    rules = clean_up_rules(Settings())
+    assert (rules["max_distance_mm"], rules["min_share"]) == (170.0, 0.2)
+    assert rules["organs_in_pieces"] == ["pancreas", "inferior vena cava", "esophagus", "duodenum"]
+    assert clean_up_rules(Settings(nnunet=tmp_path, roi=True)) == rules
+    assert clean_up_rules(Settings(nnunet=tmp_path)) == {}
