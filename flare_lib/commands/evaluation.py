@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flare_lib.commands.outputs import check_figure, check_folder, check_table, wrote
+from flare_lib.commands.outputs import check_apart, check_figure, check_folder, check_table, wrote
 from flare_lib.commands.terminal import Bars, tell_error
 from flare_lib.commands.workers import Scheduler, Workers, chosen_pool
 
@@ -68,6 +68,7 @@ def profile(
         raise ValueError(f"what was sampled must go to a .json file, got {output}")
     check_folder("profile", output)
     check_figure(figure)
+    check_apart([path for path in (output, figure) if path], [Path(word) for word in command])
 
     from flare_lib.evaluation.efficiency import profile_command
     from flare_lib.machine.atomic_write import atomic_write

@@ -22,11 +22,23 @@ def check_outputs(
         if is_seg(output):
             check_extra("highdicom", "dicom")
     check_figure(figure)
-    taken = {path.resolve() for path in inputs}
-    for output in (*outputs, *([figure] if figure else [])):
-        if output.resolve() in taken:
+    check_apart([*outputs, *([figure] if figure else [])], inputs)
+
+
+def check_apart(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
+    """Raise ValueError unless every output differs from every input and every other output, whatever their names."""
+    taken = [*inputs]
+    for output in outputs:
+        if any(_is_same(output, path) for path in taken):
             raise ValueError(f"every output must be a file of its own, not an input or another output, got {output}")
-        taken.add(output.resolve())
+        taken.append(output)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is not there, so a name is all that they can share
+        return one.resolve() == other.resolve()
 
 
 def check_figure(figure: Path | None) -> None:
@@ -45,16 +57,14 @@ def check_table(table: Path) -> None:
     check_folder("table", table)
 
 
-def check_report_file(report: Path, inputs: Sequence[Path]) -> None:
-    """Raise ValueError unless a DICOM report can be written, in no input's place; MissingExtra without `dicom`."""
+def check_report_file(report: Path) -> None:
+    """Raise ValueError unless a DICOM report can be written; MissingExtra without `dicom`."""
     from flare_lib.evaluation.measurement_report import REPORT_SUFFIX
     from flare_lib.machine.extras import check_extra
 
     check_extra("highdicom", "dicom")
     if report.suffix.lower() != REPORT_SUFFIX:
         raise ValueError(f"the report must be a {REPORT_SUFFIX} file, got {report}")
-    if report.resolve() in {path.resolve() for path in inputs}:
-        raise ValueError(f"the report must be a file of its own, not an input, got {report}")
     check_folder("report", report)
 
 

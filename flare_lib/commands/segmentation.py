@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flare_lib.commands.cohorts import segment_many
-from flare_lib.commands.outputs import check_outputs, check_report_file, check_table, wrote
+from flare_lib.commands.outputs import check_apart, check_outputs, check_report_file, check_table, wrote
 from flare_lib.commands.terminal import Bars, tell_error
 from flare_lib.commands.workers import Job, Scheduler, Slurm, Workers, chosen_pool
 
@@ -151,7 +151,8 @@ def measure(
     if output is not None:
         check_table(output)
     if sr is not None:
-        check_report_file(sr, [ct, labels])
+        check_report_file(sr)
+    check_apart([path for path in (output, sr) if path], [ct, labels])
     if labels.is_dir():
         if output is None or series is not None or sr is not None:
             raise ValueError("many CTs are measured into a table, without --series and --sr: -o must name a .csv file")

@@ -114,12 +114,14 @@ def run_notebooks(
     workers, a notebook that has a cell tagged `timing` runs alone, after the others. `progress(done, total, names under
     way)` is called when a notebook starts or ends, `on_done` after each. Stops with NotebookFailed at the first that
     fails, after writing its page and the summary; others that are under way are ended. Raises the errors of
-    `share_parameters` before any work, ValueError for fewer than no workers.
+    `share_parameters` before any work, ValueError for fewer than no workers or for the notebooks' own folder.
     """
     if workers < 0:
         raise ValueError(f"workers must be 0 or more, got {workers}")
     out = Path(out).resolve()
     shared = share_parameters(notebooks, parameters or {})
+    if any(path.resolve().parent == out for path in shared):
+        raise ValueError(f"executed notebooks must go into another folder than their own, got {out}")
     out.mkdir(parents=True, exist_ok=True)
     done: dict[Path, NotebookRun] = {}
 

@@ -7,7 +7,6 @@ Reference: DICOM PS3.3, A.51 and C.8.20 (Segmentation); PS3.16, CID 7150 and 715
 (families of algorithms); PS3.5, A.5 (deflated).
 """
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,8 @@ import numpy as np
 
 from flare_lib import __version__
 from flare_lib.ct.dicom import on_slices
-from flare_lib.ct.dicom_headers import Header, open_dicom, quiet
+from flare_lib.ct.dicom_derived import MARK, check_replaceable, highdicoms_errors, whole_header
+from flare_lib.ct.dicom_headers import Header, quiet
 from flare_lib.ct.labels import ORGANS, Organ
 from flare_lib.ct.volume import Volume, to_file_axes
 from flare_lib.machine.atomic_write import atomic_write
@@ -45,12 +45,6 @@ _SNOMED = {
 }
 _SIDES = {"right": ("24028007", "Right"), "left": ("7771000", "Left")}
 ANATOMICAL_STRUCTURE = ("91723000", "SCT", "Anatomical Structure")
-# What an image must have, even if empty; anonymisers remove some of it.
-_MAY_BE_EMPTY = (
-    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber"),
-    *("StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
-)
-_MUST_BE_THERE = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID")
 
 
 def snomed_of(organ: Organ) -> tuple[tuple[str, str, str], tuple[str, str, str] | None]:
@@ -75,22 +69,14 @@ def check_dicom_seg(like: Volume) -> None:
     _segmentation(one, np.zeros((len(one), slices[0].whole("Rows"), slices[0].whole("Columns")), np.uint8))
 
 
-def check_no_slice(path: str | os.PathLike, ct: Volume) -> None:
-    """Raise ValueError if a file written to `path` would take the place of one of the CT's own DICOM files."""
-    path = Path(path)
-    files = {slice_.path for slice_ in ct.grid.slices if isinstance(slice_.path, Path)}  # not those within an archive
-    if path.exists() and any(file.exists() and path.samefile(file) for file in files):
-        raise ValueError(f"the output must be a file of its own, not a slice of the CT, got {path}")
-
-
 def save_dicom_seg(path: Path, label_map_zyx: np.ndarray, like: Volume) -> None:
     """Save labels (uint8, 0 to 13, like's shape) as a DICOM-SEG that refers to the slices `like` was read from.
 
     Each slice's labels lie on its own pixels; where a tilted gantry was corrected, they go back by the nearest row. The
-    file appears complete or not at all. Raises the errors of `check_dicom_seg` and `check_no_slice`.
+    file appears complete or not at all. Raises the errors of `check_dicom_seg` and `check_replaceable`.
     """
     check_dicom_seg(like)
-    check_no_slice(path, like)
+    check_replaceable(path)
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
     grid = like.grid
@@ -118,7 +104,7 @@ def _segmentation(slices: tuple[Header, ...], labels: np.ndarray) -> "Dataset":
             in_file = np.zeros((first.file.whole("NumberOfFrames"), *labels.shape[1:]), labels.dtype)
             in_file[[slice_.frame for slice_ in slices]] = labels
             labels = in_file
-        try:
+        with highdicoms_errors(first, "a DICOM-SEG"):
             made = highdicom.seg.Segmentation(
                 source_images=images,
                 pixel_array=labels,
@@ -134,30 +120,10 @@ def _segmentation(slices: tuple[Header, ...], labels: np.ndarray) -> "Dataset":
                 device_serial_number="0",
                 content_label="ORGANS",
                 content_description="13 abdominal organs, found by a net; not for clinical use",
-                series_description="13 abdominal organs (flare-lib)",
+                series_description=f"13 abdominal organs {MARK}",
             )
-        except Exception as error:  # its text may quote what a header says of the patient
-            raise ValueError(
-                f"{first.path} must have a header that a DICOM-SEG can refer to, got one that highdicom refuses "
-                f"({type(error).__name__})"
-            ) from None
         made.ContentCreatorName = ""  # no person made it
     return made
-
-
-def whole_header(file: Header) -> "Dataset":
-    """Return all elements of a file but its pixels, adding those that may be empty; ValueError if others are absent."""
-    from pydicom import dcmread
-
-    with open_dicom(file.path) as opened:
-        elements = dcmread(opened, stop_before_pixels=True, force=True)
-    for keyword in _MUST_BE_THERE:
-        if not elements.get(keyword):
-            raise ValueError(f"{file} must have a {keyword} for DICOM to refer to it, got none")
-    for keyword in _MAY_BE_EMPTY:
-        if keyword not in elements:
-            setattr(elements, keyword, None)
-    return elements
 
 
 def _described(organ: Organ) -> Any:

@@ -11,8 +11,9 @@ import nibabel as nib
 import numpy as np
 
 from flare_lib.ct.dicom import load_dicom
+from flare_lib.ct.dicom_derived import check_replaceable
 from flare_lib.ct.dicom_folder import may_hold_dicom
-from flare_lib.ct.dicom_seg import SEG_SUFFIX, check_dicom_seg, check_no_slice, save_dicom_seg
+from flare_lib.ct.dicom_seg import SEG_SUFFIX, check_dicom_seg, save_dicom_seg
 from flare_lib.ct.hu import hu_problem
 from flare_lib.ct.labels import N_CLASSES, as_label_map
 from flare_lib.ct.nifti_file import SUFFIXES, load_nifti
@@ -90,7 +91,7 @@ def save_label_map(path: str | os.PathLike, label_map_zyx: np.ndarray, like: Vol
     `label_map_zyx`: integers 0..255, of like's shape. The new file has the shape, affine, orientation and NIfTI version
     of the original, and appears complete or not at all. A path that ends in .dcm gets a DICOM-SEG of labels 0..13
     (`dicom_seg`), for which `like` must come from DICOM. Raises ValueError for other labels or shapes, or for a path
-    that cannot be written or is one of the CT's own slices.
+    that cannot be written or at which somebody else's DICOM file lies.
     """
     labels = like.with_array(np.asarray(label_map_zyx)).array_zyx
     if labels.dtype != np.uint8 and not (labels.dtype.kind in "bui" and labels.min() >= 0 and labels.max() <= 255):
@@ -111,7 +112,7 @@ def check_labels_fit(path: str | os.PathLike, like: Volume) -> None:
     """Raise ValueError unless labels of this CT can be saved to `path` in its format; call it before long work."""
     if is_seg(path):
         check_dicom_seg(like)
-        check_no_slice(path, like)
+        check_replaceable(path)
 
 
 def save_ct(path: str | os.PathLike, volume: Volume) -> None:

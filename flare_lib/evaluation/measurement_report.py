@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flare_lib import __version__
+from flare_lib.ct.dicom_derived import MARK, check_replaceable, highdicoms_errors, whole_header
 from flare_lib.ct.dicom_headers import Header, quiet
-from flare_lib.ct.dicom_seg import ANATOMICAL_STRUCTURE, check_no_slice, snomed_of, whole_header
+from flare_lib.ct.dicom_seg import ANATOMICAL_STRUCTURE, snomed_of
 from flare_lib.ct.volume import Volume
 from flare_lib.evaluation.measurements import Measurement
 from flare_lib.machine.atomic_write import atomic_write
@@ -28,14 +29,14 @@ _MILLILITRE = ("ml", "UCUM", "ml")
 
 
 def check_report(path: str | Path, ct: Volume) -> None:
-    """Raise ValueError unless measurements of this CT can be reported in a file `path` of its own.
+    """Raise ValueError unless measurements of this CT can be reported in a file `path` (see `check_replaceable`).
 
     Raises MissingExtra without the extra `dicom`.
     """
     check_extra("highdicom", "dicom")
     if not ct.grid.slices:
         raise ValueError("only measurements of a DICOM series can be a DICOM report, got a CT from another format")
-    check_no_slice(path, ct)
+    check_replaceable(path)
 
 
 def write_report(path: str | Path, measured: Sequence[Measurement], ct: Volume) -> None:
@@ -67,7 +68,7 @@ def _report(measured: Sequence[Measurement], images: list["Dataset"], first: Hea
     device = sr.DeviceObserverIdentifyingAttributes(
         uid=generate_uid(), name="flare-lib", manufacturer_name="flare-lib", model_name=f"flare-lib {__version__}"
     )
-    try:
+    with highdicoms_errors(first, "a DICOM report"):
         report = sr.MeasurementReport(
             observation_context=sr.ObservationContext(
                 observer_device_context=sr.ObserverContext(codes.DCM.Device, device)
@@ -84,13 +85,8 @@ def _report(measured: Sequence[Measurement], images: list["Dataset"], first: Hea
             instance_number=1,
             manufacturer="flare-lib",
             is_complete=True,
-            series_description="Measurements of abdominal organs (flare-lib)",
+            series_description=f"Measurements of abdominal organs {MARK}",
         )
-    except Exception as error:  # its text may quote what a header says of the patient
-        raise ValueError(
-            f"{first.path} must have a header that a DICOM report can refer to, got one that highdicom refuses "
-            f"({type(error).__name__})"
-        ) from None
 
 
 def _group(measured: Measurement) -> Any:

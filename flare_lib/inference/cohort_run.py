@@ -62,8 +62,9 @@ def segment_cohort(
     `pool`, `time_limit_s`: see `machine.runner.run`; without a pool the work is done in this process. The paths must
     mean the same to all workers. `also`, a module-level function, is called in the worker for every case whose labels
     have been saved, if they are FLARE's organs. `progress(done, total)` also counts the cases that were there already.
-    Raises ValueError if another run is writing into the folder, if labels would replace a CT, or if a name leads out of
-    the folder, and OSError if a line of the manifest cannot be written; a case's own failure is in its entry.
+    Raises ValueError if another run is writing into the folder, if labels would replace a CT or what no run has made,
+    or if a name leads out of the folder, and OSError if a line of the manifest cannot be written; a case's own failure
+    is in its entry.
     """
     folder = Path(folder)
     _check_places(cases, folder)
@@ -106,7 +107,12 @@ def _check_places(cases: Sequence[Case], folder: Path) -> None:
         if ct == true or ct in true.parents:  # the labels would become files of the CT: a changed CT, every time
             raise ValueError(f"the output must lie outside of a CT's own folder, got {folder} in {case.ct_path}")
         with suppress(FileNotFoundError):
-            os.lstat(label_path(there, case.name))  # a name that is too long raises OSError
+            os.lstat(target := label_path(there, case.name))  # a name that is too long raises OSError
+            if there == true and not (folder / MANIFEST).exists():  # no run of ours has made it
+                raise ValueError(
+                    f"the output must be a new folder or that of an earlier run, with its {MANIFEST}, got {folder}, "
+                    f"where {target.name} would be replaced"
+                )
 
 
 def segment_case(case: Case, *, folder: Path, settings: Settings, also: Also | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from flare_lib.inference.coarse_to_fine import Segmentation
 from flare_lib.machine.device import choose_device
 from flare_lib.machine.fingerprint import sha256_of, stamp_of
 from flare_lib.network.nnunet_folder import load_nnunet_folder, model_files
-from flare_lib.network.weights import packaged_weights
+from flare_lib.network.weights import packaged_weights, pair_of
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,5 @@ def _weight_files(settings: Settings) -> dict[str, Path]:
     if settings.nnunet is None or settings.roi:
         for name in ("coarse", "fine"):
             stem = packaged_weights(name) if settings.weights_dir is None else settings.weights_dir / name
-            found[name] = stem.with_name(stem.name + ".safetensors")
-            found[f"{name}, card"] = stem.with_name(stem.name + ".json")  # spacing, window, patch size
+            found[name], found[f"{name}, card"] = pair_of(stem)  # the card: spacing, window, patch size
     return found

@@ -76,9 +76,8 @@ def open_manifest(path: str | os.PathLike) -> Iterator[Manifest]:
         raise ValueError(f"{path.parent} must be free, got another run that is writing into it") from error
     try:
         manifest = Manifest(path)
-        if path.exists():
-            with atomic_write(path) as unfinished:
-                unfinished.write_bytes(b"".join(map(_line, manifest.entries.values())))
+        with atomic_write(path) as unfinished:  # there from the start: what a killed run leaves beside it is the run's
+            unfinished.write_bytes(b"".join(map(_line, manifest.entries.values())))
         yield manifest
     finally:
         lock.release()

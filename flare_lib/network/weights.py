@@ -62,7 +62,7 @@ def save_trained(path_stem: str | Path, net: UNet, card: Mapping[str, Any], *, h
     except (TypeError, ValueError) as error:
         raise ValueError(f"the card must hold only what JSON can, got {error}") from error
 
-    weights_path, card_path = _pair(path_stem)
+    weights_path, card_path = pair_of(path_stem)
     weights_path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(weights_path) as unfinished_weights, atomic_write(card_path) as unfinished_card:
         unfinished_weights.write_bytes(weights)
@@ -77,7 +77,7 @@ def load_trained(
     `path`: that of either file, or the stem of both. Raises FileNotFoundError if one of the two is missing, ValueError
     if one is damaged, if they do not belong together, or if a tensor is missing, unknown or of another shape.
     """
-    weights_path, card_path = _pair(path)
+    weights_path, card_path = pair_of(path)
     for file in (card_path, weights_path):
         if not file.is_file():
             raise FileNotFoundError(f"weights are a .safetensors file and its .json card, but there is no {file}")
@@ -147,7 +147,7 @@ def _first_of(names: list[str]) -> str:
     return f"{shown} and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else shown
 
 
-def _pair(path: str | Path) -> tuple[Path, Path]:
+def pair_of(path: str | Path) -> tuple[Path, Path]:
     """Return the two files that a path stands for; a dot inside the name is not taken for a suffix."""
     path = Path(path)
     name = path.name.removesuffix(".safetensors").removesuffix(".json")

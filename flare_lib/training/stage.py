@@ -23,7 +23,7 @@ from flare_lib.machine.distributed import end_distributed, init_distributed, mai
 from flare_lib.machine.precision import Precision, choose_precision
 from flare_lib.machine.processes import Pool
 from flare_lib.machine.progress import StageProgress, of_stage
-from flare_lib.network.weights import load_strict, load_trained, save_trained
+from flare_lib.network.weights import load_strict, load_trained, pair_of, save_trained
 from flare_lib.synthetic.morphing import people_between
 from flare_lib.synthetic.phantom import make_phantom
 from flare_lib.synthetic.structures import Structures
@@ -217,9 +217,12 @@ def train_stage(
     start from (strictly: same names, same shapes). A fine recipe without mean and SD gets those of its training set.
     `n_workers` processes make patches; a `pool`, not opened yet, prepares the cases. If the run is stopped, the same
     call resumes from the last checkpoint. If torchrun started the processes, they all train one net. Raises the errors
-    of `load_trained`, `load_strict`, `gather` and `train`.
+    of `load_trained`, `load_strict`, `gather` and `train`, and ValueError if `init` is what the run would write.
     """
     folder = Path(folder)
+    stem = folder / recipe.stage
+    if init is not None and pair_of(init)[0].resolve() == pair_of(stem)[0].resolve():
+        raise ValueError(f"the weights to start from must lie elsewhere than those to be written, got {init} for both")
     start = None if init is None else load_trained(init)  # first, so that a wrong path is reported before any work
     precision = choose_precision(precision, device=torch.device(device))
     device = init_distributed(torch.device(device))
@@ -246,14 +249,13 @@ def train_stage(
             net,
             Patches(training_set.sources, recipe, unlabelled=training_set.unlabelled),
             recipe,
-            folder=folder / recipe.stage,
+            folder=stem,
             validation=validation_batches(training_set.held_out, recipe) if rank_and_count()[0] == 0 else (),
             device=device,
             precision=precision,
             n_workers=n_workers,
             on_step=on_step,
         )
-        stem = folder / recipe.stage
         if rank_and_count()[0] == 0:
             save_trained(stem, net.cpu().eval(), _card(recipe, training_set, init, precision))
     finally:

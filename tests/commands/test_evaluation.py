@@ -72,6 +72,10 @@ def test_profile_measures_any_command_and_passes_its_status_on(flare, tmp_path):
         (["-o", "p.csv", "--", "true"], "must go to a .json file, got p.csv"),
         (["-o", "nowhere/p.json", "--", "true"], "folder must exist and be writable, got nowhere"),
         (["--", "no-such-command"], "no-such-command"),
+        (
+            ["-o", "p.json", "--", "cat", "./p.json"],
+            "must be a file of its own, not an input or another output, got p.json",
+        ),
     ],
 )
 def test_profile_says_what_it_cannot_do(flare, tmp_path, monkeypatch, arguments, said):

@@ -28,6 +28,18 @@ def test_inputs_are_never_overwritten_through_a_folder(flare, nets, tmp_path):
     assert_refused(flare("segment", ct, "-o", tmp_path), "must be another folder than that of a CT, got")
 
 
+def test_a_list_is_not_replaced_by_the_table_of_its_cts(flare, tmp_path):
+    save(tmp_path / "case.nii.gz", grey_values())
+    (tmp_path / "labels").mkdir()
+    listed = tmp_path / "list.csv"
+    listed.write_text("ct\ncase.nii.gz\n")
+    (tmp_path / "LINK.csv").symlink_to(listed)
+    for table in (listed, tmp_path / "LINK.csv"):
+        answer = flare("measure", listed, tmp_path / "labels", "-o", table)
+        assert_refused(answer, "every output must be a file of its own, not an input or another output, got")
+    assert listed.read_text() == "ct\ncase.nii.gz\n"
+
+
 def test_two_cts_of_one_name_cannot_share_a_file(flare, nets, ct_path, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "more").mkdir()

@@ -200,7 +200,9 @@ def test_measurements_of_a_dicom_series_become_a_report(flare, tmp_path):
     assert (code, out[-1], err) == (0, f"2 organs measured; wrote {report}", [])
     assert dcmread(report).Modality == "SR"
     assert_refused(flare("measure", folder, labels, "--sr", tmp_path / "r.pdf"), "the report must be a .dcm file, got")
-    assert_refused(flare("measure", report, labels, "--sr", report), "the report must be a file of its own, not an inp")
+    assert_refused(
+        flare("measure", report, labels, "--sr", report), "every output must be a file of its own, not an inp"
+    )
     assert_refused(flare("measure", folder, tmp_path, "--sr", report), "many CTs are measured into a table, without")
     save_ct(tmp_path / "ct.nii.gz", Volume.from_array(ct.array_zyx, ct.spacing_zyx_mm))
     assert_refused(

@@ -262,6 +262,14 @@ def test_as_many_run_side_by_side_as_there_are_cores_and_memory_for(monkeypatch)
     assert workers_for(11) == 1
 
 
+def test_notebooks_are_not_executed_onto_themselves(course):
+    course.add("00_a", "A")
+    before = (course.folder / "00_a.ipynb").read_bytes()
+    with pytest.raises(ValueError, match="executed notebooks must go into another folder than their own, got"):
+        run_notebooks(find_notebooks(course.folder), course.folder)
+    assert (course.folder / "00_a.ipynb").read_bytes() == before
+
+
 def test_fewer_than_no_workers_are_refused(course):
     course.add("00_a", "A")
     with pytest.raises(ValueError, match="workers must be 0 or more, got -1"):

@@ -284,6 +284,9 @@ def test_a_slice_is_never_overwritten_by_its_labels(tmp_path):
         lambda: check_labels_fit(folder / "002.dcm", ct),  # before the work
         lambda: save_label_map(folder / "002.dcm", labels_of(ct), ct),
     ):
-        with pytest.raises(ValueError, match=r"a file of its own, not a slice of the CT, got .*002\.dcm$"):
+        with pytest.raises(
+            ValueError,
+            match=r"must not replace a file that flare-lib did not make, got .*002\.dcm \(CT \(CT Image\)\)$",
+        ):
             refused()
     assert (folder / "002.dcm").read_bytes() == before

@@ -91,7 +91,8 @@ def test_a_slice_is_never_overwritten_by_its_report(tmp_path):
     ct = load_ct(folder)
     organs = measure_organs(ct, labels_of(ct))
     for path in (folder / "002.dcm", tmp_path / "ct" / ".." / "ct" / "002.dcm"):
-        with pytest.raises(ValueError, match=r"a file of its own, not a slice of the CT, got .*\.dcm$"):
+        with pytest.raises(ValueError, match=r"not replace a file that flare-lib did not make, got .*\.dcm \(CT"):
             write_report(path, organs, ct)
-    write_report(folder / "report.dcm", organs, ct)
+    for _ in range(2):  # a report of its own may be replaced
+        write_report(folder / "report.dcm", organs, ct)
     assert {path: path.read_bytes() for path in before} == before

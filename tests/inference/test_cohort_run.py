@@ -182,6 +182,23 @@ def test_memory_is_expected_by_the_voxels(cases, tmp_path):
     assert expected_memory_mib(Case("s", tmp_path / "series")) == pytest.approx(least + 4)
 
 
+def test_labels_that_no_run_of_ours_has_made_are_never_replaced(segmented, cases, tmp_path):
+    (tmp_path / "labels").mkdir()
+    reference = tmp_path / "labels" / "c1.nii.gz"
+    reference.write_bytes(b"drawn by hand")
+    with pytest.raises(
+        ValueError, match=r"with its manifest\.jsonl, got .*labels, where c1\.nii\.gz would be replaced"
+    ):
+        segment_cohort(cases, tmp_path / "labels")
+    assert (reference.read_bytes(), segmented) == (b"drawn by hand", [])
+    segment_cohort(cases[:1], tmp_path / "labels")  # nothing of theirs is in its way
+    (tmp_path / "killed").mkdir()
+    with cohort_run.open_manifest(tmp_path / "killed" / "manifest.jsonl"):
+        pass  # a run that was killed before its first line
+    (tmp_path / "killed" / "c0.nii.gz").write_bytes(b"half")
+    assert segment_cohort(cases[:1], tmp_path / "killed")[0]["state"] == "done"
+
+
 def test_no_cases_are_no_entries(segmented, tmp_path):
     assert segment_cohort([], tmp_path / "out") == []
 

@@ -72,7 +72,7 @@ def test_an_entry_must_have_a_name_and_be_json(tmp_path):
             first.add({"seconds": 1})
         with pytest.raises(ValueError, match="JSON"):
             first.add({"name": "a", "seconds": float("nan")})
-    assert not (tmp_path / "m.jsonl").exists()
+    assert (tmp_path / "m.jsonl").read_bytes() == b""
 
 
 def test_only_one_run_at_a_time_writes_and_a_killed_one_leaves_nothing_locked(tmp_path):

@@ -204,6 +204,14 @@ def test_pseudo_labels_that_are_not_there_or_that_nothing_draws_from_are_refused
 
 
 @pytest.mark.usefixtures("quick_phantoms")
+def test_a_run_does_not_write_over_the_weights_that_it_starts_from(tmp_path):
+    for init in (tmp_path / "fine", tmp_path / "fine.safetensors", tmp_path / "x" / ".." / "fine.json"):
+        with pytest.raises(
+            ValueError, match="the weights to start from must lie elsewhere than those to be written, got"
+        ):
+            train_stage(preset("course", "fine"), folder=tmp_path, init=init)
+
+
 def test_phantoms_held_out_stand_in_where_there_are_no_cases():
     recipe = preset("course", "coarse", n_steps=1, validate_every=1, n_unlabelled=0, n_phantoms=1)
     gathered = gather(recipe)
