@@ -40,6 +40,7 @@ ORGANS: tuple[Organ, ...] = (
 )
 N_ORGANS = len(ORGANS)
 N_CLASSES = N_ORGANS + 1  # the background is class 0
+IGNORED = 255  # in labels to learn from: a voxel of which nobody knows what it shows
 ORGAN_NAMES: dict[int, str] = {o.id: o.name for o in ORGANS}
 
 # The ids that each data set gives to FLARE's organs 1..13, in FLARE's order. Several ids mean that it labels the organ
@@ -126,6 +127,12 @@ def as_label_map(
     if lowest < 0 or highest >= n_classes:
         raise ValueError(f"the labels of {name} must be 0 to {n_classes - 1}, got {lowest} to {highest}")
     return label_map
+
+
+def without_ignored(label_map: np.ndarray) -> np.ndarray:
+    """Return labels (any shape) with background in place of `IGNORED`; the array itself if nothing is ignored."""
+    ignored = label_map == IGNORED
+    return np.where(ignored, label_map.dtype.type(0), label_map) if ignored.any() else label_map
 
 
 def label_counts(label_map: np.ndarray, n_classes: int = N_CLASSES) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 
 from flare_lib.ct.files import find_images, load_ct, load_label_map
 from flare_lib.ct.hu import hu_doubts
-from flare_lib.ct.labels import N_ORGANS, left_right_problems, organ
+from flare_lib.ct.labels import IGNORED, N_ORGANS, left_right_problems, organ, without_ignored
 from flare_lib.ct.volume import Volume, grid_difference
 from flare_lib.machine.failures import Failure
 from flare_lib.machine.processes import Pool
@@ -86,8 +86,9 @@ def check_case(case: Case) -> list[str]:
     """Return everything that is wrong or doubtful about a case, one sentence each; nothing for a sound one.
 
     The CT must load, with a spacing between 0.2 and 10 mm and grey values that look like HU. Labels, if there are any,
-    must lie on its grid, be 0 to 13 and not all 0, have left and right organs on the correct sides (which they are not
-    if kidney labels are swapped or the file is mirrored), and have a liver with a liver's grey values.
+    must lie on its grid, be 0 to 13 (or `IGNORED`) and show an organ, have left and right organs on the correct sides
+    (which they are not if kidney labels are swapped or the file is mirrored), and have a liver with a liver's grey
+    values.
     """
     problems, ct, labels = [], None, None
     try:
@@ -111,9 +112,10 @@ def check_case(case: Case) -> list[str]:
         low, high = SANE_LIVER_HU
         if not low <= (median := np.median(liver_hu)) <= high:
             problems.append(f"the liver's median must lie between {low:g} and {high:g} HU, got {median:g}")
-    present = np.flatnonzero(np.bincount(labels.array_zyx.ravel()))
+    present = np.flatnonzero(np.bincount(without_ignored(labels.array_zyx).ravel()))
     if present.max() > N_ORGANS:
-        problems.append(f"labels must be 0 to {N_ORGANS}, got {_numbers(present[present > N_ORGANS].tolist())}")
+        unknown = _numbers(present[present > N_ORGANS].tolist())
+        problems.append(f"labels must be 0 to {N_ORGANS}, or {IGNORED} where nothing is to be learnt, got {unknown}")
     if not present.max():
         problems.append("the label map must hold an organ, got only background")
     return problems + left_right_problems(labels.array_zyx)

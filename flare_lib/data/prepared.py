@@ -4,7 +4,8 @@
 
 Images are stored in HU (as float16, which is off by at most an eighth of a HU within the paper's window) and normalised
 when a patch is read, so the mean and SD of all cases need no second pass: each case stores its own `Moments`, which add
-up. The files are memory-mapped, so thousands of cases take no memory.
+up. The files are memory-mapped, so thousands of cases take no memory. Labels may be `IGNORED` where nothing is to be
+learnt: such voxels are no organ, for the box, for the places that patches are centred on, and for a case to have one.
 
 A cohort's folder is named after the recipe that made it, so that a changed recipe never reads another one's cases; a
 case whose source files have changed is prepared again. A case appears complete or not at all, and existing cases are
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from flare_lib.ct.files import load_ct
-from flare_lib.ct.labels import as_label_map
+from flare_lib.ct.labels import as_label_map, without_ignored
 from flare_lib.ct.moments import Moments
 from flare_lib.ct.preprocess import Preprocessing, find_foreground
 from flare_lib.ct.resample import resample_volume
@@ -48,9 +49,9 @@ _NAMED = 5  # how many failed cases are named one by one; one line has no room f
 class PreparedCase:
     """One case in the form a net is trained on.
 
-    `image_hu` float16 (Z, Y, X), within the window, memory-mapped; `labels` uint8 of the same shape, or None;
-    `class_locations` {organ id: some of its voxels, int (n, 3), ZYX}; `moments` of its grey values in HU, for
-    individual normalisation.
+    `image_hu` float16 (Z, Y, X), within the window, memory-mapped; `labels` uint8 of the same shape, 0 to 13 or
+    `IGNORED`, or None; `class_locations` {organ id: some of its voxels, int (n, 3), ZYX}; `moments` of its grey values
+    in HU, for individual normalisation.
     """
 
     name: str
@@ -93,8 +94,8 @@ def prepare_cases(
     out of what is returned and named in a note.
 
     A case that cannot be prepared does not hold up the others; at the end, ValueError names each one and says why: no
-    labels where they are needed, an empty label map, labels above 13 or off the CT's grid, files that do not load, no
-    room on the disk.
+    labels where they are needed, an empty label map, labels that are neither 0 to 13 nor `IGNORED` or lie off the CT's
+    grid, files that do not load, no room on the disk.
     """
     if around not in AROUND:
         raise ValueError(f"around must be one of {', '.join(AROUND)}, got {around!r}")
@@ -144,7 +145,7 @@ def _prepare(
 ) -> bool:
     """Prepare one case, whole or not at all; return whether it was, and not passed over as one without an organ."""
     ct, labels_volume = _load_pair(case)
-    if labels_volume is not None and not labels_volume.array_zyx.any():
+    if labels_volume is not None and not without_ignored(labels_volume.array_zyx).any():
         if pass_over_empty:
             return False
         raise ValueError("the label map must hold an organ, got only background")
@@ -173,7 +174,7 @@ def _load_pair(case: Case) -> tuple[Volume, Volume | None]:
     labels = load_labels(case)
     if differs := grid_difference(labels, ct):
         raise ValueError(f"labels must lie on the CT's grid, got {differs}")
-    as_label_map(labels.array_zyx, "the label map")
+    as_label_map(without_ignored(labels.array_zyx), "the label map")
     return ct, labels
 
 
@@ -184,7 +185,7 @@ def _crop_and_resample(
     if around == "organs":
         if labels is None:
             raise ValueError("a case cropped around its organs must have labels, got only a CT")
-        organs = bounding_box(labels.array_zyx) or Box((0, 0, 0), ct.shape_zyx)
+        organs = bounding_box(without_ignored(labels.array_zyx)) or Box((0, 0, 0), ct.shape_zyx)
         box = organs.widen(margin_mm, ct.spacing_zyx_mm, ct.shape_zyx)
     else:
         box = find_foreground(ct.array_zyx)
@@ -197,8 +198,8 @@ def _crop_and_resample(
 
 def _class_locations(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return rows (organ, z, y, x): up to `_PLACES` voxels of every organ, drawn at random, int16."""
-    rows = []
-    for organ in np.unique(labels)[1:]:
+    rows, labels = [], without_ignored(labels)
+    for organ in np.unique(labels[labels > 0]):
         where = np.argwhere(labels == organ)
         some = where[rng.permutation(len(where))[:_PLACES]]
         rows.append(np.column_stack([np.full(len(some), organ), some]))

@@ -8,14 +8,18 @@ y the target as 0 and 1, and sums over the voxels of the whole batch (batch Dice
 Background is left out: it is large and easy. The smoothing s matters for an organ that is not in the batch: if it is
 predicted nowhere its dice is 1; if it is predicted anywhere, its dice falls towards 0.
 
+Voxels whose target is `IGNORED` are in none of these sums and means: whatever the net says of them costs nothing and
+has no gradient. If all voxels are ignored, the loss is 0.
+
 References: Milletari et al., V-Net, 3DV 2016 (soft Dice); Isensee et al., nnU-Net, 2021 (the sum, the smoothing s, the
-heads' weights).
+heads' weights) and its version 2 (the ignore label).
 """
 
 from collections.abc import Sequence
 
 import torch
 
+from flare_lib.ct.labels import IGNORED
 from flare_lib.machine.distributed import all_reduce_sum
 
 SMOOTHING = 1e-5
@@ -25,7 +29,7 @@ def dice_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Return the soft batch Dice loss over all classes but background, in [0, 1].
 
     `logits` (B, C, Z, Y, X) of any floating type, computed in float32; `target` (B, Z, Y, X) class numbers 0 to C - 1
-    of any integer type. Raises ValueError or TypeError if these do not fit.
+    of any integer type, or `IGNORED`. Raises ValueError or TypeError if these do not fit.
     """
     return _losses(logits, target)[1]
 
@@ -35,9 +39,9 @@ def dice_cross_entropy_loss(
 ) -> torch.Tensor:
     """Return cross entropy + Dice loss, averaged over the heads with `head_weights` (scaled to sum to 1).
 
-    `head_logits` (B, C, Z, Y, X) of each head, finest first; `target` (B, Z, Y, X) class numbers of any integer type on
-    the finest grid, resized to the others by nearest neighbour. `head_weights` are 1, 1/2, 1/4, ... unless given.
-    Raises ValueError or TypeError if these do not fit.
+    `head_logits` (B, C, Z, Y, X) of each head, finest first; `target` (B, Z, Y, X) class numbers of any integer type,
+    or `IGNORED`, on the finest grid, resized to the others by nearest neighbour. `head_weights` are 1, 1/2, 1/4, ...
+    unless given. Raises ValueError or TypeError if these do not fit.
     """
     if not head_logits:
         raise ValueError("head_logits must hold one head or more, got none")
@@ -75,12 +79,15 @@ def shrink_target(target: torch.Tensor, shape_zyx: Sequence[int]) -> torch.Tenso
 
 def _losses(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return cross entropy and Dice loss of one head; both come from one softmax, and no one-hot target is made."""
-    _check(logits, target)
+    ignores = _check(logits, target)
     n_classes = logits.shape[1]
     labels = target.long()  # (B, Z, Y, X)
     log_p = logits.float().log_softmax(dim=1)  # (B, C, Z, Y, X)
+    if ignores:  # then every voxel that counts becomes an image of its own, (N, C, 1, 1, 1)
+        counts = labels != IGNORED
+        labels, log_p = labels[counts][:, None, None, None], log_p.movedim(1, -1)[counts][..., None, None, None]
     log_p_target = log_p.gather(1, labels[:, None]).flatten()  # (B Z Y X), for the true class
-    cross_entropy = -log_p_target.mean()
+    cross_entropy = -(log_p_target.mean() if log_p_target.numel() else log_p_target.sum())
 
     labels = labels.flatten()
     # added one by one into a few bins, so in float64: float32 would lose values that are small against the sum so far
@@ -93,7 +100,8 @@ def _losses(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, t
     return cross_entropy, 1 - dice[1:].mean().float()
 
 
-def _check(logits: torch.Tensor, target: torch.Tensor) -> None:
+def _check(logits: torch.Tensor, target: torch.Tensor) -> bool:
+    """Return whether some voxels of the target are ignored."""
     if logits.ndim != 5 or logits.shape[1] < 2 or not logits.numel():
         raise ValueError(f"logits must have the shape (B, 2 classes or more, Z, Y, X), got {tuple(logits.shape)}")
     if target.shape != (logits.shape[0], *logits.shape[2:]):
@@ -101,5 +109,11 @@ def _check(logits: torch.Tensor, target: torch.Tensor) -> None:
     if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
         raise TypeError(f"target must hold class numbers of an integer type, got {target.dtype}")
     low, high = (int(end) for end in target.aminmax())
+    ignores = high == IGNORED >= logits.shape[1]
+    if ignores:
+        high = int(target.where(target != IGNORED, 0).max())
     if low < 0 or high >= logits.shape[1]:
-        raise ValueError(f"target must hold class numbers 0 to {logits.shape[1] - 1}, got {low} to {high}")
+        raise ValueError(
+            f"target must hold class numbers 0 to {logits.shape[1] - 1} or {IGNORED}, ignored, got {low} to {high}"
+        )
+    return ignores

@@ -102,6 +102,8 @@ def cut_patch(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return one patch of a case: normalised image float32 (Z, Y, X), labels uint8 (Z, Y, X), all 0 without labels.
 
+    Labels that are `IGNORED` stay so; what lies outside the case is air, and known to be background.
+
     The share `recipe.foreground_share` of patches is centred on a voxel of an organ, each organ equally often; the rest
     lie anywhere. A patch stays as far inside the case as its size allows, with air around a smaller case. The region
     that is cut is larger than the patch, to hold whatever an augmentation rotates or shrinks into it.

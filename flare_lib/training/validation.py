@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from flare_lib.ct.labels import N_CLASSES, joint_histogram
+from flare_lib.ct.labels import IGNORED, N_CLASSES, joint_histogram
 
 N_PATCHES = 16
 
@@ -18,7 +18,8 @@ N_PATCHES = 16
 def validation_dice(net: nn.Module, batches: Sequence[dict[str, torch.Tensor]]) -> np.ndarray:
     """Return the Dice of each organ over all patches together: float64 (13,), NaN for an organ that is in none.
 
-    `batches` as `Patches` yields them; without any, all are NaN. The net is put into eval mode and afterwards back.
+    Voxels whose target is `IGNORED` do not count. `batches` as `Patches` yields them; without any, all are NaN. The net
+    is put into eval mode and afterwards back.
     """
     device = next(net.parameters()).device
     counts = np.zeros((N_CLASSES, N_CLASSES), np.int64)  # [found, true]
@@ -27,7 +28,8 @@ def validation_dice(net: nn.Module, batches: Sequence[dict[str, torch.Tensor]]) 
     with torch.inference_mode():
         for batch in batches:
             found = net(batch["image"].to(device))[0].argmax(dim=1).cpu()
-            counts += joint_histogram(found.numpy(), batch["target"].numpy())
+            counted = batch["target"] != IGNORED  # the others become background, found as such: it has no Dice here
+            counts += joint_histogram((found * counted).numpy(), (batch["target"] * counted).numpy())
     net.train(was_training)
     true = counts.sum(axis=0)[1:]
     dice = 2 * np.diagonal(counts)[1:] / np.maximum(counts.sum(axis=1)[1:] + true, 1)

@@ -159,7 +159,7 @@ def test_check_tells_every_problem_and_fails(flare, tmp_path):
     save(tmp_path / "images" / "b_0000.nii.gz", grey_values())
     code, out, _ = flare("check", tmp_path)
     assert code == 1
-    assert out[0].startswith("a: labels must be 0 to 13, got ")
+    assert out[0].startswith("a: labels must be 0 to 13, or 255 where nothing is to be learnt, got ")
     assert out[-1] == "2 cases, 1 of them with labels: 1 with problems"
     (tmp_path / "labels" / "a.nii.gz").unlink()
     code, out, _ = flare("check", tmp_path)

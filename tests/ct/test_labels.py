@@ -7,6 +7,7 @@ import pytest
 
 from flare_lib.ct.labels import (
     DATA_SETS,
+    IGNORED,
     N_CLASSES,
     N_ORGANS,
     ORGANS,
@@ -15,6 +16,7 @@ from flare_lib.ct.labels import (
     left_right_problems,
     organ,
     to_flare,
+    without_ignored,
 )
 
 # Written out once more, from the data sets' own lists, organ by organ in FLARE's order; None: not labelled by itself.
@@ -167,6 +169,20 @@ def test_organs_are_told_apart_by_readers_who_do_not_see_red_or_green(sight):
     for pair in TOUCHING:
         a, b = (organ(name).id - 1 for name in pair.split())
         assert apart[a, b] > 20, pair
+
+
+def test_ignored_voxels_become_background_and_nothing_else_changes():
+    labels = np.array([[3, IGNORED], [0, 13]], np.uint8)
+    assert without_ignored(labels).tolist() == [[3, 0], [0, 13]]
+    assert without_ignored(labels).dtype == np.uint8
+    assert labels[0, 1] == IGNORED
+    for kept in (np.array([0, 13, 254], np.int16), np.array([-1, 3], np.int8), np.zeros((0, 4), np.uint8)):
+        assert without_ignored(kept) is kept
+
+
+def test_a_voxel_to_be_ignored_in_training_is_no_label_to_be_judged():
+    with pytest.raises(ValueError, match="the labels of reference must be 0 to 13, got 0 to 255"):
+        as_label_map(np.array([0, 2, IGNORED]), "reference")
 
 
 def test_a_label_map_is_taken_as_it_is():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from flare_lib.ct.labels import IGNORED
 from flare_lib.data.augment import Augmentation, augment, draw_augmentation, room_for
 
 
@@ -21,6 +22,15 @@ def ball():
     z, y, x = np.ogrid[:40, :44, :48]
     inside = ((z - 19.5) ** 2 + (y - 21.5) ** 2 + (x - 23.5) ** 2) < 9**2
     return inside.astype(np.float32), inside.astype(np.uint8)
+
+
+def test_ignored_voxels_move_as_labels_do_and_what_comes_in_is_background():
+    image, labels = patch()
+    what = Augmentation(rotation_rad=(0.3, -0.1, 0.2), scale=0.7)
+    as_organ = augment(image, labels, what)[1]
+    ignored = augment(image, np.where(labels == 3, IGNORED, labels).astype(np.uint8), what)[1]
+    assert (ignored == IGNORED).sum() > 100
+    np.testing.assert_array_equal(ignored, np.where(as_organ == 3, IGNORED, 0))
 
 
 def test_nothing_asked_nothing_done_and_the_inputs_are_kept():

@@ -5,6 +5,7 @@ import pytest
 from cohorts import SHAPE, SPACING, hu, organs, pair, write_ct, write_labels
 
 from flare_lib.ct.files import load_ct, save_label_map
+from flare_lib.ct.labels import IGNORED
 from flare_lib.ct.volume import Volume
 from flare_lib.data.cohort import Case, check_case, check_cases, find_cases, load_labels, split_cases
 from flare_lib.synthetic.structures import ORGAN_STRUCTURES
@@ -111,7 +112,7 @@ def thick_slices(folder):
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (labels_above_13, ["labels must be 0 to 13, got 14, 40"]),
+        (labels_above_13, ["labels must be 0 to 13, or 255 where nothing is to be learnt, got 14, 40"]),
         (no_labels_at_all, ["the label map must hold an organ, got only background"]),
         (another_shape, ["grid, got (9, 14, 22) voxels (z, y, x), not (9, 14, 20)"]),
         (another_place, ["labels must lie on the CT's grid, got a corner 8.0 mm away"]),
@@ -128,6 +129,12 @@ def test_what_is_wrong_with_a_case_is_told(tmp_path, make, told):
     assert len(problems["a"]) == len(told)
     for problem, part in zip(problems["a"], told, strict=True):
         assert part in problem
+
+
+def test_ignored_voxels_are_no_problem_but_no_organ_either(tmp_path):
+    pair(tmp_path, "partly", labels=np.where(organs() == 13, IGNORED, organs()).astype(np.uint8))
+    pair(tmp_path, "wholly", labels=np.full(SHAPE, IGNORED, np.uint8))
+    assert check_cases(find_cases(tmp_path)) == {"wholly": ["the label map must hold an organ, got only background"]}
 
 
 def test_every_problem_of_every_case_is_told(tmp_path):

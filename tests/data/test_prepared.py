@@ -10,6 +10,7 @@ import pytest
 from cohorts import SPACING, hu, organs, pair, write_ct, write_labels
 
 from flare_lib.ct.files import load_ct
+from flare_lib.ct.labels import IGNORED
 from flare_lib.ct.preprocess import Preprocessing, find_foreground
 from flare_lib.ct.roi import bounding_box, crop, crop_volume
 from flare_lib.data import prepared
@@ -45,6 +46,22 @@ def test_places_are_voxels_of_their_organs(tmp_path):
     for organ, places in case.class_locations.items():
         assert (case.labels[tuple(places.T)] == organ).all()
         assert len(np.unique(places, axis=0)) == (organs() == organ).sum()
+
+
+def test_ignored_voxels_are_kept_and_are_no_organ(tmp_path):
+    labels = np.full(organs().shape, IGNORED, np.uint8)  # not even a voxel of background
+    labels[organs() == 3] = 3
+    labels[4, 3, 4] = 13
+    pair(tmp_path, labels=labels)
+    (case,) = prepare_cases(find_cases(tmp_path), tmp_path / "cache", AS_THEY_ARE, around="organs", margin_mm=4.0)
+    box = bounding_box(organs() == 3).widen(4.0, SPACING, organs().shape)
+    np.testing.assert_array_equal(case.labels, crop(labels, box))
+    assert {organ: len(places) for organ, places in case.class_locations.items()} == {
+        3: (labels == 3).sum(),
+        13: 1,
+    }
+    (finer,) = prepare_cases(find_cases(tmp_path), tmp_path / "cache", FINER)
+    assert set(np.unique(finer.labels)) == {3, IGNORED}
 
 
 def test_mean_and_sd_are_those_of_all_voxels_together(tmp_path):
@@ -133,6 +150,8 @@ def test_a_full_disk_leaves_nothing_half_written_and_the_rest_usable(tmp_path, m
     ("labels", "told"),
     [
         (np.zeros_like(organs()), "case a: the label map must hold an organ, got only background"),
+        (np.where(organs(), 0, IGNORED), "case a: the label map must hold an organ, got only background"),
+        (np.where(organs(), 14, IGNORED), "case a: the labels of the label map must be 0 to 13, got 0 to 14"),
         (organs() + 1, "case a: the labels of the label map must be 0 to 13, got 0 to 14"),
         (np.pad(organs(), [(0, 0), (1, 0), (0, 0)]), r"case a: labels must lie on the CT's grid, got \(9, 15, 20\)"),
     ],

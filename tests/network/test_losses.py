@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from monai.losses import DiceCELoss
+from monai.losses import DiceCELoss, MaskedDiceLoss
 
+from flare_lib.ct.labels import IGNORED
 from flare_lib.ct.resample import resample_nearest
 from flare_lib.network.losses import dice_cross_entropy_loss, dice_loss, shrink_target
 
@@ -142,6 +143,63 @@ def test_the_order_of_images_and_voxels_does_not_matter(seed, n_classes):
     assert moved.item() == pytest.approx(dice_cross_entropy_loss([logits], target).item(), abs=1e-5)
 
 
+def partly_ignored(target, seed=0):
+    where = torch.rand(target.shape, generator=torch.Generator().manual_seed(seed)) < 0.3
+    return target.masked_fill(where, IGNORED)
+
+
+def others_loss(logits, target):
+    """PyTorch's cross entropy, which leaves an index out, and MONAI's Dice within a mask."""
+    mask = (target != IGNORED)[:, None]
+    labels = F.one_hot(target.masked_fill(~mask[:, 0], 0), logits.shape[1]).movedim(-1, 1)
+    dice = MaskedDiceLoss(include_background=False, batch=True, smooth_nr=1e-5, smooth_dr=1e-5)
+    return F.cross_entropy(logits, target, ignore_index=IGNORED) + dice(logits.softmax(dim=1), labels, mask.float())
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64])
+def test_ignored_voxels_are_left_out_as_others_leave_them_out(dtype):
+    logits, target = draw(seed=4, n_classes=5)
+    target = partly_ignored(target)
+    ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    loss, expected = dice_cross_entropy_loss([ours], target.to(dtype)), others_loss(theirs, target)
+    loss.backward()
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-8)
+    assert not ours.grad.movedim(1, -1)[target == IGNORED].any()
+
+
+def test_whatever_a_net_says_of_ignored_voxels_costs_nothing():
+    logits, target = draw(seed=5)
+    target = partly_ignored(target)
+    other = torch.where((target == IGNORED)[:, None], 1e30 * draw(seed=6)[0], logits)
+    assert dice_cross_entropy_loss([other], target).item() == dice_cross_entropy_loss([logits], target).item()
+
+
+def test_every_head_ignores_what_its_own_voxels_show():
+    target = partly_ignored(draw(shape=(2, 4, 8, 12))[1])
+    shapes = [(4, 8, 12), (2, 4, 6)]
+    heads = [draw(seed=k, shape=(2, *shape))[0] for k, shape in enumerate(shapes)]
+    each = [others_loss(h, shrink_target(target, shape)).item() for h, shape in zip(heads, shapes, strict=True)]
+    assert dice_cross_entropy_loss(heads, target).item() == pytest.approx((2 * each[0] + each[1]) / 3, abs=1e-6)
+
+
+def test_a_batch_in_which_everything_is_ignored_teaches_nothing():
+    heads = [draw(shape=shape)[0].requires_grad_() for shape in ((1, 2, 4, 6), (1, 1, 2, 3))]
+    loss = dice_cross_entropy_loss(heads, torch.full((1, 2, 4, 6), IGNORED, dtype=torch.uint8))
+    loss.backward()
+    assert loss.item() == 0
+    assert all((head.grad == 0).all() for head in heads)
+
+
+def test_where_255_is_a_class_it_is_one():
+    logits, target = draw(n_classes=256, shape=(1, 2, 3, 4))
+    target[0, 0] = IGNORED
+    assert dice_cross_entropy_loss([logits], target).item() == pytest.approx(
+        plain_loss(logits, target).item(), abs=1e-5
+    )
+
+
 def test_a_shrunk_target_takes_the_voxel_nearest_to_each_centre():
     target = torch.arange(4 * 6 * 3, dtype=torch.uint8).reshape(1, 4, 6, 3)
     shrunk = shrink_target(target, (2, 2, 3))  # of 2 voxels the later one, of 3 the middle one, of 1 itself
@@ -161,8 +219,16 @@ def test_a_shrunk_target_is_the_label_map_resampled(shape):
     [
         ((1, 3, 2, 3, 4), torch.zeros(1, 2, 3, 4), TypeError, "integer type, got torch.float32"),
         ((1, 3, 2, 3, 4), torch.zeros(1, 2, 3, 4, dtype=torch.bool), TypeError, "integer type, got torch.bool"),
-        ((1, 3, 2, 3, 4), torch.full((1, 2, 3, 4), 3), ValueError, "class numbers 0 to 2, got 3 to 3"),
-        ((1, 3, 2, 3, 4), torch.full((1, 2, 3, 4), -1), ValueError, "class numbers 0 to 2, got -1 to -1"),
+        ((1, 3, 2, 3, 4), torch.full((1, 2, 3, 4), 3), ValueError, "class numbers 0 to 2 or 255, ignored, got 3 to 3"),
+        (
+            (1, 3, 2, 3, 4),
+            torch.full((1, 2, 3, 4), -1),
+            ValueError,
+            "class numbers 0 to 2 or 255, ignored, got -1 to -1",
+        ),
+        ((1, 3, 1, 1, 3), torch.tensor([[[[1, 255, 3]]]]), ValueError, "or 255, ignored, got 1 to 3"),
+        ((1, 3, 1, 1, 3), torch.tensor([[[[1, 255, -1]]]]), ValueError, "or 255, ignored, got -1 to 1"),
+        ((1, 3, 1, 1, 3), torch.tensor([[[[1, 255, 256]]]]), ValueError, "or 255, ignored, got 1 to 256"),
         ((2, 3, 2, 3, 4), torch.zeros(1, 2, 3, 4, dtype=torch.uint8), ValueError, r"got \(1, 2, 3, 4\)"),
         ((1, 3, 2, 3, 4), torch.zeros(1, 1, 2, 3, 4, dtype=torch.uint8), ValueError, r"got \(1, 1, 2, 3, 4\)"),
         ((1, 1, 2, 3, 4), torch.zeros(1, 2, 3, 4, dtype=torch.uint8), ValueError, "2 classes or more"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from flare_lib.ct.labels import organ
+from flare_lib.ct.labels import IGNORED, organ
 from flare_lib.ct.moments import Moments
 from flare_lib.data.augment import Augmentation
 from flare_lib.data.prepared import PreparedCase
@@ -234,6 +234,20 @@ def test_patches_are_centred_on_voxels_of_organs_each_organ_alike():
     assert 0.3 < np.mean([(cut == 8).any() for cut in cuts]) < 0.7
     # in the middle where the case is large enough: from 13, 16 and 17 on
     assert all((cut[2, 2, 3]) == 8 for cut in cuts if (cut == 8).any())
+
+
+def test_ignored_voxels_of_a_case_stay_so_in_its_patches_and_what_lies_outside_is_background():
+    labels = np.full((2, 3, 4), IGNORED, np.uint8)
+    labels[1, 1, 1:3] = 5
+    where = {5: np.argwhere(labels == 5)}
+    r = in_hu(patch_size=(4, 5, 6), foreground_share=1.0)
+    image, cut = cut_patch(case(labels.shape, labels, where), r, np.random.default_rng(0))
+    inside = image > -325
+    assert inside.sum() == 24
+    np.testing.assert_array_equal(cut[inside], labels.ravel())
+    assert not cut[~inside].any()
+    batch = Patches({"cases": [case(labels.shape, labels, where)]}, r).batch(0)
+    assert set(batch["target"].unique().tolist()) == {0, 5, IGNORED}
 
 
 def test_individual_normalisation_is_by_the_cases_own_mean_and_sd():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from flare_lib.ct.labels import IGNORED
 from flare_lib.training.validation import validation_dice
 
 
@@ -32,3 +33,12 @@ def test_dice_is_taken_over_all_patches_and_organs_in_none_are_left_out():
     assert dice[:3] == pytest.approx([1.0, 0.0, 2 * 4 / (5 + 4)])
     assert np.isnan(dice[3:]).all()
     assert net.training
+
+
+def test_ignored_voxels_count_neither_for_nor_against_an_organ():
+    one = batch([1, 1, 1, 3, 0, 0])
+    one["target"][0, 0, 0] = torch.tensor([IGNORED, 1, 1])
+    one["target"][0, 0, 1] = torch.tensor([IGNORED, 0, 1])
+    dice = validation_dice(Oracle(), [one])
+    assert dice[0] == pytest.approx(2 * 2 / (2 + 3))
+    assert np.isnan(dice[1:]).all()  # the only voxel of organ 3 is ignored
