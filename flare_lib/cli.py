@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from flare_lib import __version__
-from flare_lib.commands import cases, course, evaluation, exports, segmentation, training
+from flare_lib.commands import cases, cohorts, course, evaluation, exports, segmentation, training
 from flare_lib.commands.terminal import tell_error
 from flare_lib.machine.extras import MissingExtra
 from flare_lib.machine.failures import reason_of
@@ -46,6 +46,7 @@ for _command in (  # in the order the help shows them: that of the work, not of 
     evaluation.evaluate,
     evaluation.profile,
     cases.check,
+    cohorts.pseudo_label,
     training.train,
     exports.export,
     course.notebooks,

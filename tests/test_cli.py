@@ -16,6 +16,7 @@ COMMANDS = [
     "evaluate",
     "profile",
     "check",
+    "pseudo-label",
     "train",
     "notebooks",
     "editions",

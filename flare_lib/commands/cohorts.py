@@ -1,21 +1,85 @@
-"""What `flare segment` does when the labels go into a folder: any number of CTs, stopped and resumed at any moment."""
+"""Commands whose labels go into a folder, stopped and resumed at any moment: segment, of many CTs, and pseudo-label."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flare_lib.commands.outputs import check_new_folder, wrote
 from flare_lib.commands.settings import parse_setting
 from flare_lib.commands.terminal import Bars, tell_error
-from flare_lib.commands.workers import chosen_pool
+from flare_lib.commands.workers import Job, Scheduler, Slurm, chosen_pool
 
 if TYPE_CHECKING:
     from flare_lib.inference.methods import Settings
 
 _JOBS = 4
+
+
+def pseudo_label(
+    cts: Annotated[
+        list[Path],
+        typer.Argument(metavar="CT...", help="NIfTI files, DICOM, folders and lists (.csv), as for flare segment."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the labels.")],
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option(help="Weights of a fine net (.safetensors); repeatable. Default: the packaged ones."),
+    ] = None,
+    scale: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0.5, max=2.0, help="How large each net is shown the body; repeatable. Default: 1, 0.92, 1.08."
+        ),
+    ] = None,
+    sure: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Ignored is a voxel whose mean probability is below this.")
+    ] = 0.75,
+    tile_step: Annotated[
+        float, typer.Option(min=0.1, max=1.0, help="How far apart tiles lie, in patches; 1: they touch.")
+    ] = 0.5,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
+    engine: Annotated[str, typer.Option(help="torch, or openvino: faster on CPUs without bfloat16.")] = "torch",
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes side by side; 0: this one. Default: to suit.")
+    ] = None,
+    scheduler: Scheduler = None,
+    slurm: Slurm = False,
+    job: Job = None,
+    time_limit_s: Annotated[float, typer.Option(min=1.0, help="What takes longer has failed.")] = 3600.0,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try again what an earlier run put aside.")
+    ] = False,
+) -> None:
+    """Label CTs for flare train --pseudo-labelled; voxels of which the nets are unsure become 255: not learnt from.
+
+    Each net looks at the whole CT at each scale, and the probabilities are averaged. The folder is like that of flare
+    segment, with cohort.html and manifest.jsonl, and the same command goes on wherever it was stopped.
+    """
+    from flare_lib.ct.files import LABEL_SUFFIXES
+    from flare_lib.inference.methods import Ensemble, Settings
+    from flare_lib.inference.pseudo_labels import SCALES
+    from flare_lib.network.weights import packaged_weights
+
+    if output.name.lower().endswith(LABEL_SUFFIXES) and not output.is_dir():
+        raise ValueError(f"--output must be a folder for the labels, got {output}")
+    nets = tuple(path.absolute() for path in weights or [packaged_weights("fine")])
+    ensemble = Ensemble(nets, tuple(scale or SCALES), sure)
+    segment_many(
+        cts,
+        output,
+        settings=Settings(device=device, precision=precision, engine=engine, tile_step=tile_step, ensemble=ensemble),
+        workers=workers,
+        scheduler=scheduler,
+        slurm=slurm,
+        job=job,
+        dry_run=False,
+        time_limit_s=time_limit_s,
+        retry_failed=retry_failed,
+    )
 
 
 def segment_many(

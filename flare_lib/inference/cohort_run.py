@@ -26,7 +26,7 @@ import numpy as np
 from flare_lib import __version__
 from flare_lib.ct.border import cut_labels
 from flare_lib.ct.files import load_ct, save_label_map
-from flare_lib.ct.labels import are_flares, label_counts
+from flare_lib.ct.labels import are_flares, label_counts, without_ignored
 from flare_lib.ct.nifti_file import SUFFIXES
 from flare_lib.ct.volume import Volume
 from flare_lib.data.cohort import Case
@@ -68,7 +68,9 @@ def segment_cohort(
     """
     folder = Path(folder)
     _check_places(cases, folder)
-    asked = {"margin_mm": settings.margin_mm, "folds": list(settings.folds), "roi": settings.roi}
+    asked: dict[str, Any] = {"margin_mm": settings.margin_mm, "folds": list(settings.folds), "roi": settings.roi}
+    if settings.ensemble is not None:
+        asked |= {"scales": list(settings.ensemble.scales), "sure": settings.ensemble.sure}
     key = {
         "weights_sha256": weights_sha256(settings),
         "settings": asked | {"tile_step": settings.tile_step},
@@ -127,10 +129,11 @@ def segment_case(case: Case, *, folder: Path, settings: Settings, also: Also | N
     began = time.perf_counter()
     target = label_path(folder, case.name)
     save_label_map(target, result.label_map_zyx, ct)
+    organs = without_ignored(result.label_map_zyx)
     if also is not None and are_flares(method.names):
-        also(folder, case.name, ct, result.label_map_zyx)
-    volumes_ml = label_counts(result.label_map_zyx, max(method.names) + 1) * ct.voxel_ml
-    cut = cut_labels(result.label_map_zyx, ct.array_zyx)
+        also(folder, case.name, ct, organs)
+    volumes_ml = label_counts(organs, max(method.names) + 1) * ct.voxel_ml
+    cut = cut_labels(organs, ct.array_zyx)
     seconds["save"] = time.perf_counter() - began
     return {
         "input_sha256": sha256,

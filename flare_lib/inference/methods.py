@@ -1,7 +1,7 @@
-"""Ways from a CT to labels: two nets, coarse to fine, or an nnU-Net. Settings say which; a process opens it once.
+"""Ways from a CT to labels: two nets, coarse to fine, an nnU-Net, or several nets that may leave voxels open.
 
-Settings are plain values that can be sent to another process, and the SHA-256 of the weights says whether two runs
-would use the same nets.
+Settings say which; a process opens it once. They are plain values that can be sent to another process, and the SHA-256
+of the weights says whether two runs would use the same nets.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,12 +11,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flare_lib.ct.labels import ORGAN_NAMES
-from flare_lib.inference import coarse_to_fine, nnunet_stage, postprocess, stages
+from flare_lib.inference import coarse_to_fine, nnunet_stage, postprocess, pseudo_labels, stages
 from flare_lib.inference.coarse_to_fine import Segmentation
 from flare_lib.machine.device import choose_device
 from flare_lib.machine.fingerprint import sha256_of, stamp_of
 from flare_lib.network.nnunet_folder import load_nnunet_folder, model_files
-from flare_lib.network.weights import packaged_weights, pair_of
+from flare_lib.network.weights import load_trained, packaged_weights, pair_of
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """The nets of pseudo-labels: paths of their `weights` (see `load_trained`), the scales of what each is shown.
+
+    `sure`: see `inference.pseudo_labels`.
+    """
+
+    weights: tuple[Path, ...]
+    scales: tuple[float, ...] = pseudo_labels.SCALES
+    sure: float = pseudo_labels.SURE
 
 
 @dataclass(frozen=True)
@@ -26,7 +38,7 @@ class Settings:
     `weights_dir`: a folder of coarse and fine weights; None for the packaged ones. `nnunet`: a results folder of
     nnU-Net whose nets give the labels; `folds`: which of them, or every one if empty; `roi`: only within the coarse
     net's box. `margin_mm`: how far beyond the organs the last net looks. `tile_step`: how far apart its tiles lie, in
-    patches. `device`, `precision`, `engine`: see `load_stages`.
+    patches. `device`, `precision`, `engine`: see `load_stages`. `ensemble`: make pseudo-labels with these nets instead.
     """
 
     weights_dir: Path | None = None
@@ -38,6 +50,7 @@ class Settings:
     precision: str = "auto"
     engine: str = "torch"
     tile_step: float = 0.5
+    ensemble: Ensemble | None = None
 
 
 class Method(NamedTuple):
@@ -57,6 +70,11 @@ def open_method(settings: Settings, stamp: str = "") -> Method:
     """
     device, step = choose_device(settings.device), settings.tile_step
     numbers: dict[str, Any] = {"device": device, "precision": settings.precision, "engine": settings.engine}
+    if settings.ensemble is not None:
+        nets = [stages.NetStage(load_trained(path), **numbers) for path in settings.ensemble.weights]
+        views = [net.scaled(scale) for net in nets for scale in settings.ensemble.scales]
+        how: dict[str, Any] = {"stages": views, "sure": settings.ensemble.sure, "tile_step": step}
+        return Method(partial(pseudo_labels.pseudo_labels, **how), ORGAN_NAMES, "view 1")
     if settings.nnunet is None:
         coarse, fine = stages.load_stages(settings.weights_dir, **numbers)
         near: dict[str, Any] = {"margin_mm": settings.margin_mm, "tile_steps": (1.0, step)}
@@ -101,6 +119,10 @@ def clean_up_rules(settings: Settings) -> dict[str, Any]:
 
 def _weight_files(settings: Settings) -> dict[str, Path]:
     found = {}
+    if settings.ensemble is not None:
+        for k, path in enumerate(settings.ensemble.weights, start=1):
+            found[f"net {k}"], found[f"net {k}, card"] = pair_of(path)
+        return found
     if settings.nnunet is not None:
         found = {path.relative_to(settings.nnunet).as_posix(): path for path in model_files(settings.nnunet)}
     if settings.nnunet is None or settings.roi:

@@ -4,6 +4,7 @@
 """
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -65,6 +66,15 @@ class NetStage:
     def patch_mm(self) -> Triple:
         """The extent (z, y, x) of one patch in mm."""
         return triple(n * s for n, s in zip(self.patch_size, self.preprocessing.spacing_zyx_mm, strict=True))
+
+    def scaled(self, scale: float) -> "NetStage":
+        """Return a stage with the same net that is shown bodies `scale` times as large; ValueError unless above 0."""
+        if not scale > 0:
+            raise ValueError(f"scale must be above 0, got {scale}")
+        spacing = triple(s / scale for s in self.preprocessing.spacing_zyx_mm)
+        other = copy.copy(self)
+        other.preprocessing = replace(self.preprocessing, spacing_zyx_mm=spacing)
+        return other
 
     def prepare(self, ct: Volume) -> torch.Tensor:
         """Return the CT clipped, resampled and normalised as in training, float32 (1, Z, Y, X)."""

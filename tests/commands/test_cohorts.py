@@ -6,6 +6,11 @@ import numpy as np
 import pytest
 from scans import assert_refused, files_in, grey_values, save
 
+from flare_lib.ct.files import load_label_map
+from flare_lib.ct.labels import IGNORED
+from flare_lib.network.weights import save_trained
+from flare_lib.training.recipes import preset
+
 
 def test_several_cts_go_into_a_folder_and_a_bad_one_does_not_stop_the_others(flare, nets, tmp_path):
     first, last = (save(tmp_path / f"{name}_0000.nii.gz", grey_values()) for name in ("a", "c"))
@@ -30,6 +35,49 @@ def test_several_cts_go_into_a_folder_and_a_bad_one_does_not_stop_the_others(fla
     assert len(nets) == 2
     page = (out / "cohort.html").read_text()
     assert page.index("b.nii must be") < page.index("thumbnails/a.png")
+
+
+@pytest.fixture
+def small_net(tmp_path):
+    """The stem of untrained weights that say nothing for sure."""
+    net = {"features_per_stage": (2, 3), "strides": ((2, 2, 2),), "n_heads": 1, "patch_size": (8, 6, 4)}
+    recipe = preset("course", "fine", **net, spacing_zyx_mm=(4.0, 3.0, 2.0), mean_hu=0.0, sd_hu=100.0)
+    card = {"preprocessing": recipe.preprocessing.to_dict(), "patch_size": list(recipe.patch_size)}
+    save_trained(tmp_path / "nets" / "small", recipe.new_net(), card)
+    return tmp_path / "nets" / "small"
+
+
+def test_pseudo_labels_ignore_what_the_nets_are_unsure_of_and_are_made_once(flare, ct_path, small_net, tmp_path):
+    out = tmp_path / "archive" / "labels"
+    command = ("pseudo-label", ct_path, "-o", out, "--weights", small_net, "--scale", 1, "--workers", 0)
+    code, said, err = flare(*command, "--device", "cpu")
+    assert (code, err) == (0, [])
+    assert said[-1].startswith("1 CTs, 1 segmented, 0 put aside, 0 of them in earlier runs; wrote ")
+    labels, inside = load_label_map(out / "case.nii.gz").array_zyx, grey_values().T > 0
+    assert (labels[inside] == IGNORED).all()
+    assert not labels[~inside].any()
+    [entry] = map(json.loads, (out / "manifest.jsonl").read_text().splitlines())
+    assert (entry["settings"]["sure"], entry["settings"]["scales"]) == (0.75, [1.0])
+    assert set(entry["volumes_ml"].values()) == {0.0}
+    assert flare(*command)[1][-1].startswith("1 CTs, 1 segmented, 0 put aside, 1 of them in earlier runs")
+    assert flare(*command, "--sure", 0)[1][-1].startswith("1 CTs, 1 segmented, 0 put aside, 0 of them in earlier runs")
+    assert (load_label_map(out / "case.nii.gz").array_zyx[inside] != IGNORED).any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "labels.nii.gz"], "--output must be a folder for the labels, got labels.nii.gz"),
+        (["-o", "new", "--weights", "nowhere/fine"], "nowhere/fine.safetensors"),
+        (["-o", "new", "--sure", "75"], "--sure"),
+        (["-o", "new", "--scale", "0"], "--scale"),
+    ],
+)
+def test_pseudo_labels_that_cannot_be_made_are_refused_before_any_work(flare, ct_path, arguments, message, monkeypatch):
+    monkeypatch.chdir(ct_path.parent)
+    before = files_in(ct_path.parent)
+    assert_refused(flare("pseudo-label", ct_path, *arguments, "--workers", 0), message)
+    assert files_in(ct_path.parent) == before
 
 
 @pytest.mark.slow("a process that loads torch, and the real nets")

@@ -9,7 +9,7 @@ import torch
 from small_nnunet import write_results
 
 from flare_lib.inference import methods
-from flare_lib.inference.methods import Settings, clean_up_rules, open_method, weights_sha256, weights_stamp
+from flare_lib.inference.methods import Ensemble, Settings, clean_up_rules, open_method, weights_sha256, weights_stamp
 from flare_lib.network.nnunet_plans import Plans
 from flare_lib.network.weights import packaged_weights
 
@@ -60,6 +60,20 @@ def test_an_nnunet_is_opened_with_its_folds_alone_or_behind_the_coarse_net(tmp_p
     assert behind.segment.keywords["stage"].precision.name == "float32"
     note = "--roi looks only near FLARE's 13 organs; anything far from them is missed"
     assert behind.notes == (() if organs else (note,))
+
+
+def test_an_ensemble_is_every_net_at_every_scale(tmp_path):
+    for suffix in (".safetensors", ".json"):
+        (tmp_path / f"mine{suffix}").write_bytes(packaged_weights("fine").with_suffix(suffix).read_bytes())
+    ensemble = Ensemble((packaged_weights("fine"), tmp_path / "mine.safetensors"), (1.0, 1.25), sure=0.6)
+    settings = Settings(device="cpu", precision="float32", tile_step=0.75, ensemble=ensemble)
+    method = open_method(pickle.loads(pickle.dumps(settings)))
+    views = method.segment.keywords["stages"]
+    assert [view.preprocessing.spacing_zyx_mm[1] for view in views] == [3.0, 2.4, 3.0, 2.4]
+    assert views[0].net is views[1].net is not views[2].net
+    assert (method.segment.keywords["sure"], method.segment.keywords["tile_step"]) == (0.6, 0.75)
+    assert set(weights_sha256(settings)) == {"net 1", "net 1, card", "net 2", "net 2, card"}
+    assert weights_stamp(settings) != ""
 
 
 def test_weights_are_told_apart_by_their_content(tmp_path):

@@ -55,6 +55,17 @@ def test_a_stage_knows_the_extent_of_its_patch(trained):
     np.testing.assert_allclose(stage.patch_mm, expected)
 
 
+def test_a_scaled_stage_shows_the_same_net_larger_bodies(trained):
+    stage, ct = NetStage(trained), ct_of((14, 30, 40))
+    larger = stage.scaled(1.25)
+    spacing = (6.0 / 1.25, 5.0 / 1.25, 4.0 / 1.25)
+    np.testing.assert_array_equal(larger.prepare(ct)[0], Preprocessing(spacing).apply(ct).array_zyx)
+    assert larger.net is stage.net
+    assert stage.preprocessing == trained.preprocessing
+    with pytest.raises(ValueError, match=r"^scale must be above 0, got 0$"):
+        stage.scaled(0)
+
+
 def test_openvino_gives_torchs_probabilities(trained):
     patch = torch.randn(1, 1, *PATCH, generator=torch.Generator().manual_seed(1))
     ours, theirs = (

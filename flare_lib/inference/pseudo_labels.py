@@ -1,0 +1,84 @@
+"""Labels of a CT that nobody has labelled, to learn from: what several nets agree on, and nothing where they do not.
+
+    CT -> foreground -> [each net, at each scale] -> mean -> resize + argmax -> clean-up -> unsure: ignored
+
+A net that learns from the labels of others learns their mistakes, too. So a voxel whose winner has a mean probability
+below `sure` becomes `IGNORED`: no loss is computed there. So does a voxel that the clean-up would take from an organ,
+where nets and rules disagree. Views differ in scale only: a mirrored abdomen has its liver on the wrong side, and these
+nets were never shown one.
+
+References: Lee, Pseudo-Label, ICML Workshops 2013; Sohn et al., FixMatch, NeurIPS 2020 (only what is sure is learnt).
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from flare_lib.ct.labels import IGNORED
+from flare_lib.ct.preprocess import find_foreground
+from flare_lib.ct.roi import crop_volume
+from flare_lib.ct.volume import Volume
+from flare_lib.inference.coarse_to_fine import Run, Segmentation
+from flare_lib.inference.postprocess import MIN_SHARE, postprocess
+from flare_lib.inference.slice_interpolation import resize_argmax
+from flare_lib.inference.stages import Stage
+from flare_lib.machine.progress import StageProgress
+
+SURE = 0.75
+SCALES = (1.0, 0.92, 1.08)
+
+
+def pseudo_labels(
+    ct: Volume,
+    stages: Sequence[Stage],
+    *,
+    sure: float = SURE,
+    tile_step: float = 0.5,
+    progress: StageProgress | None = None,
+) -> Segmentation:
+    """Return a CT's labels, 0 to 13, or `IGNORED` where the stages together are not `sure` enough.
+
+    Every stage looks at the whole foreground; what lies outside is background. The probabilities are averaged on the
+    grid of the first stage's image. `sure`: the least mean probability of a voxel's winner, from 0 (no voxel is unsure)
+    to 1; `tile_step` as in `sliding_window`. The notes are about the organs without the voxels that are ignored. Raises
+    ValueError for no stages, for stages with other numbers of classes, and for a `sure` outside [0, 1].
+    """
+    if not stages:
+        raise ValueError("pseudo-labels must come from one stage or more, got none")
+    if not 0 <= sure <= 1:
+        raise ValueError(f"sure must be from 0 to 1, got {sure}")
+    run = Run(partial(postprocess, min_share=MIN_SHARE), progress)
+    foreground = find_foreground(ct.array_zyx)
+    body = crop_volume(ct, foreground)
+    run.lap("foreground")
+    scores = _mean_probabilities(run, body, stages, tile_step)
+    n_classes = len(scores) - 1
+    scores[n_classes] = sure  # wins wherever no class reaches it
+    labels = resize_argmax(scores, body.shape_zyx)
+    run.lap("resize + argmax")
+    unsure = labels == n_classes
+    labels[unsure] = 0
+    cleaned = run.clean_up(labels, body.spacing_zyx_mm, "nets")
+    run.lap("clean-up")
+    result = run.result(ct, cleaned, foreground, None)
+    result.label_map_zyx[foreground.slices][unsure | (cleaned != labels)] = IGNORED
+    return result
+
+
+def _mean_probabilities(run: Run, body: Volume, stages: Sequence[Stage], tile_step: float) -> torch.Tensor:
+    """Return the mean of all stages' probabilities and room for one more channel, float32 (K + 1, Z, Y, X)."""
+    sums = torch.empty(0)
+    for k, stage in enumerate(stages, start=1):
+        image = stage.prepare(body)
+        slabs = run.slide(image, stage, tile_step, f"view {k}", weights="gaussian")
+        probabilities = torch.cat([slab.scores for slab in slabs], dim=1)
+        if not sums.numel():
+            sums = probabilities.new_zeros((len(probabilities) + 1, *image.shape[1:]))
+        if len(probabilities) != len(sums) - 1:
+            raise ValueError(f"all stages must have {len(sums) - 1} classes, got {len(probabilities)}")
+        for total, of_class in zip(sums, probabilities, strict=False):  # one by one: all would be another whole copy
+            total += F.interpolate(of_class[None, None], sums.shape[1:], mode="trilinear")[0, 0]
+        run.lap(f"view {k}")
+    return sums.div_(len(stages))
