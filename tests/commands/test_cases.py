@@ -10,7 +10,7 @@ from pydicom import uid
 from scans import AFFINE, SHAPE_XYZ, assert_refused, files_in, grey_values, labels_zyx, save, save_labels
 
 from flare_lib.ct.files import load_ct, load_label_map
-from flare_lib.data import sources
+from flare_lib.data import sources, unlabelled
 from flare_lib.data.sources import SampleCase
 from flare_lib.machine import hardware
 from flare_lib.synthetic import phantom
@@ -30,6 +30,14 @@ def test_fetch_says_what_it_brought_and_copies_it(flare, monkeypatch, ct_path, t
     assert (code, asked) == (0, [True, False])
     assert out[0] == f"CT:     {tmp_path / 'new' / 'folder' / 'ct.nii.gz'}"
     assert (tmp_path / "new" / "folder" / "reference.nii.gz").read_bytes() == labels.read_bytes()
+
+
+def test_fetch_brings_cts_without_labels_into_a_folder(flare, monkeypatch, tmp_path):
+    monkeypatch.setattr(unlabelled, "fetch_unlabelled", lambda one, to, cache: to / one.name)
+    code, out, _ = flare("fetch", "--unlabelled", "--to", tmp_path)
+    assert (code, len(out)) == (0, 4)
+    assert out[0] == f"{tmp_path / unlabelled.UNLABELLED[0].name}: {unlabelled.UNLABELLED[0].about}"
+    assert_refused(flare("fetch", "--unlabelled"), "--unlabelled needs --to")
 
 
 def test_info_says_what_the_machine_is(flare, monkeypatch, ct_path):

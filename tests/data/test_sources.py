@@ -222,6 +222,15 @@ def test_pip_is_asked_for_the_source_with_its_hash(monkeypatch, tmp_path, index)
     assert wish == f"small==1.0 --hash=sha256:{index.archive.sha256}\n"
 
 
+def test_pip_is_asked_for_a_wheel_where_the_archive_is_one(monkeypatch, tmp_path, index):
+    file = tmp_path / "small-1.0-py3-none-any.whl"
+    asked = answer(monkeypatch, makes=file)
+    assert pip_download(replace(index.archive, wheel=True), tmp_path) == file
+    [(command, _)] = asked
+    assert command[command.index("--only-binary") + 1] == "small"
+    assert "--no-binary" not in command
+
+
 def test_what_pip_says_last_is_the_reason_given(monkeypatch, tmp_path, index):
     answer(monkeypatch, code=1, stderr="WARNING: slow\nERROR: No matching distribution found for small==1.0\n\n")
     with pytest.raises(SourceUnavailable) as raised:
