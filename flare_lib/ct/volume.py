@@ -26,7 +26,7 @@ _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 # Cosine between two axes, 0.6 degrees off: distances stay true to a hundredth. A tilted gantry is off ten times as far.
 _SHEAR_TOLERANCE = 0.01
 # From a mouse's CT to the thickest slices, and the longest scanner table: beyond these, unit or header must be wrong.
-_SPACINGS_MM = (0.01, 100.0)
+SPACINGS_MM = (0.01, 100.0)
 _LONGEST_MM = 3000.0
 _FARTHEST_MM = 1e6
 
@@ -228,7 +228,7 @@ def stack_slices(
 
 def check_plausible(shape_xyz: Shape, spacing_xyz_mm: np.ndarray, path: Path) -> None:
     """Raise ValueError for a spacing or an extent that no CT has: a unit or the header is wrong."""
-    lowest, highest = _SPACINGS_MM
+    lowest, highest = SPACINGS_MM
     if not all(lowest <= s <= highest for s in spacing_xyz_mm):
         raise ValueError(
             f"the spacing in {path} must be {lowest:g} to {highest:g} mm along each axis (x, y, z), "

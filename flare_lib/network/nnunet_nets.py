@@ -24,6 +24,7 @@ from flare_lib.network.weights import load_strict
 # From patches (1, 1, Z, Y, X) along the net's axes to logits (1, n_classes, Z, Y, X)
 Predict = Callable[[torch.Tensor], torch.Tensor]
 
+_LONGEST = 120  # characters of another package's error
 _CLASSES: dict[str, tuple[type[nn.Module], ...]] = {
     "conv_op": (nn.Conv3d,),
     "norm_op": (nn.InstanceNorm3d, nn.BatchNorm3d),
@@ -57,8 +58,9 @@ def build_nnunet(plans: Plans, weights: Mapping[str, Any], *, source: str) -> tu
     try:
         with torch.device("meta"):  # no initial weights: they would be overwritten anyway
             theirs = getattr(unet, kind)(input_channels=1, num_classes=plans.n_classes, **arguments)
-    except (AssertionError, TypeError) as error:
-        raise ValueError(f"plans.json must hold the arguments of a {kind}, got {error}") from error
+    except Exception as error:  # whatever arguments that nobody checks make of it
+        said = " ".join(str(error).split())[:_LONGEST] or type(error).__name__
+        raise ValueError(f"plans.json must hold the arguments of a {kind}, got {said}") from error
     load_strict(theirs, state_dict_of(weights, source), source=source)
     theirs.to(torch.float32).eval()
     return theirs, theirs
@@ -80,8 +82,9 @@ def _is_ours(plans: Plans) -> bool:
     }
     stated = {**{"nonlin_first": False}, **plans.architecture.arguments}
     got = {key: _last(stated[key]) if isinstance(stated[key], str) else stated[key] for key in wanted}
-    slope = (stated["nonlin_kwargs"] or {}).get("negative_slope", 0.01)
-    if plans.architecture.name != PLAIN or got != wanted or slope != 0.01:
+    leaky = {"negative_slope": 0.01} | (stated["nonlin_kwargs"] or {})
+    leaky.pop("inplace", None)
+    if plans.architecture.name != PLAIN or got != wanted or leaky != {"negative_slope": 0.01}:
         return False
     if {*_flat(stated["n_conv_per_stage"]), *_flat(stated["n_conv_per_stage_decoder"])} != {2}:
         return False
@@ -95,8 +98,7 @@ def _check_planned(net: UNet, plans: Plans, source: str) -> None:
     Otherwise the plans are another model's, and so may be its spacing and its grey values.
     """
     stated = plans.architecture.arguments
-    strides = [[stride] * 3 if isinstance(stride, int) else list(stride) for stride in stated["strides"]]
-    planned = {"features_per_stage": list(stated["features_per_stage"]), "strides": strides[1:]}
+    planned = {"features_per_stage": stated["features_per_stage"], "strides": stated["strides"][1:]}
     found = {key: net.architecture[key] for key in planned}
     if found != planned:
         raise ValueError(f"{source} must be the planned net, {planned}, got {found}")

@@ -19,7 +19,24 @@ from flare_lib.ct.axes import Axes
 from flare_lib.ct.labels import are_flares
 from flare_lib.ct.moments import Moments
 from flare_lib.ct.resample import Window, check_window
-from flare_lib.ct.volume import FileGrid, Shape, Triple, check_spacing, triple
+from flare_lib.ct.volume import FileGrid, Shape, Triple
+from flare_lib.network.plan_numbers import (
+    LARGEST_STRIDE,
+    MOST_FEATURES,
+    MOST_LAYERS,
+    MOST_STAGES,
+    WIDEST_KERNEL,
+    check_layer,
+    check_strides,
+    finite,
+    of_stages,
+    of_stages_and_axes,
+    planned_order,
+    planned_patch,
+    planned_spacing,
+    whole,
+    wholes,
+)
 
 _READERS = {"SimpleITKIO": False, "NibabelIO": False, "NibabelIOWithReorient": True}  # does it reorient?
 _RESAMPLING = "resample_data_or_seg_to_shape"
@@ -136,16 +153,16 @@ def read_plans(plans: Mapping[str, Any], dataset: Mapping[str, Any], configurati
 
 def _read_plans(plans: Mapping[str, Any], dataset: Mapping[str, Any], name: str) -> Plans:
     chosen = _configuration(plans, name)
-    patch_size = tuple(int(n) for n in chosen["patch_size"])
-    if len(patch_size) != 3:
-        raise ValueError(f"the configuration must be 3-D, got {name} with patches of {patch_size}")
+    patch_size = planned_patch(chosen["patch_size"], name)
     if chosen.get("previous_stage"):
         raise ValueError(
             f"a cascade is not supported, got {name}, which needs the labels of {chosen['previous_stage']}"
         )
     channels = dataset.get("channel_names") or dataset["modality"]
     if len(channels) != 1:
-        raise ValueError(f"the net must see one channel, the CT, got {len(channels)}: {', '.join(channels.values())}")
+        raise ValueError(
+            f"the net must see one channel, the CT, got {len(channels)}: {', '.join(map(str, channels.values()))}"
+        )
     reader = plans["image_reader_writer"]
     if reader not in _READERS:
         raise ValueError(f"the images must have been read by one of {', '.join(_READERS)}, got {reader}")
@@ -155,21 +172,18 @@ def _read_plans(plans: Mapping[str, Any], dataset: Mapping[str, Any], name: str)
     ):
         if stated not in (None, known):  # some planner's own class, which may do anything
             raise ValueError(f"{key} must be nnU-Net's {known}, got {stated}")
-    order = triple(int(axis) for axis in plans["transpose_forward"])
-    if sorted(order) != [0, 1, 2]:
-        raise ValueError(f"transpose_forward must be 0, 1 and 2 in some order, got {order}")
-    spacing = triple(float(mm) for mm in chosen["spacing"])
-    check_spacing(spacing)
+    architecture = _architecture(chosen)
+    check_strides(patch_size, architecture.arguments["strides"])
     return Plans(
         configuration=name,
-        spacing_mm=spacing,
-        patch_size=triple(patch_size),
-        transpose_forward=order,
+        spacing_mm=planned_spacing(chosen["spacing"], "spacing"),
+        patch_size=patch_size,
+        transpose_forward=planned_order(plans["transpose_forward"]),
         reorients=_READERS[reader],
         normalisation=_normalisation(plans, chosen),
         ct_order=_ct_order(chosen),
         names=_names(dataset["labels"]),
-        architecture=_architecture(chosen),
+        architecture=architecture,
     )
 
 
@@ -199,9 +213,16 @@ def _normalisation(plans: Mapping[str, Any], chosen: Mapping[str, Any]) -> Norma
         "foreground_intensity_properties_by_modality", {}
     )
     of_ct = stated["0"]
-    window = float(of_ct["percentile_00_5"]), float(of_ct["percentile_99_5"])
+    return ct_normalisation(of_ct, sd="std")
+
+
+def ct_normalisation(of_ct: Mapping[str, Any], *, sd: str) -> Normalisation:
+    """Return the normalisation of CTs by the numbers of a training set; `sd`: what plans call its deviation."""
+    window = finite(of_ct["percentile_00_5"], "percentile_00_5"), finite(of_ct["percentile_99_5"], "percentile_99_5")
     check_window(window)
-    return Normalisation(scheme, window, float(of_ct["mean"]), float(of_ct["std"]))
+    return Normalisation(
+        "CTNormalization", window, finite(of_ct["mean"], "mean"), finite(of_ct[sd], sd, negative=False)
+    )
 
 
 def _ct_order(chosen: Mapping[str, Any]) -> int:
@@ -216,42 +237,55 @@ def _ct_order(chosen: Mapping[str, Any]) -> int:
         got = {key: stated.get(key) for key in expected}
         if function != _RESAMPLING or got != expected:
             raise ValueError(f"{what} must be resampled by {_RESAMPLING} with {expected}, got {function} with {stated}")
-    order = int(chosen["resampling_fn_data_kwargs"]["order"])
-    if order not in range(6):
-        raise ValueError(f"the order of the CT's resampling must be 0 to 5, got {order}")
-    return order
+    return whole(chosen["resampling_fn_data_kwargs"]["order"], "the order of the CT's resampling", 0, 5)
 
 
 def _names(labels: Mapping[str, Any]) -> dict[int, str]:
     """Return {label: name} in the order of the labels, without background and ignored voxels."""
     if regions := [name for name, label in labels.items() if isinstance(label, list) and len(label) > 1]:
         raise ValueError(f"labels must be single numbers, got regions: {', '.join(regions)}")
-    numbers = {(n[0] if isinstance(n, list) else n): name for name, n in labels.items() if name != "ignore"}
-    if strangers := [number for number in numbers if not str(number).isdecimal()]:
+    stated = {name: (n[0] if isinstance(n, list) and n else n) for name, n in labels.items() if name != "ignore"}
+    if strangers := [n for n in stated.values() if not (isinstance(n, int | str) and str(n).isdecimal())]:
         raise ValueError(f"labels must be {{name: number}}, as in nnU-Net v2, got {strangers[0]!r} for a number")
-    names = {int(number): name for number, name in numbers.items()}
-    if sorted(names) != list(range(len(names))) or not 2 <= len(names) <= 255:
-        raise ValueError(f"labels must be 0 (background), 1, 2... up to 254, got {sorted(names)}")
+    names = {int(n): name for name, n in stated.items()}
+    numbers = sorted(map(int, stated.values()))
+    if numbers != list(range(len(numbers))) or not 2 <= len(numbers) <= 255:
+        raise ValueError(f"labels must be 0 (background), 1, 2... up to 254, each once, got {numbers}")
     return {number: names[number] for number in range(1, len(names))}
 
 
 def _architecture(chosen: Mapping[str, Any]) -> Architecture:
-    """Return the net's class and arguments, from the files of any nnU-Net v2."""
+    """Return the net's class and arguments, from the files of any nnU-Net v2, with every number checked."""
     if "architecture" in chosen:
         stated = chosen["architecture"]
-        name, arguments = stated["network_class_name"].rpartition(".")[2], dict(stated["arch_kwargs"])
+        name, arguments = str(stated["network_class_name"]).rpartition(".")[2], dict(stated["arch_kwargs"])
     else:  # older plans
-        name, n_stages = chosen["UNet_class_name"], len(chosen["n_conv_per_stage_encoder"])
-        widest, first = chosen["unet_max_num_features"], chosen["UNet_base_num_features"]
+        per_stage = wholes(chosen["n_conv_per_stage_encoder"], "n_conv_per_stage_encoder", 1, MOST_LAYERS)
+        name, n_stages = chosen["UNet_class_name"], len(per_stage)
+        widest = whole(chosen["unet_max_num_features"], "unet_max_num_features", 1, MOST_FEATURES)
+        first = whole(chosen["UNet_base_num_features"], "UNet_base_num_features", 1, MOST_FEATURES)
         arguments = {
             "n_stages": n_stages,
             "features_per_stage": [min(first * 2**s, widest) for s in range(n_stages)],
             "kernel_sizes": chosen["conv_kernel_sizes"],
             "strides": chosen["pool_op_kernel_sizes"],
-            "n_conv_per_stage" if name == PLAIN else "n_blocks_per_stage": chosen["n_conv_per_stage_encoder"],
+            "n_conv_per_stage" if name == PLAIN else "n_blocks_per_stage": per_stage,
             "n_conv_per_stage_decoder": chosen["n_conv_per_stage_decoder"],
             **STANDARD_LAYERS,
         }
     if name not in (PLAIN, RESIDUAL):
         raise ValueError(f"the net must be a {PLAIN} or a {RESIDUAL}, got {name}")
-    return Architecture(name, arguments)
+    n = whole(arguments["n_stages"], "n_stages", 2, MOST_STAGES)
+    depth = "n_conv_per_stage" if name == PLAIN else "n_blocks_per_stage"
+    checked: dict[str, Any] = {"n_stages": n}
+    for key, most in (("kernel_sizes", WIDEST_KERNEL), ("strides", LARGEST_STRIDE)):
+        checked[key] = of_stages_and_axes(arguments[key], key, 1, most, n)
+    for key, most, n_of_them in (
+        ("features_per_stage", MOST_FEATURES, n),
+        (depth, MOST_LAYERS, n),
+        ("n_conv_per_stage_decoder", MOST_LAYERS, n - 1),
+    ):
+        checked[key] = of_stages(arguments[key], key, 1, most, n_of_them)
+    for key, value in arguments.items():
+        check_layer(key, value)
+    return Architecture(name, arguments | checked)

@@ -19,10 +19,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flare_lib.ct.resample import check_window
-from flare_lib.ct.volume import check_spacing, triple
 from flare_lib.machine.plain_pickle import read_pickle
-from flare_lib.network.nnunet_plans import PLAIN, STANDARD_LAYERS, Architecture, Normalisation, Plans
+from flare_lib.network.nnunet_plans import (
+    PLAIN,
+    STANDARD_LAYERS,
+    Architecture,
+    Normalisation,
+    Plans,
+    ct_normalisation,
+)
+from flare_lib.network.plan_numbers import (
+    LARGEST_STRIDE,
+    MOST_STAGES,
+    check_strides,
+    of_stages_and_axes,
+    planned_order,
+    planned_patch,
+    planned_spacing,
+    whole,
+    wholes,
+)
 
 PLANS_V1, CHECKPOINT_V1, ALL_V1 = "plans.pkl", "model_final_checkpoint.model", "all"
 
@@ -67,29 +83,25 @@ def _read(information: Mapping[str, Any], names: Mapping[str, Any] | None) -> Pl
     if stage not in stages:
         raise ValueError(f"the stage must be one of {', '.join(map(str, stages))}, got {stage}")
     chosen = stages[stage]
-    patch_size = [int(n) for n in chosen["patch_size"]]
-    if len(patch_size) != 3:
-        raise ValueError(f"the configuration must be 3-D, got patches of {patch_size}")
-    if (n_channels := int(plans["num_modalities"])) != 1:
+    configuration = "3d_lowres" if len(stages) > 1 and stage == min(stages) else "3d_fullres"
+    patch_size = planned_patch(chosen["patch_size"], configuration)
+    if (n_channels := plans["num_modalities"]) != 1:
         raise ValueError(f"the net must see one channel, the CT, got {n_channels}")
     if (preprocessor := plans.get("preprocessor_name")) not in _ORDERS:
         raise ValueError(f"the preprocessor must be {' or '.join(filter(None, _ORDERS))}, got {preprocessor}")
-    order = triple(int(axis) for axis in plans.get("transpose_forward") or (0, 1, 2))
-    if sorted(order) != [0, 1, 2]:
-        raise ValueError(f"transpose_forward must be 0, 1 and 2 in some order, got {order}")
-    spacing = triple(float(mm) for mm in chosen["current_spacing"])
-    check_spacing(spacing)
-    n_classes = int(plans["num_classes"]) + 1
+    order = plans.get("transpose_forward")
+    architecture = _architecture(plans, chosen)
+    check_strides(patch_size, architecture.arguments["strides"])
     return Plans(
-        configuration="3d_lowres" if len(stages) > 1 and stage == min(stages) else "3d_fullres",
-        spacing_mm=spacing,
-        patch_size=triple(patch_size),
-        transpose_forward=order,
+        configuration=configuration,
+        spacing_mm=planned_spacing(chosen["current_spacing"], "current_spacing"),
+        patch_size=patch_size,
+        transpose_forward=planned_order((0, 1, 2) if order is None else order),
         reorients=False,
         normalisation=_normalisation(plans),
         ct_order=_ORDERS[preprocessor],
-        names=_names(n_classes, names),
-        architecture=_architecture(plans, chosen),
+        names=_names(whole(plans["num_classes"], "num_classes, without the background,", 1, 254) + 1, names),
+        architecture=architecture,
         version=1,
     )
 
@@ -102,15 +114,10 @@ def _normalisation(plans: Mapping[str, Any]) -> Normalisation:
         return Normalisation("NoNormalization")
     if scheme != "CT":
         raise ValueError(f"the normalisation must be CT or noNorm, got {scheme}")
-    of_ct = plans["dataset_properties"]["intensityproperties"][0]
-    window = float(of_ct["percentile_00_5"]), float(of_ct["percentile_99_5"])
-    check_window(window)
-    return Normalisation("CTNormalization", window, float(of_ct["mean"]), float(of_ct["sd"]))
+    return ct_normalisation(plans["dataset_properties"]["intensityproperties"][0], sd="sd")
 
 
 def _names(n_classes: int, names: Mapping[str, Any] | None) -> dict[int, str]:
-    if not 2 <= n_classes <= 255:
-        raise ValueError(f"there must be 1 to 254 labels beside the background, got {n_classes - 1}")
     if names is None:
         return {label: f"label {label}" for label in range(1, n_classes)}
     if sorted(names) != sorted(map(str, range(n_classes))):
@@ -125,7 +132,7 @@ def _architecture(plans: Mapping[str, Any], chosen: Mapping[str, Any]) -> Archit
     """
     if (n := plans.get("conv_per_stage", 2)) != 2:
         raise ValueError(f"a net of nnU-Net v1 must have two convolutions a stage, got {n}")
-    first, strides = int(plans["base_num_features"]), [[int(n) for n in pool] for pool in _pools(chosen)]
+    first, strides = whole(plans["base_num_features"], "base_num_features", 1, _WIDEST), _strides(chosen)
     n_stages = len(strides) + 1
     return Architecture(
         PLAIN,
@@ -141,9 +148,11 @@ def _architecture(plans: Mapping[str, Any], chosen: Mapping[str, Any]) -> Archit
     )
 
 
-def _pools(chosen: Mapping[str, Any]) -> Any:
+def _strides(chosen: Mapping[str, Any]) -> list[list[int]]:
     """Return by how much each stage shrinks the grid; old plans only say how often each axis is halved."""
-    if "pool_op_kernel_sizes" in chosen:
-        return chosen["pool_op_kernel_sizes"]
-    halved = [int(n) for n in chosen["num_pool_per_axis"]]
-    return [[2 if max(halved) - n <= s else 1 for n in halved] for s in range(max(halved))]
+    if (stated := chosen.get("pool_op_kernel_sizes")) is not None:
+        n = whole(len(stated), "the number of pool_op_kernel_sizes", 1, MOST_STAGES - 1)
+        return of_stages_and_axes(stated, "pool_op_kernel_sizes", 1, LARGEST_STRIDE, n)
+    halved = wholes(chosen["num_pool_per_axis"], "num_pool_per_axis", 0, MOST_STAGES - 1, 3)
+    n = whole(max(halved), "the largest num_pool_per_axis", 1, MOST_STAGES - 1)
+    return [[2 if n - times <= s else 1 for times in halved] for s in range(n)]

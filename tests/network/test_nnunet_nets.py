@@ -135,8 +135,8 @@ def test_other_nonlinearities_are_nnunets_own_net(nonlin):
         ({"conv_op": "torch.nn.modules.conv.Conv2d"}, "conv_op must be Conv3d of torch.nn, got .*Conv2d"),
         ({"squeeze": True, "norm_op": None}, "the net's arguments must be nnU-Net's, got squeeze"),
         (
-            {"n_conv_per_stage": [1, 1]},
-            "plans.json must hold the arguments of a PlainConvUNet, got n_conv_per_stage must",
+            {"nonlin_kwargs": {"steepness": 1.0}},
+            "plans.json must hold the arguments of a PlainConvUNet, got .*steepness",
         ),
     ],
 )

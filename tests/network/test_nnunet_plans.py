@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from small_nnunet import DATASET, NAMES, PLANS, plans
+from spoilt_plans import with_anything_in_every_place
 
 from flare_lib.ct.axes import Axes
 from flare_lib.ct.labels import ORGANS
@@ -101,16 +102,25 @@ SPLINES = PLANS["configurations"]["3d_fullres"]["resampling_fn_data_kwargs"]
         ({"normalization_schemes": ["RGBTo01Normalization"]}, "the normalisation must be one of .*got RGBTo01"),
         ({"normalization_schemes": ["ZScoreNormalization"], "use_mask_for_norm": [True]}, "got use_mask_for_norm"),
         ({"resampling_fn_data": "no_resampling_data_or_seg_to_shape"}, "data must be resampled by .*got no_resampling"),
-        ({"resampling_fn_data_kwargs": {**SPLINES, "order": 9}}, "resampling must be 0 to 5, got 9"),
+        (
+            {"resampling_fn_data_kwargs": {**SPLINES, "order": 9}},
+            "resampling must be a whole number from 0 to 5, got 9",
+        ),
         ({"resampling_fn_probabilities_kwargs": {**SPLINES, "order": 3}}, "probabilities must be resampled"),
         (
             {"architecture": {"network_class_name": "a.Primus", "arch_kwargs": {}}},
             "must be a PlainConvUNet or .*Primus",
         ),
-        ({"spacing": [1.0, 0.0, 1.0]}, "spacing_zyx_mm must be 3 positive numbers"),
+        ({"spacing": [1.0, 0.0, 1.0]}, "spacing must be 3 numbers from 0.01 to 100 mm, got"),
+        (
+            {"patch_size": [12, 16, float("inf")]},
+            "every number of patch_size must be a whole number from 1 to 2048, got in",
+        ),
+        ({"patch_size": [12, 18, 20]}, r"a multiple of all strides together, 2 x 4 x 4, got \(12, 18, 20\)"),
         ({"inherits_from": "3d_fullres"}, "a configuration must not inherit from itself, got 3d_fullres"),
         ({"preprocessor_name": "Mine"}, "preprocessor_name must be nnU-Net's DefaultPreprocessor, got Mine"),
-        ({"patch_size": None}, "must be those of nnU-Net v2, got 'NoneType'"),
+        ({"patch_size": None}, "patch_size must be whole numbers, got None"),
+        ({"normalization_schemes": None}, "must be those of nnU-Net v2, got "),
     ],
 )
 def test_plans_that_cannot_be_followed_are_refused(changes, message):
@@ -136,14 +146,51 @@ def test_configurations_of_other_kinds_are_refused(configuration, message):
     [
         ({"channel_names": {"0": "T1", "1": "T2"}}, "one channel, the CT, got 2: T1, T2"),
         ({"labels": {"background": 0, "whole": [1, 2], "core": 2}}, "single numbers, got regions: whole"),
-        ({"labels": {"background": 0, "a": 2}}, r"labels must be 0 \(background\), 1, 2... up to 254, got \[0, 2\]"),
+        (
+            {"labels": {"background": 0, "a": 2}},
+            r"labels must be 0 \(background\), 1, 2... up to 254, each once, got \[0, 2\]",
+        ),
         ({"labels": {"0": "background", "1": "a"}}, "must be {name: number}, as in nnU-Net v2, got 'background' for a"),
+        ({"labels": {"background": 0, "a": 1, "b": 1}}, r"each once, got \[0, 1, 1\]"),
+        ({"labels": {"background": 0, "a": []}}, r"as in nnU-Net v2, got \[\] for a number"),
         ({"labels": None}, "must be those of nnU-Net v2, got"),
     ],
 )
 def test_data_sets_of_other_kinds_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         read(dataset={**DATASET, **changes})
+
+
+OLDER = plans(
+    UNet_class_name="PlainConvUNet",
+    UNet_base_num_features=4,
+    unet_max_num_features=6,
+    n_conv_per_stage_encoder=[2, 2, 2],
+    n_conv_per_stage_decoder=[2, 2],
+    conv_kernel_sizes=[[3, 3, 3]] * 3,
+    pool_op_kernel_sizes=[[1, 1, 1], [1, 2, 2], [2, 2, 2]],
+)
+del OLDER["configurations"]["3d_fullres"]["architecture"]
+
+
+@pytest.mark.parametrize(
+    ("read_changed", "original"),
+    [
+        (read, PLANS),
+        (read, OLDER),
+        (lambda changed: read(dataset=changed), DATASET),
+    ],
+    ids=["plans", "older plans", "data set"],
+)
+def test_whatever_stands_in_a_values_place_plans_are_read_or_refused_in_one_line(read_changed, original):
+    n_refused = 0
+    for changed in with_anything_in_every_place(original):
+        try:
+            read_changed(changed)
+        except ValueError as error:
+            n_refused += 1
+            assert "\n" not in str(error)
+    assert n_refused > 50
 
 
 def test_what_is_missing_is_named():

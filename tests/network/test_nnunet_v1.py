@@ -4,12 +4,15 @@ import copy
 import json
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from small_nnunet import NAMES, information_v1, small_net, write_results_v1
+from spoilt_plans import with_anything_in_every_place
 
+from flare_lib.network import nnunet_v1
 from flare_lib.network.nnunet_folder import load_nnunet_folder, model_files
 from flare_lib.network.nnunet_plans import Normalisation
 
@@ -91,14 +94,19 @@ def test_the_low_resolution_of_two_stages_and_old_plans_are_read(tmp_path):
 
 OTHERS = [
     ({"num_modalities": 2}, (), "must see one channel, the CT, got 2"),
-    ({"patch_size": np.array([16, 20])}, ("plans_per_stage", 0), r"must be 3-D, got patches of \[16, 20\]"),
+    (
+        {"patch_size": np.array([16, 20])},
+        ("plans_per_stage", 0),
+        r"must be 3-D, got 3d_fullres with patches of \(16, 20\)",
+    ),
     ({"current_spacing": np.array([1, 0, 1])}, ("plans_per_stage", 0), "spacing"),
     ({0: "nonCT"}, ("normalization_schemes",), "normalisation must be CT or noNorm, got nonCT"),
     ({0: True}, ("use_mask_for_norm",), "got use_mask_for_norm"),
     ({"preprocessor_name": "PreprocessorFor2D"}, (), "preprocessor must be GenericPreprocessor or .*, got Prepro"),
     ({"conv_per_stage": 3}, (), "must have two convolutions a stage, got 3"),
-    ({"num_classes": 300}, (), "must be 1 to 254 labels"),
+    ({"num_classes": 300}, (), "num_classes, without the background, must be a whole number from 1 to 254, got 300"),
     ({"transpose_forward": [0, 0, 1]}, (), "must be 0, 1 and 2 in some order"),
+    ({"patch_size": np.array([12, 16, np.inf])}, ("plans_per_stage", 0), "patch_size must be a whole number from 1 to"),
     ({"num_classes": 3}, (), "must predict the 4 planned labels, got 5"),
     ({"base_num_features": 30}, (), "must be the planned net, .*30, 60, 120"),
     ({"base_num_features": 200}, (), "must be the planned net, .*200, 320, 320"),
@@ -171,3 +179,18 @@ def test_folds_with_other_plans_are_not_averaged(tmp_path):
     (folder / "fold_1" / f"{CHECKPOINT}.pkl").write_bytes(pickle.dumps(other))
     with pytest.raises(ValueError, match=r"all folds must have the same plans, got others: .*fold_1"):
         load_nnunet_folder(folder)
+
+
+def test_whatever_stands_in_a_values_place_plans_are_read_or_refused_in_one_line(monkeypatch):
+    pools = changed()
+    del pools["plans"]["plans_per_stage"][0]["pool_op_kernel_sizes"]
+    n_refused = 0
+    for original in (information_v1(), pools):
+        for information in with_anything_in_every_place(original):
+            monkeypatch.setattr(nnunet_v1, "read_pickle", lambda path, read=information: read)
+            try:
+                nnunet_v1.read_v1(Path("fold_0") / CHECKPOINT)
+            except ValueError as error:
+                n_refused += 1
+                assert "\n" not in str(error)
+    assert n_refused > 200
