@@ -81,12 +81,13 @@ def segment(
         if missing := [path for path in (*cts, reference) if path and not path.exists()]:
             raise FileNotFoundError(f"every input must exist, got {missing[0]}")
 
-    from flare_lib.inference.methods import Settings, open_method
+    from flare_lib.inference.methods import Settings, compiling, open_method
 
     settings = Settings(weights_dir, nnunet, tuple(fold or ()), roi, margin_mm, device, precision, engine, tile_step)
     if to_file:
-        method = open_method(settings)
-        _segment_one(cts[0], output, series=series, method=method, reference=reference, figure=figure)
+        with compiling():
+            method = open_method(settings)
+            _segment_one(cts[0], output, series=series, method=method, reference=reference, figure=figure)
         return
     segment_many(
         cts,

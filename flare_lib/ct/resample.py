@@ -62,7 +62,12 @@ def resample_trilinear(
     z, y, x = ((axis.lower, axis.upper, axis.upper_weight) for axis in taps)
     low, high = window_hu or (-math.inf, math.inf)
     ends = np.float32(low), np.float32(high)
-    map_shares(lambda share, n_shares: _interpolate(array_zyx, z, y, x, *ends, resampled, share, n_shares))
+    n_x = array_zyx.shape[2]
+
+    def fill(share: int, n_shares: int) -> None:
+        _interpolate(array_zyx, z, y, x, *ends, resampled, np.empty(n_x, np.float32), share, n_shares)
+
+    map_shares(fill)
     return resampled
 
 
@@ -133,9 +138,10 @@ def _check_shapes(array_zyx: np.ndarray, shape_zyx: Shape) -> None:
 
 
 @njit(nogil=True)
-def _interpolate(array, z_table, y_table, x_table, low, high, out, share, n_shares):
+def _interpolate(array, z_table, y_table, x_table, low, high, out, row, share, n_shares):
     """Fill a share of the slices of `out` (Z, Y, X float32) from the values of `array`, first clipped to [low, high].
 
+    `row` is scratch space, float32: an old row as it would be at the new (z, y).
     Computes a + t (b - a), not (1 - t) a + t b, so that a constant stays exactly that constant.
     """
     z_lower, z_upper, z_weight = z_table
@@ -143,7 +149,6 @@ def _interpolate(array, z_table, y_table, x_table, low, high, out, share, n_shar
     x_lower, x_upper, x_weight = x_table
     depth = out.shape[0]
     for z in range(depth * share // n_shares, depth * (share + 1) // n_shares):
-        row = np.empty(array.shape[2], np.float32)  # the old row as it would be at the new (z, y)
         below, above = array[z_lower[z]], array[z_upper[z]]
         for y in range(out.shape[1]):
             y0, y1, ty = y_lower[y], y_upper[y], y_weight[y]

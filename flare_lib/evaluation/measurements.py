@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 
 from flare_lib.ct.border import cut_labels
 from flare_lib.ct.labels import N_ORGANS, ORGAN_NAMES, ORGANS, Organ, as_label_map, label_counts
@@ -49,6 +48,8 @@ def measure_organs(ct: Volume, label_map_zyx: np.ndarray) -> list[Measurement]:
 
     Raises TypeError for labels that are not integers, ValueError for labels outside 0 to 13 or another shape.
     """
+    from scipy import ndimage  # slow to import, and the table of volumes needs none of it
+
     label_map_zyx = as_label_map(label_map_zyx, shape=ct.shape_zyx)
     cut = cut_labels(label_map_zyx, ct.array_zyx)
     measured = []

@@ -32,17 +32,25 @@ def find_components(label_map_zyx: np.ndarray) -> Components:
     """Find and measure the components of every label of a C-contiguous uint8 label map, in one pass for all labels."""
     ids, n = cc3d.connected_components(label_map_zyx, connectivity=26, out_dtype=np.uint32, return_N=True)
     ids = np.ascontiguousarray(ids)
-    labels, sizes, sums_zyx, ranks = _measure(ids, label_map_zyx, n)
+    labels, sizes, ranks = np.zeros(n + 1, np.uint8), np.zeros(n + 1, np.int64), np.zeros(n + 1, np.int64)
+    sums_zyx = np.zeros((n + 1, 3), np.int64)
+    _measure(ids, label_map_zyx, labels, sizes, sums_zyx, ranks)
     return Components(ids, labels, sizes, sums_zyx / np.maximum(sizes, 1)[:, None], ranks)
 
 
-@njit()
-def erase(label_map_zyx, ids, kept):
+def erase(label_map_zyx: np.ndarray, ids: np.ndarray, kept: np.ndarray) -> np.ndarray:
     """Set components that are not kept to background, in place; return how many voxels of each label were erased.
 
     `label_map_zyx` uint8 and `ids` uint32 of the same shape; `kept` bool, one per id. Returns int64 (14,).
     """
     removed = np.zeros(N_CLASSES, np.int64)
+    _erase(label_map_zyx, ids, kept, removed)
+    return removed
+
+
+@njit()
+def _erase(label_map_zyx, ids, kept, removed):
+    """Do the work of `erase`, counting in `removed`."""
     for z in range(ids.shape[0]):
         for y in range(ids.shape[1]):
             for x in range(ids.shape[2]):
@@ -50,17 +58,12 @@ def erase(label_map_zyx, ids, kept):
                 if i != 0 and not kept[i]:
                     removed[label_map_zyx[z, y, x]] += 1
                     label_map_zyx[z, y, x] = 0
-    return removed
 
 
 # cc3d.statistics gives sizes and centroids too, but takes eight times as long and leaves out the labels.
 @njit()
-def _measure(ids, label_map_zyx, n):
-    """Find label, size, sum of voxel indices (z, y, x) and rank of the first voxel of components 1..n, in one pass."""
-    labels = np.zeros(n + 1, np.uint8)
-    sizes = np.zeros(n + 1, np.int64)
-    sums_zyx = np.zeros((n + 1, 3), np.int64)
-    ranks = np.zeros(n + 1, np.int64)
+def _measure(ids, label_map_zyx, labels, sizes, sums_zyx, ranks):
+    """Find label, size, sum of voxel indices (z, y, x) and rank of the first voxel of each component, in one pass."""
     n_seen = 0
     for z in range(ids.shape[0]):
         for y in range(ids.shape[1]):
@@ -76,4 +79,3 @@ def _measure(ids, label_map_zyx, n):
                 sums_zyx[i, 0] += z
                 sums_zyx[i, 1] += y
                 sums_zyx[i, 2] += x
-    return labels, sizes, sums_zyx, ranks

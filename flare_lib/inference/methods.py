@@ -5,17 +5,25 @@ of the weights says whether two runs would use the same nets.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
+
 from flare_lib.ct.labels import ORGAN_NAMES
-from flare_lib.inference import coarse_to_fine, nnunet_stage, postprocess, pseudo_labels, stages
+from flare_lib.ct.resample import resample_trilinear
+from flare_lib.inference import coarse_to_fine, postprocess, pseudo_labels, stages
 from flare_lib.inference.coarse_to_fine import Segmentation
+from flare_lib.inference.components import erase, find_components
+from flare_lib.inference.slice_interpolation import resize_argmax
+from flare_lib.inference.sliding_window import Slab
+from flare_lib.machine.compiled import compiling_ahead
 from flare_lib.machine.device import choose_device
 from flare_lib.machine.fingerprint import sha256_of, stamp_of
-from flare_lib.network.nnunet_folder import load_nnunet_folder, model_files
 from flare_lib.network.weights import load_trained, packaged_weights, pair_of
 
 
@@ -80,6 +88,9 @@ def open_method(settings: Settings, stamp: str = "") -> Method:
         near: dict[str, Any] = {"margin_mm": settings.margin_mm, "tile_steps": (1.0, step)}
         both = partial(coarse_to_fine.segment, coarse=coarse, fine=fine, **near)
         return Method(both, ORGAN_NAMES, "fine")
+    from flare_lib.inference import nnunet_stage  # its splines take scipy a while to import
+    from flare_lib.network.nnunet_folder import load_nnunet_folder
+
     stage = nnunet_stage.NnunetStage(load_nnunet_folder(settings.nnunet, settings.folds), **numbers)
     only_here: dict[str, Any] = {}
     notes: tuple[str, ...] = ()
@@ -90,6 +101,20 @@ def open_method(settings: Settings, stamp: str = "") -> Method:
             notes = ("--roi looks only near FLARE's 13 organs; anything far from them is missed",)
     alone = partial(nnunet_stage.segment_with_nnunet, stage=stage, tile_step=step, **only_here)
     return Method(alone, stage.plans.names, nnunet_stage.NAME, notes)
+
+
+def compiling() -> AbstractContextManager[None]:
+    """Return a context in which the loops of every way are compiled in a thread, while the CT and the nets are read.
+
+    On a fresh installation that takes seconds; later, they are only loaded.
+    """
+    ct, scores = np.zeros((2, 2, 3), np.int16)[..., :2], torch.zeros(2, 1, 1, 1)  # of the kinds that a real CT has
+    labels = np.ones((1, 1, 1), np.uint8)
+    return compiling_ahead(
+        lambda: resample_trilinear(ct, (1, 1, 1)),
+        lambda: resize_argmax([Slab(0, scores)], (1, 1, 1), in_shape_zyx=(1, 1, 1), method="numba_pruned"),
+        lambda: erase(labels, find_components(labels).ids, np.ones(2, bool)),
+    )
 
 
 def weights_sha256(settings: Settings) -> dict[str, str]:
@@ -124,6 +149,8 @@ def _weight_files(settings: Settings) -> dict[str, Path]:
             found[f"net {k}"], found[f"net {k}, card"] = pair_of(path)
         return found
     if settings.nnunet is not None:
+        from flare_lib.network.nnunet_folder import model_files
+
         found = {path.relative_to(settings.nnunet).as_posix(): path for path in model_files(settings.nnunet)}
     if settings.nnunet is None or settings.roi:
         for name in ("coarse", "fine"):

@@ -50,6 +50,24 @@ class _Work(NamedTuple):
     dense_above: float
 
 
+class _Scratch(NamedTuple):
+    """What one thread of the kernels writes to beside the output; X is the output's width."""
+
+    winners: np.ndarray  # uint8 (box_z + 1, (box_y + 1) * width): of the box's slices
+    best: np.ndarray  # float32 (BLOCK,)
+    holder: np.ndarray  # int32 (BLOCK,)
+    columns: np.ndarray  # uint8 (width,)
+    cells: np.ndarray  # uint8 (width,)
+    line: np.ndarray  # uint8 (X,)
+    held: np.ndarray  # int64 (2,)
+    rows: np.ndarray  # float32 (2 y, 2 z, C, X)
+    sides: np.ndarray  # float32 (2 z, C, X)
+    value: np.ndarray  # float32 (X,)
+    label: np.ndarray  # int32 (X,)
+    candidates: np.ndarray  # uint8 (C,)
+    corners: np.ndarray  # float32 (C, 8)
+
+
 def paint_with_numba(
     scores: torch.Tensor,
     taps_zyx: tuple[Taps, Taps, Taps],
@@ -66,7 +84,7 @@ def paint_with_numba(
     n_classes, depth, height, width = scores.shape
     if scores.device.type == "cpu" and scores.dtype == torch.float32 and scores[0, 0].is_contiguous():
         work = _plan(scores, taps_zyx, out_zyx, dense_above)
-        return all(map_shares(lambda share, n_shares: _paint_boxes(work, share, n_shares)))
+        return all(map_shares(lambda share, n_shares: _paint_boxes(work, _scratch(work), share, n_shares)))
     step = max(1, memory_bytes // (4 * n_classes * height * width) - 1)
     z, y, x = taps_zyx
     for start in range(0, max(1, depth - 1), step):
@@ -106,47 +124,67 @@ def _plan(scores: torch.Tensor, taps_zyx: tuple[Taps, Taps, Taps], out_zyx: np.n
     )
 
 
+def _scratch(work: _Work) -> _Scratch:
+    width_out = work.out.shape[2]
+    return _Scratch(
+        winners=np.empty((work.box_z + 1, (work.box_y + 1) * work.width), np.uint8),
+        best=np.empty(BLOCK, np.float32),
+        holder=np.empty(BLOCK, np.int32),
+        columns=np.empty(work.width, np.uint8),
+        cells=np.empty(work.width, np.uint8),
+        line=np.empty(width_out, np.uint8),
+        held=np.empty(2, np.int64),
+        rows=np.empty((2, 2, work.n_classes, width_out), np.float32),
+        sides=np.empty((2, work.n_classes, width_out), np.float32),
+        value=np.empty(width_out, np.float32),
+        label=np.empty(width_out, np.int32),
+        candidates=np.empty(work.n_classes, np.uint8),
+        corners=np.empty((work.n_classes, 8), np.float32),
+    )
+
+
 @njit(nogil=True)
-def _paint_boxes(work, first, every):
+def _paint_boxes(work, scratch, first, every):
     """Paint every `every`-th box of cells; return whether all its scores were finite."""
+    width = work.width
     boxes_y = (work.height + work.box_y - 1) // work.box_y
     boxes_z = (work.depth + work.box_z - 1) // work.box_z
-    winners = np.empty((work.box_z + 1, work.box_y + 1, work.width), np.uint8)
-    best, holder = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.int32)
-    columns, cells = np.empty(work.width, np.uint8), np.empty(work.width, np.uint8)
-    line = np.empty(work.out.shape[2], np.uint8)
-    rows = np.empty((2, 2, work.n_classes, work.out.shape[2]), np.float32)
-    sides = np.empty((2, work.n_classes, work.out.shape[2]), np.float32)
-    value, label = np.empty(work.out.shape[2], np.float32), np.empty(work.out.shape[2], np.int32)
-    candidates, corners = np.empty(work.n_classes, np.uint8), np.empty((work.n_classes, 8), np.float32)
+    winners, cells = scratch.winners, scratch.cells
     for box in range(first, boxes_z * boxes_y, every):
         z_first, y_first = box // boxes_y * work.box_z, box % boxes_y * work.box_y
         z_stop, y_stop = min(z_first + work.box_z, work.depth), min(y_first + work.box_y, work.height)
         last_z, last_y = work.depth - 1 - z_first, work.height - 1 - y_first  # counted from the box
         for z in range(z_first, min(z_stop + 1, work.depth)):
-            slice_winners = winners[z - z_first, : min(y_stop + 1, work.height) - y_first].reshape(-1)
-            start = z * work.slice_step + y_first * work.width
-            if _find_winners(work, start, slice_winners, best, holder) >= INFINITY_BITS:
+            slice_winners = winners[z - z_first, : (min(y_stop + 1, work.height) - y_first) * width]
+            start = z * work.slice_step + y_first * width
+            if _find_winners(work, start, slice_winners, scratch.best, scratch.holder) >= INFINITY_BITS:
                 return False
         for z in range(z_first, z_stop):
-            held = np.full(2, -1)
+            scratch.held[:] = -1  # no row yet
             if work.z_starts[z] == work.z_starts[z + 1]:
                 continue
             lower, upper = winners[z - z_first], winners[min(z - z_first + 1, last_z)]
             for y in range(y_first, y_stop):
                 if work.y_starts[y] == work.y_starts[y + 1]:
                     continue
-                j = y - y_first
-                k = min(j + 1, last_y)
-                n_mixed = _compare(lower[j], lower[k], upper[j], upper[k], columns, cells)
-                if n_mixed > work.dense_above * work.width:
-                    _paint_row(work, z, y, rows, held, sides, value, label)
+                j = (y - y_first) * width
+                k = min(y - y_first + 1, last_y) * width
+                n_mixed = _compare(
+                    lower[j : j + width],
+                    lower[k : k + width],
+                    upper[j : j + width],
+                    upper[k : k + width],
+                    scratch.columns,
+                    cells,
+                )
+                if n_mixed > work.dense_above * width:
+                    _paint_row(work, z, y, scratch.rows, scratch.held, scratch.sides, scratch.value, scratch.label)
                 else:
-                    _fill_uniform(work, z, y, cells, line)
+                    _fill_uniform(work, z, y, cells, scratch.line)
                     if n_mixed:
-                        for x in range(work.width):
+                        for x in range(width):
                             if cells[x] == MIXED:
-                                _paint_cell(work, z, y, x, candidates, corners)
+                                _paint_cell(work, z, y, x, scratch.candidates, scratch.corners)
     return True
 
 
@@ -236,7 +274,8 @@ def _paint_cell(work, z, y, x, candidates, corners):
             high = max(high, corners[c, i])
         if high >= floor:
             candidates[n] = c
-            corners[n] = corners[c]
+            for i in range(8):
+                corners[n, i] = corners[c, i]
             n += 1
     for x_out in range(work.x_starts[x], work.x_starts[x + 1]):
         for y_out in range(work.y_starts[y], work.y_starts[y + 1]):
@@ -264,11 +303,13 @@ def _paint_row(work, z, y, rows, held, sides, value, label):
     y_upper = min(y + 1, work.height - 1)
     z_upper = min(z + 1, work.depth - 1)
     width = work.out.shape[2]
-    for y_in in (y, y_upper):
+    for upper_row in range(2):
+        y_in = y_upper if upper_row else y
         if held[y_in % 2] == y_in:
             continue
         held[y_in % 2] = y_in
-        for side, z_in in enumerate((z, z_upper)):
+        for side in range(2):
+            z_in = z_upper if side else z
             for c in range(work.n_classes):
                 at = c * work.class_step + z_in * work.slice_step + y_in * work.width
                 scores, row = work.flat[at : at + work.width], rows[y_in % 2, side, c]
@@ -292,4 +333,6 @@ def _paint_row(work, z, y, rows, held, sides, value, label):
                     wins = score > value[x]
                     value[x] = score if wins else value[x]
                     label[x] = this if wins else label[x]
-            work.out[z_out, y_out] = label
+            row = work.out[z_out, y_out]
+            for x in range(width):
+                row[x] = label[x]

@@ -6,7 +6,8 @@ Reference: https://numba.readthedocs.io/en/stable/developer/caching.html and eve
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from threading import Thread
 from typing import Any
 
 import numba
@@ -14,7 +15,12 @@ from numba.core import event
 
 
 def njit(**options: Any) -> Callable[[Callable], Callable]:
-    """Return numba's decorator with these options (parallel, nogil, fastmath), keeping code on disk if possible."""
+    """Return numba's decorator with these options (nogil, fastmath), keeping code on disk if possible.
+
+    In the loops, whole arrays are neither made nor assigned: numba would also compile how they are allocated, or how an
+    error about their shapes would be worded, which takes longer than the loops themselves.
+    """
+    options["no_cfunc_wrapper"] = True  # a way in from C, which nobody takes
 
     def compiled(function: Callable) -> Callable:
         try:
@@ -23,6 +29,27 @@ def njit(**options: Any) -> Callable[[Callable], Callable]:
             return numba.njit(**options)(function)
 
     return compiled
+
+
+@contextmanager
+def compiling_ahead(*calls: Callable[[], object]) -> Iterator[None]:
+    """Make these calls in a thread beside the block, so that the loops they need are compiled before it needs them.
+
+    What a call raises is dropped: whoever makes it in earnest will meet it again. The block ends after the thread, so
+    that no process is forked beside it.
+    """
+    thread = Thread(target=_make, args=(calls,), name="compiling")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def _make(calls: tuple[Callable[[], object], ...]) -> None:
+    for call in calls:
+        with suppress(Exception):
+            call()
 
 
 @contextmanager

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from numba import float64
 from numba.core import caching
 
-from flare_lib.machine.compiled import njit, told_of_compiling
+from flare_lib.machine.compiled import compiling_ahead, njit, told_of_compiling
 
 LIBRARY = Path(__file__).parents[2] / "flare_lib"
 
@@ -40,6 +41,26 @@ def test_who_may_write_nowhere_has_it_compiled_all_the_same(monkeypatch):
     assert told == ["compiling"]
     assert thrice(2 + 0j) == 6
     assert told == ["compiling"]
+
+
+@njit()
+def _sum_of_squares(x, y):
+    return x * x + y * y
+
+
+def test_what_is_called_ahead_is_compiled_when_the_block_is_over_and_its_errors_are_left_to_others():
+    called = []
+
+    def fail():
+        called.append("failed")
+        raise ValueError("no such loop")
+
+    with compiling_ahead(fail, lambda: called.append(_sum_of_squares(0.5, 1.5))):
+        pass
+    assert called == ["failed", 2.5]
+    assert _sum_of_squares.signatures == [(float64, float64)]
+    with pytest.raises(KeyError, match="of the block"), compiling_ahead():
+        raise KeyError("of the block")
 
 
 @pytest.mark.parametrize("path", sorted(LIBRARY.rglob("*.py")), ids=lambda path: path.stem)
