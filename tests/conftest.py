@@ -1,6 +1,7 @@
 """What every test shares: the `flare` command, and property tests that draw the same examples on every run."""
 
 import os
+import sys
 
 os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported: its kernels then run on the CPU
 
@@ -9,6 +10,9 @@ from hypothesis import HealthCheck, settings
 
 from flare_lib import cli
 from flare_lib.machine.processes import Processes
+
+# jsonschema would build a grammar of web addresses, which takes two seconds: no notebook is checked against one
+sys.modules.setdefault("rfc3987_syntax", None)
 
 settings.register_profile(
     "derandomised",

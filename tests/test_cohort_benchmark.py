@@ -2,6 +2,7 @@
 
 import cohort  # of benchmarks/
 import cohort_case
+import pytest
 
 
 def assert_all_is_there(found, n_cases):
@@ -11,6 +12,7 @@ def assert_all_is_there(found, n_cases):
     assert found["lines_too_many"] == 0
 
 
+@pytest.mark.slow("four runs in two processes each")
 def test_killed_at_random_moments_a_run_loses_nothing_and_does_nothing_twice():
     found = cohort.kills(60, 3, seconds=0.0)
     assert_all_is_there(found, 60)

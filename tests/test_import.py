@@ -32,6 +32,7 @@ def test_what_is_asked_for_is_loaded_and_nothing_above_it():
     assert loaded.isdisjoint({"torch", "flare_lib.network.unet"})
 
 
+@pytest.mark.slow("a process that loads torch")
 def test_nets_are_loaded_without_torchs_compiler():
     """Initialising on the meta device would load it, two seconds of CPU time before every first case."""
     loaded = loaded_after("from flare_lib import load_stages; load_stages()")

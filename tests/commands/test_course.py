@@ -21,6 +21,7 @@ def course(tmp_path):
     return folder
 
 
+@pytest.mark.slow("starts a kernel")
 def test_notebooks_are_executed_with_time_title_and_a_page(flare, course, tmp_path):
     code, out, _ = flare("notebooks", course, "--out", tmp_path / "out", "--only", "00", "-p", "by=3")
     assert code == 0
@@ -30,6 +31,7 @@ def test_notebooks_are_executed_with_time_title_and_a_page(flare, course, tmp_pa
     assert out[0].endswith("00_divide: Divide (unchanged, not run again)")
 
 
+@pytest.mark.slow("starts a kernel")
 def test_a_failing_notebook_shows_its_own_error_and_exits_with_1(flare, course, tmp_path):
     code, _, err = flare("notebooks", course, "--out", tmp_path / "out", "-p", "by=0")
     assert code == 1

@@ -22,6 +22,7 @@ def persons(tmp_path):
 SMALL = ("patch_size=(8,16,12)", "features_per_stage=(4,6,8)", "strides=((2,2,2),(1,2,2))", "n_heads=2", "n_steps=2")
 
 
+@pytest.mark.slow("two trainings")
 def test_train_writes_weights_that_segment_can_use(flare, persons, tmp_path):
     settings = [part for setting in (*SMALL, "spacing_zyx_mm=(8,8,8)") for part in ("--set", setting)]
     settings += ["--set", 'sources={"label_maps": 1.0}', "--set", "n_between=0"]

@@ -106,10 +106,12 @@ def test_an_unknown_parameter_is_refused_with_the_known_ones_before_any_work(cou
     assert not course.out.exists()
 
 
+@pytest.mark.slow("starts two kernels")
 def test_notebooks_run_here_in_their_own_folder_with_this_interpreter(executed):
     assert "\n".join(executed.printed("00_a")).splitlines()[:2] == [sys.executable, "notebooks"]
 
 
+@pytest.mark.slow("starts two kernels")
 def test_results_are_a_notebook_a_page_and_a_summary_of_all(executed):
     assert executed.done == executed.runs
     assert [(run.name, run.title, run.reused, run.error) for run in executed.runs] == [
@@ -125,11 +127,13 @@ def test_results_are_a_notebook_a_page_and_a_summary_of_all(executed):
     assert "no picture" in (executed.out / "01_b.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow("starts two kernels")
 def test_parameters_reach_the_notebook_tuples_as_lists_and_the_originals_stay_as_they_were(executed):
     assert executed.printed("00_a")[-1].splitlines()[-1] == "24"
     assert [path.read_bytes() for path in find_notebooks(executed.folder)] == executed.before
 
 
+@pytest.mark.slow("starts three kernels")
 def test_a_result_is_reused_until_what_it_depends_on_changes(course):
     course.add("00_a", "A", "print(n_steps)")
     [first] = course.run()
@@ -161,6 +165,7 @@ def test_the_library_that_a_fingerprint_covers_is_all_of_it():
     assert {path.name for path in LIBRARY.glob("*/*")} >= {"volume.py", "unet.py", "execution.py", "fine.safetensors"}
 
 
+@pytest.mark.slow("starts two kernels")
 def test_the_first_failure_stops_the_run_with_the_cells_own_error_and_is_not_taken_for_a_result(course):
     course.add("00_a", "A", "good = open('ran', 'a').write('x')", "values = [1, 2]\nvalues[good + 5]")
     course.add("01_b", "B")
@@ -178,6 +183,7 @@ def test_the_first_failure_stops_the_run_with_the_cells_own_error_and_is_not_tak
     assert not (course.out / "01_b.ipynb").exists()
 
 
+@pytest.mark.slow("starts a kernel")
 def test_a_kernel_that_dies_is_told_apart(course):
     course.add("00_a", "A", "import os; os._exit(1)")
     with pytest.raises(NotebookFailed, match=r"00_a\.ipynb stopped: its kernel died, perhaps for want of memory"):

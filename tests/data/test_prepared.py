@@ -116,6 +116,7 @@ def test_what_is_there_is_not_made_again_and_a_changed_recipe_or_file_is(tmp_pat
     assert case.image_hu[3, 4, 5] == hu(7)[4, 6, 8]
 
 
+@pytest.mark.slow("two processes that load the library")
 def test_several_processes_make_the_same_cases(tmp_path, two_processes):
     for seed in range(3):
         pair(tmp_path, f"c{seed}", ct=hu(seed))

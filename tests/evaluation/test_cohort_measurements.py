@@ -40,7 +40,9 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("n_workers", [0, 2])
+@pytest.mark.parametrize(
+    "n_workers", [0, pytest.param(2, marks=pytest.mark.slow("two processes that load the library"))]
+)
 def test_cases_are_measured_in_order_and_those_that_cannot_be_have_a_reason(folder, tmp_path, two_processes, n_workers):
     cases = with_labels(list_cts([folder / "cts"]), folder / "labels")
     measured = measure_cases(cases, pool=two_processes if n_workers else None)

@@ -43,6 +43,7 @@ def folders(tmp_path):
     return tmp_path / "found", tmp_path / "true"
 
 
+@pytest.mark.slow("two processes that load the library")
 def test_cases_are_paired_by_name_and_scored_alike_in_one_process_and_in_two(folders, two_processes):
     pairs = find_pairs(*folders)
     assert [pair.name for pair in pairs] == ["a", "b"]

@@ -91,7 +91,7 @@ def test_a_sample_is_the_cpu_time_over_the_time_since_the_one_before(monkeypatch
 
 @pytest.mark.parametrize(
     ("work", "at_least_s"),
-    [("while time.process_time() < 1: pass", 1.0), ("time.sleep(0.5)", 0.0)],
+    [("while time.process_time() < 0.5: pass", 0.5), ("time.sleep(0.5)", 0.0)],
     ids=["spins", "sleeps"],
 )
 @pytest.mark.parametrize("of", ["the process", "a child of it"])
@@ -133,14 +133,14 @@ def test_a_block_in_this_process_is_measured_with_its_steps(held):
     with profile(interval_s=0.05) as run:
         run.step("spin")
         began = time.process_time()
-        while time.process_time() - began < 0.5:
+        while time.process_time() - began < 0.25:
             pass
         run.step("hold")
         block = np.ones(256 * MIB, np.uint8)
         held.here()
         del block
     result = run.result
-    assert result.area("process_cpu_percent") / 100 > 0.5 * 0.9
+    assert result.area("process_cpu_percent") / 100 > 0.25 * 0.9
     ram = result.curves["process_ram_mib"]
     assert ram.max() - ram[0] == pytest.approx(256, rel=0.1)
     (spin, start, middle), (hold, again, end) = result.steps

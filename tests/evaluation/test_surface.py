@@ -6,7 +6,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import surface_distance as theirs
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
@@ -47,6 +47,7 @@ def _blob(rng):
 spacings = st.tuples(*[st.sampled_from([0.7, 1.0, 1.5, 2.5, 5.0])] * 3)
 
 
+@settings(max_examples=50)
 @given(masks, spacings, st.sampled_from([0.0, 1.0, 2.0, 2.5, 3.0, 5.0, 7.0]))
 def test_it_is_the_definition(pair, spacing, tolerance):
     a, b = pair
@@ -69,6 +70,7 @@ def test_it_is_the_definition(pair, spacing, tolerance):
         assert near.surface_dice(tolerance) == pytest.approx(share, abs=1e-9)
 
 
+@settings(max_examples=50)
 @given(masks, spacings, st.sampled_from([0.0, 1.0, 2.5, 5.0]))
 def test_google_deepminds_package_gives_the_same(pair, spacing, tolerance):
     if not any(mask.any() for mask in pair):

@@ -142,6 +142,7 @@ def test_scores_of_the_others_are_kept_when_one_case_needs_too_much_memory(flare
     assert [line.split(",")[0] for line in (tmp_path / "s.csv").read_text().splitlines()] == ["Name", "a", "c"]
 
 
+@pytest.mark.slow("three processes that load the library")
 def test_a_worker_that_is_killed_costs_its_own_case(flare, pairs, tmp_path, monkeypatch):
     monkeypatch.setattr(cohort_scores, "score_pair", killed_on_b)
     code, out, err = flare("evaluate", *pairs, "-o", tmp_path / "s.csv", "--workers", 2)
@@ -191,6 +192,7 @@ def test_an_output_that_cannot_be_is_told_before_any_work(flare, tmp_path, monke
     assert names_in(tmp_path) == before
 
 
+@pytest.mark.slow("a process that compiles")
 def test_who_can_write_nowhere_has_loops_compiled_in_every_run(tmp_path):
     code = (
         "from numba.core import caching; caching.CacheImpl._locator_classes = []\n"

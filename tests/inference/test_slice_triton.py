@@ -74,6 +74,7 @@ def test_kernels_that_differ_from_torch_are_not_used(monkeypatch):
         slice_triton.check_once_on(CPU)
 
 
+@pytest.mark.slow("a process that loads torch and Triton")
 def test_without_the_interpreter_a_cpu_is_refused():
     code = (
         "import torch; from flare_lib.inference.slice_interpolation import resize_argmax\n"

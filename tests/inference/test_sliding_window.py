@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.inferers import sliding_window_inference
 from scipy.ndimage import gaussian_filter
@@ -187,6 +187,7 @@ def test_a_gaussian_average_by_hand():
     torch.testing.assert_close(whole(slabs)[0, 0, 0], torch.tensor(expected), rtol=1e-6, atol=1e-9)
 
 
+@settings(max_examples=40)
 @given(
     shape=st.tuples(st.integers(5, 20), st.integers(4, 9), st.integers(3, 8)),
     patch_size=st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 3)),

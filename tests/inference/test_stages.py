@@ -101,8 +101,9 @@ def rounded(net, dtype):
     return net
 
 
-@pytest.mark.parametrize("name", ["bfloat16", "float16"])
-def test_the_packaged_nets_bear_short_formats(name):
+@pytest.fixture(scope="module")
+def coarse_patch():
+    """The packaged coarse net, a patch of a phantom, and the labels that it finds there in float32."""
     packaged = load_trained(packaged_weights("coarse"))
     ct, _ = phantom_case(0, spacing_zyx_mm=(8.0, 7.0, 6.0))
     stage = NetStage(packaged, precision="float32")
@@ -110,7 +111,13 @@ def test_the_packaged_nets_bear_short_formats(name):
     patch = torch.full((1, 1, *packaged.patch_size), float(image.min()))
     z, y, x = (min(n, size) for n, size in zip(image.shape[1:], packaged.patch_size, strict=True))
     patch[0, :, :z, :y, :x] = image[:, :z, :y, :x]
-    labels = stage.predict_patch(patch)[0].argmax(dim=0).numpy()
+    return packaged, patch, stage.predict_patch(patch)[0].argmax(dim=0).numpy()
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+def test_the_packaged_nets_bear_short_formats(coarse_patch, name):
+    packaged, patch, labels = coarse_patch
+    stage = NetStage(packaged, precision="float32")
     stage.net = rounded(stage.net, getattr(torch, name))
     dice = dice_scores(stage.predict_patch(patch)[0].argmax(dim=0).numpy(), labels)
     seen = np.unique(labels[labels > 0])

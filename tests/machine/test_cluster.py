@@ -44,12 +44,14 @@ def test_work_is_done_by_processes_beside_the_workers(pool):
     assert pid != os.getpid()
 
 
+@pytest.mark.slow("processes that are killed, and one that hangs for seconds")
 def test_what_is_killed_or_hangs_there_costs_the_others_nothing(pool):
     assert results(run(killed_at_3, [2, 3, 4], pool)) == [(0, 2), (1, KILLED.reason), (2, 4)]
     late = results(run(late_at_3, [3, 4], pool, time_limit_s=2.0))
     assert late == [(0, "it must end within 2 s, got no result"), (1, 4)]
 
 
+@pytest.mark.slow("a cluster, and processes beside its workers")
 def test_a_worker_that_dies_in_the_middle_costs_no_case_and_none_is_told_twice():
     with (
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, **HERE) as cluster,
@@ -81,6 +83,7 @@ kill -- -$(cat {folder}/pid)
 """
 
 
+@pytest.mark.slow("a batch job, which starts a worker and its process")
 def test_batch_jobs_of_slurm_work_and_are_ended(tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
     for name, script in (("sbatch", SBATCH), ("scancel", SCANCEL)):

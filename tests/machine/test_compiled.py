@@ -14,6 +14,7 @@ from flare_lib.machine.compiled import compiling_ahead, njit, told_of_compiling
 LIBRARY = Path(__file__).parents[2] / "flare_lib"
 
 
+@pytest.mark.slow("two processes, one of which compiles")
 def test_what_is_compiled_is_kept_on_disk_and_compiled_once(tmp_path):
     (tmp_path / "kernel.py").write_text(
         "from flare_lib.machine.compiled import njit, told_of_compiling\n"

@@ -88,6 +88,7 @@ print(json.dumps([choose_precision(device=torch.device("cpu")).name, torch.ops.m
 """
 
 
+@pytest.mark.slow("a process that loads torch")
 @pytest.mark.parametrize("limit", ["AVX2", "AVX512_CORE"])
 def test_the_choice_is_that_of_the_instructions_that_onednn_may_use(limit):
     limited = os.environ | {"ONEDNN_MAX_CPU_ISA": limit}

@@ -56,5 +56,6 @@ for method in ("numba_dense", "numba_pruned"):
 """
 
 
+@pytest.mark.slow("a process that loads torch")
 def test_what_is_compiled_leaves_torchs_number_of_threads_alone():
     subprocess.run([sys.executable, "-c", COMPILED], check=True)  # numba's threads would start once a process

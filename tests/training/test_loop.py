@@ -108,6 +108,7 @@ def test_the_loss_of_a_step_is_the_supervised_one_and_the_weighted_disagreement(
     }
 
 
+@pytest.mark.slow("two trainings")
 @pytest.mark.parametrize("kind", ["kl", "urpc"])
 def test_unlabelled_cts_bring_the_heads_together(tmp_path, kind):
     ct = unlabelled_ct()
@@ -169,6 +170,7 @@ def killed(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow("four processes, three of which train until they are killed")
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_run_that_is_killed_and_taken_up_again_gives_bit_equal_weights(killed, whole, moment):

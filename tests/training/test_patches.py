@@ -56,6 +56,7 @@ print(torch.equal(in_place["image"], in_background["image"]), torch.equal(in_pla
 """
 
 
+@pytest.mark.slow("a process that loads torch, and one of the loader's")
 def test_a_batch_made_in_the_background_is_the_same():
     done = subprocess.run([sys.executable, "-c", BACKGROUND], capture_output=True, text=True)
     assert done.stdout.split() == ["True", "True"], done.stderr

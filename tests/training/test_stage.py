@@ -40,6 +40,7 @@ def label_maps(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow("three trainings")
 def test_fine_starts_from_coarse_and_its_card_says_so(label_maps, tmp_path):
     coarse = train_stage(
         preset("release", "coarse", **PAINTED),
@@ -103,6 +104,7 @@ def cohort(tmp_path_factory, quick_phantoms):
 REAL = TINY | {"sources": {"cases": 1.0}, "n_validation": 1, "validate_every": 1}
 
 
+@pytest.mark.slow("two trainings")
 def test_real_cases_train_both_stages_as_in_the_paper(cohort, tmp_path):
     recipe = preset("paper", "coarse", **REAL, n_unlabelled=1, augmentation=0.5)
     coarse = train_stage(recipe, cohort=cohort, folder=tmp_path, n_workers=0)
