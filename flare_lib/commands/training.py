@@ -15,7 +15,7 @@ from flare_lib.commands.workers import chosen_pool
 def train(
     stage: Annotated[str, typer.Argument(help="coarse or fine.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the weights, their card and the log.")],
-    preset: Annotated[str, typer.Option(help="The recipe: release, paper or course.")] = "release",
+    preset: Annotated[str, typer.Option(help="The recipe: release, real, paper or course.")] = "release",
     label_maps: Annotated[
         Path | None, typer.Option(help="Folder of TotalSegmentator label maps to paint; see data/README.md.")
     ] = None,
@@ -24,7 +24,7 @@ def train(
         Path | None, typer.Option(help="Folder of unlabelled CTs, for recipes with n_unlabelled.")
     ] = None,
     pseudo_labelled: Annotated[
-        Path | None, typer.Option(help="Folder of CTs (images/) with labels that flare segment made (labels/).")
+        Path | None, typer.Option(help="Folder of CTs (images/) with labels (labels/) that flare pseudo-label made.")
     ] = None,
     init: Annotated[Path | None, typer.Option(help="Weights to start from; for fine, the coarse weights.")] = None,
     settings: Annotated[

@@ -119,13 +119,15 @@ def train(
     n_workers: int = 1,
     checkpoint_every: int = 100,
     on_step: Callable[[int, float], None] | None = None,
+    on_validation: Callable[[int, float], None] | None = None,
 ) -> nn.Module:
     """Train `net` for `recipe.n_steps` steps, or resume the run in `folder` where it stopped.
 
     `folder` receives `checkpoint.pt` (every `checkpoint_every` steps, atomically) and `log.jsonl` (step, losses,
     learning rate, seconds, and how many of them were spent waiting for patches; every `recipe.validate_every` steps and
     at the end, the Dice on the `validation` batches). `precision`: see `choose_precision`; a run may be resumed in
-    another one. `on_step(step, loss)` is called after each step. With several processes, the first one writes. Returns
+    another one. `on_step(step, loss)` is called after each step, and `on_validation(steps done, mean Dice)` after each
+    validation with a known Dice. With several processes, the first one writes. Returns
     the net, which is trained in place. Raises ValueError for a checkpoint that is damaged or of another recipe and for
     a precision that the device lacks, MemoryError if the device is full, and OSError if the folder cannot be written.
     """
@@ -167,7 +169,9 @@ def train(
             entry |= {"s": round(time.perf_counter() - began, 3), "wait_s": round(waited, 3)}
             last = step + 1 == recipe.n_steps
             if writes and validation and (last or (step + 1) % recipe.validate_every == 0):
-                entry |= _validated(net, validation)
+                entry |= (validated := _validated(net, validation))
+                if on_validation and validated["validation_dice"] is not None:
+                    on_validation(step + 1, validated["validation_dice"])
             log.write(entry)
             if writes and (last or (step + 1) % checkpoint_every == 0):
                 save_checkpoint(
@@ -178,7 +182,7 @@ def train(
     return net
 
 
-def _validated(net: nn.Module, validation: Sequence[Batch]) -> dict[str, object]:
+def _validated(net: nn.Module, validation: Sequence[Batch]) -> dict[str, Any]:
     """Return the log's entries for the Dice on held-out patches; null for an organ that is in none of them."""
     dice = validation_dice(net, validation)
     known = dice[~np.isnan(dice)]

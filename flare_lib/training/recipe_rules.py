@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 from flare_lib.network.consistency import KINDS
 from flare_lib.synthetic.structures import ORGAN_STRUCTURES
 
+KEEP = ("last", "best")
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("poly", "halving")
-SOURCES = ("cases", "label_maps", "phantoms")
+SOURCES = ("cases", "pseudo_labelled", "label_maps", "phantoms")
 STAGES = ("coarse", "fine")
 
 
@@ -111,6 +112,7 @@ RULES = {
     "n_between": _whole(0),
     "n_validation": _whole(0),
     "validate_every": _whole(0),
+    "keep": _one_of(KEEP),
 }
 
 
@@ -118,7 +120,8 @@ def check_values(values: Mapping[str, Any]) -> None:
     """Raise ValueError, naming the value and its rule, unless all values of a recipe obey their rules and fit together.
 
     A net has one stride fewer than stages and at most one head per decoder stage, the strides divide the patch evenly
-    and leave at least two voxels of it, and mean and SD are either both given or both None.
+    and leave at least two voxels of it, mean and SD are either both given or both None, and only a run that validates
+    can keep its best weights.
     """
     for name, rule in RULES.items():
         if not rule.holds(values[name]):
@@ -141,3 +144,8 @@ def check_values(values: Mapping[str, Any]) -> None:
         raise ValueError(f"patch_size must leave 2 voxels to the coarsest stage, got {multiples}, which leaves 1")
     if (values["mean_hu"] is None) != (values["sd_hu"] is None):
         raise ValueError(f"mean_hu and sd_hu must come together, got {values['mean_hu']} and {values['sd_hu']}")
+    held_out = not values["sources"].get("cases") or values["n_validation"]  # phantoms are held out where no case is
+    if values["keep"] == "best" and not (values["validate_every"] and held_out):
+        raise ValueError(
+            "keep must be last unless the run validates (validate_every, and n_validation for cases), got best"
+        )

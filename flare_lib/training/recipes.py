@@ -20,7 +20,8 @@ class Recipe:
 
     `spacing_zyx_mm` is the voxel size in mm, isotropic or not; `patch_size` is in voxels, ZYX; `mean_hu` and `sd_hu`
     are None for individual normalisation (paper 2.1). `sources` {name: share} says how often a patch comes from which
-    source: "cases" (real CTs), or persons to paint, "label_maps" and "phantoms" (`n_phantoms` of them). `n_between`
+    source: "cases" (real CTs), "pseudo_labelled" (real CTs that nets have labelled; without a share of their own they
+    are cases like the others), or persons to paint, "label_maps" and "phantoms" (`n_phantoms` of them). `n_between`
     more people lie between those of the label maps (`synthetic.morphing`).
 
     `foreground_share` is the share of patches centred on an organ; `cut` the share of painted patches in which the scan
@@ -38,7 +39,8 @@ class Recipe:
     (paper 2.3: the last 10 epochs of fine).
 
     A step sums the gradients of `accumulate` batches. Every `validate_every` steps (0: never) the net's Dice is
-    measured on patches of sources held out: `n_validation` of the cases, or phantoms that training never draws.
+    measured on patches of sources held out: `n_validation` of the cases or, without cases, of the label maps' people
+    or, if that is 0, phantoms that training never draws. `keep`: the "last" weights of the run, or the "best" on these.
 
     Raises ValueError for an impossible value: see `recipe_rules`.
     """
@@ -80,6 +82,7 @@ class Recipe:
     n_between: int = 0
     n_validation: int = 0
     validate_every: int = 0
+    keep: str = "last"
 
     def __post_init__(self) -> None:
         check_values({field.name: getattr(self, field.name) for field in fields(self)})
@@ -143,6 +146,27 @@ _RELEASE = Recipe(
     phases=(0.4, 0.15, 0.33, 0.12),
     noise_hu=(3.0, 35.0),
 )
+_RELEASE_FINE = replace(
+    _RELEASE,
+    stage="fine",
+    spacing_zyx_mm=(3.0, 3.0, 3.0),
+    patch_size=(64, 64, 80),
+    n_steps=6500,
+    learning_rate=1e-3,
+    sources={"label_maps": 0.85, "phantoms": 0.15},
+    n_between=30,
+    foreground_share=0.85,
+    cut=0.3,
+)
+_REAL: dict[str, Any] = {
+    "n_steps": 340,
+    "learning_rate": 1e-4,
+    "warm_up_steps": 20,
+    "augmentation": 0.2,
+    "n_validation": 1,
+    "validate_every": 20,
+    "keep": "best",
+}
 _COURSE = Recipe(
     "coarse",
     (9.0, 9.0, 9.0),
@@ -177,18 +201,12 @@ PRESETS: dict[str, dict[str, Recipe]] = {
     # the packaged weights: a narrow net and large voxels, hours on two CPU cores, no real CT with labels
     "release": {
         "coarse": _RELEASE,
-        "fine": replace(
-            _RELEASE,
-            stage="fine",
-            spacing_zyx_mm=(3.0, 3.0, 3.0),
-            patch_size=(64, 64, 80),
-            n_steps=6500,
-            learning_rate=1e-3,
-            sources={"label_maps": 0.85, "phantoms": 0.15},
-            n_between=30,
-            foreground_share=0.85,
-            cut=0.3,
-        ),
+        "fine": _RELEASE_FINE,
+    },
+    # on from weights of `release`, now with a quarter of real CTs that these weights have labelled: flare pseudo-label
+    "real": {
+        "coarse": replace(_RELEASE, sources={"pseudo_labelled": 0.25, "label_maps": 0.55, "phantoms": 0.2}, **_REAL),
+        "fine": replace(_RELEASE_FINE, sources={"pseudo_labelled": 0.25, "label_maps": 0.65, "phantoms": 0.1}, **_REAL),
     },
     # a minute on two cores, to watch a net learn (notebooks 04 and 05)
     "course": {

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from flare_lib.synthetic.morphing import people_between
 from flare_lib.synthetic.phantom import make_phantom
 from flare_lib.synthetic.structures import Structures
 from flare_lib.synthetic.subjects import embody, find_subjects, load_subject
+from flare_lib.training.best import Best
 from flare_lib.training.loop import train
 from flare_lib.training.patches import Patches, paint_patch
 from flare_lib.training.recipes import Recipe
@@ -41,19 +43,22 @@ Source = Structures | PreparedCase
 
 @dataclass
 class TrainingSet:
-    """What a run draws from: {kind: sources} to learn from, {kind: sources} held out, and unlabelled cases."""
+    """What a run draws from: {kind: sources} to learn from, {kind: sources} held out and their names, unlabelled cases.
+
+    Phantoms have no names.
+    """
 
     sources: dict[str, Sequence[Source]] = field(default_factory=dict)
     held_out: dict[str, Sequence[Source]] = field(default_factory=dict)
+    held_out_names: list[str] = field(default_factory=list)
     unlabelled: list[PreparedCase] = field(default_factory=list)
     n_pseudo_labelled: int = 0  # of the sources called cases
 
     def card(self) -> dict[str, object]:
-        """Return the number of sources of each kind, and the names of the cases held out."""
+        """Return the number of sources of each kind, and the names of the cases or persons held out."""
         counts = {kind: len(them) for kind, them in self.sources.items()}
-        names = [case.name for case in self.held_out.get("cases", ()) if isinstance(case, PreparedCase)]
         beside = {"pseudo_labelled": self.n_pseudo_labelled} if self.n_pseudo_labelled else {}
-        return {"sources": counts, **beside, "unlabelled": len(self.unlabelled), "held_out": names}
+        return {"sources": counts, **beside, "unlabelled": len(self.unlabelled), "held_out": self.held_out_names}
 
 
 def gather(
@@ -72,21 +77,25 @@ def gather(
 
     `label_maps`: a folder of persons to paint (see `synthetic.subjects`). `cohort`: a folder of labelled CTs (see
     `data.cohort`); any cases without labels are used as unlabelled ones. `unlabelled`: a folder of more CTs.
-    `pseudo_labelled`: a folder of CTs with labels that a net has made, in the layout of a cohort: they are learnt from
-    and never held out; those without labels, or with labels in which there is no organ, are passed over. Cases are
+    `pseudo_labelled`: a folder of CTs with labels that nets have made, in the layout of a cohort: they are learnt from
+    and never held out; those without labels, or with labels in which there is no organ, are passed over. If the recipe
+    gives them no share of their own, they are cases like the others. Cases are
     prepared once, in `cache`, by a `pool` if there is one, which is opened for them and closed when they are there.
     What `recipe.n_between` people need is kept in `cache`, too. `on_note` is called with a note of cases that were
     damaged there, or if no two persons have enough in common for people between them. Phantoms need no folder.
 
-    Before any work starts, raises ValueError for a folder that the recipe needs but was not given, and for
-    pseudo-labels that are missing or that the recipe does not draw from, and FileNotFoundError for a folder without
-    cases; after that, the errors of `prepare_cases`.
+    Before any work starts, raises ValueError for a folder that the recipe needs but was not given, for pseudo-labels
+    that are missing or that the recipe does not draw from, and for too few to hold some out, and FileNotFoundError for
+    a folder without cases; after that, the errors of `prepare_cases`.
     """
     share = recipe.sources.get
     persons = find_subjects(_given(label_maps, "label_maps", recipe)) if share("label_maps") else []
+    persons, strangers = _split_persons(persons, 0 if share("cases") else recipe.n_validation, recipe.seed)
     cases = find_cases(_given(cohort, "cohort", recipe)) if share("cases") else []
     training, validation = split_cases(cases, recipe.n_validation, seed=recipe.seed) if share("cases") else ([], [])
     without = _unlabelled_cases(cases, unlabelled, recipe) if recipe.n_unlabelled else []
+    if share("pseudo_labelled"):
+        _given(pseudo_labelled, "pseudo_labelled", recipe)
     by_a_net = _pseudo_labelled_cases(pseudo_labelled, recipe) if pseudo_labelled is not None else []
 
     def prepared(
@@ -113,15 +122,19 @@ def gather(
         if training:
             there = prepared([*training, *validation], around, opened)
             gathered.sources["cases"], gathered.held_out["cases"] = there[: len(training)], there[len(training) :]
+            gathered.held_out_names = [case.name for case in validation]
         if by_a_net:
             more = prepared(by_a_net, around, opened, within="pseudo_labelled", pass_over_empty=True)
-            gathered.sources["cases"] = [*gathered.sources["cases"], *more]
-            gathered.n_pseudo_labelled = len(more)
+            if share("pseudo_labelled"):
+                gathered.sources["pseudo_labelled"] = more
+            else:
+                gathered.sources["cases"] = [*gathered.sources["cases"], *more]
+                gathered.n_pseudo_labelled = len(more)
         if without:  # apart from the others, which may have the same names
             gathered.unlabelled = prepared(without, "foreground", opened, within="unlabelled")
     if persons:
         loaded = [load_subject(path) for path in persons]
-        bodies = [body for k, person in enumerate(loaded) for body in embody(person, BODIES_PER_PERSON, seed=k)]
+        bodies = _bodies(loaded)
         kept = None if cache is None else Path(cache) / "between"
         morphing = of_stage(progress, "morphing")
         between = people_between(loaded, recipe.n_between, seed=recipe.seed, cache=kept, progress=morphing)
@@ -129,9 +142,12 @@ def gather(
             on_note(f"no two label maps have enough in common for the {recipe.n_between} people between people")
         bodies += [body for k, person in enumerate(between) for body in embody(person, 1, seed=1000 + k)]
         gathered.sources["label_maps"] = bodies
+    if strangers:
+        gathered.held_out["label_maps"] = _bodies([load_subject(path) for path in strangers])
+        gathered.held_out_names = [path.name for path in strangers]
     if share("phantoms"):
         gathered.sources["phantoms"] = [make_phantom(recipe.seed * 1000 + k) for k in range(recipe.n_phantoms)]
-    if recipe.validate_every and not share("cases"):
+    if recipe.validate_every and not (share("cases") or strangers):
         first = recipe.seed * 1000 + 900
         gathered.held_out["phantoms"] = [make_phantom(first + k) for k in range(N_VALIDATION_PHANTOMS)]
     return gathered
@@ -141,6 +157,18 @@ def _given(folder: str | Path | None, name: str, recipe: Recipe) -> str | Path:
     if folder is None:
         raise ValueError(f"a recipe that draws from {', '.join(recipe.sources)} needs the folder {name}, got none")
     return folder
+
+
+def _split_persons(persons: Sequence[Path], n_held_out: int, seed: int) -> tuple[list[Path], list[Path]]:
+    """Split persons into those to learn from and those held out, drawn with `seed`; ValueError if none is left."""
+    if persons and n_held_out >= len(persons):
+        raise ValueError(f"n_validation must leave a person of {len(persons)} to learn from, got {n_held_out}")
+    held_out = set(np.random.default_rng(seed).permutation(len(persons))[:n_held_out].tolist())
+    return [path for k, path in enumerate(persons) if k not in held_out], [persons[k] for k in sorted(held_out)]
+
+
+def _bodies(persons: Sequence[Structures]) -> list[Structures]:
+    return [body for k, person in enumerate(persons) for body in embody(person, BODIES_PER_PERSON, seed=k)]
 
 
 def _unlabelled_cases(cases: Sequence[Case], unlabelled: str | Path | None, recipe: Recipe) -> list[Case]:
@@ -155,7 +183,7 @@ def _unlabelled_cases(cases: Sequence[Case], unlabelled: str | Path | None, reci
 
 def _pseudo_labelled_cases(folder: str | Path, recipe: Recipe) -> list[Case]:
     """Return the cases of a folder that have labels; ValueError if there is none, or if the recipe draws from none."""
-    if not recipe.sources.get("cases"):
+    if not (recipe.sources.get("cases") or recipe.sources.get("pseudo_labelled")):
         raise ValueError(
             f"pseudo-labelled CTs need a recipe that draws from cases, got one of {', '.join(recipe.sources)}"
         )
@@ -168,12 +196,14 @@ def _pseudo_labelled_cases(folder: str | Path, recipe: Recipe) -> list[Case]:
 def moments_of_sources(sources: dict[str, Sequence[Source]], recipe: Recipe, *, n_patches: int = 64) -> Moments:
     """Return mean and SD in HU of the training set, clipped to the window, for the fine stage's global normalisation.
 
-    Taken over all voxels of the real cases if there are any (paper 2.1), else over `n_patches` painted patches.
+    Taken over all voxels of the real cases if there are any (paper 2.1), else over `n_patches` painted patches, else,
+    where nobody is painted, over the cases that nets have labelled.
     """
-    if cases := [case for case in sources.get("cases", ()) if isinstance(case, PreparedCase)]:
+    everyone = [person for kind in sources.values() for person in kind if isinstance(person, Structures)]
+    real = sources.get("cases") or (() if everyone else sources.get("pseudo_labelled", ()))
+    if cases := [case for case in real if isinstance(case, PreparedCase)]:
         return moments_of(cases)
     in_hu = replace(recipe, mean_hu=0.0, sd_hu=1.0, cut=0.0)
-    everyone = [person for kind in sources.values() for person in kind if isinstance(person, Structures)]
     painted = (
         paint_patch(everyone[k % len(everyone)], in_hu, np.random.default_rng([recipe.seed, 0xC7, k]))[0]
         for k in range(n_patches)
@@ -214,7 +244,9 @@ def train_stage(
 
     Log and checkpoint go to `folder/{stage}/`, so that both stages of a pair can share a folder, and prepared cases to
     `folder/prepared/`. `label_maps`, `cohort`, `unlabelled`, `pseudo_labelled`: see `gather`. `init`: the weights to
-    start from (strictly: same names, same shapes). A fine recipe without mean and SD gets those of its training set.
+    start from (strictly: same names, same shapes). A fine recipe without mean and SD gets those that the
+    net it starts from was trained with, or else those of its training set. A recipe that keeps the best weights has
+    them in `folder/{stage}/best` as well, and a note says which they are.
     `n_workers` processes make patches; a `pool`, not opened yet, prepares the cases. If the run is stopped, the same
     call resumes from the last checkpoint. If torchrun started the processes, they all train one net. Raises the errors
     of `load_trained`, `load_strict`, `gather` and `train`, and ValueError if `init` is what the run would write.
@@ -240,24 +272,46 @@ def train_stage(
                 on_note=on_note,
             )
         if recipe.stage == "fine" and recipe.mean_hu is None:
-            shared = moments_of_sources(training_set.sources, recipe)
-            recipe = replace(recipe, mean_hu=round(shared.mean, 2), sd_hu=round(shared.sd, 2))
+            known = None if start is None else start.preprocessing
+            if known is not None and known.mean_hu is not None:
+                recipe = replace(recipe, mean_hu=known.mean_hu, sd_hu=known.sd_hu)
+            else:
+                shared = moments_of_sources(training_set.sources, recipe)
+                recipe = replace(recipe, mean_hu=round(shared.mean, 2), sd_hu=round(shared.sd, 2))
         net = recipe.new_net()
         if start is not None:
             load_strict(net, start.net.state_dict(), source=str(init))
+        card = partial(_card, recipe, training_set, init, precision)
+        first = rank_and_count()[0] == 0
+        best = None
+        if first and recipe.keep == "best":
+            best = Best(stem / "best", resumed=(stem / "checkpoint.pt").exists())
+
+        def keep_if_best(step: int, dice: float) -> None:
+            if best is not None:
+                best.offer(net, card() | {"step": step, "validation_dice": dice})
+
         train(
             net,
             Patches(training_set.sources, recipe, unlabelled=training_set.unlabelled),
             recipe,
             folder=stem,
-            validation=validation_batches(training_set.held_out, recipe) if rank_and_count()[0] == 0 else (),
+            validation=validation_batches(training_set.held_out, recipe) if first else (),
             device=device,
             precision=precision,
             n_workers=n_workers,
             on_step=on_step,
+            on_validation=keep_if_best,
         )
-        if rank_and_count()[0] == 0:
-            save_trained(stem, net.cpu().eval(), _card(recipe, training_set, init, precision))
+        if first:
+            kept = None if best is None else best.load()
+            if kept is None:
+                save_trained(stem, net.cpu().eval(), card())
+            else:
+                save_trained(stem, kept.net, kept.card)
+                if on_note:
+                    step, dice = kept.card["step"], kept.card["validation_dice"]
+                    on_note(f"kept the weights of step {step}, the best on what was held out: mean Dice {dice:.3f}")
     finally:
         end_distributed()
     return stem

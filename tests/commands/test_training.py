@@ -49,7 +49,10 @@ def test_train_writes_weights_that_segment_can_use(flare, persons, tmp_path):
         (["coarse", "--set", "learning_rate=0,01"], "learning_rate must be a number above 0, got '0,01'"),
         (["coarse", "--set", "learning_rate=nan"], "learning_rate must be a number above 0, got 'nan'"),
         (["coarse", "--set", "patch_size=24"], "patch_size must be 3 whole numbers, 1 or more (z, y, x), got 24"),
-        (["coarse", "--set", "sources=phantoms"], "sources must be shares of cases, label_maps, phantoms"),
+        (
+            ["coarse", "--set", "sources=phantoms"],
+            "sources must be shares of cases, pseudo_labelled, label_maps, phantoms",
+        ),
         (["coarse", "--init", "nowhere"], "nowhere"),
     ],
 )

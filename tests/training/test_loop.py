@@ -246,13 +246,17 @@ def test_a_run_that_accumulates_sees_every_patch_once(tmp_path):
 def test_the_dice_on_held_out_patches_is_logged_every_so_often_and_at_the_end(tmp_path):
     r = recipe(n_steps=5, validate_every=2)
     held_out = [patches(recipe(seed=9)).batch(0)]
-    net = train(new_net(r), patches(r), r, folder=tmp_path, validation=held_out, n_workers=0, precision="float32")
+    told = []
+    net = new_net(r)
+    how = {"validation": held_out, "on_validation": lambda *at: told.append(at)}
+    train(net, patches(r), r, folder=tmp_path, n_workers=0, precision="float32", **how)
     entries = read_log(tmp_path / "log.jsonl")
     assert ["validation_dice" in entry for entry in entries] == [False, True, False, True, True]
     dice = validation_dice(net, held_out)
     assert entries[-1]["organs_dice"][0] == pytest.approx(dice[0], abs=1e-4)
     assert entries[-1]["organs_dice"][1:] == [None] * 12
     assert entries[-1]["validation_dice"] == entries[-1]["organs_dice"][0]
+    assert told == [(entry["step"] + 1, entry["validation_dice"]) for entry in entries if "validation_dice" in entry]
 
 
 def test_a_step_that_a_killed_run_did_after_its_last_checkpoint_has_one_line(tmp_path):

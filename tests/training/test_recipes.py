@@ -27,7 +27,7 @@ def test_changes_are_taken_and_unknown_ones_refused():
     assert preset("release", "coarse", n_steps=7).n_steps == 7
     with pytest.raises(ValueError, match=r"a recipe's values are .*n_steps.*, got epochs"):
         preset("release", "coarse", epochs=3)
-    with pytest.raises(ValueError, match="preset must be one of paper, release, course, got 'best'"):
+    with pytest.raises(ValueError, match="preset must be one of paper, release, real, course, got 'best'"):
         preset("best", "coarse")
     with pytest.raises(ValueError, match="stage must be one of coarse, fine, got 'middle'"):
         preset("release", "middle")
@@ -46,6 +46,16 @@ def test_the_papers_recipe_is_tables_2_and_3():
     assert (coarse.consistency, coarse.consistency_weight, coarse.ramp_up_steps) == ("kl", 0.1, 100 * 250)
     assert (fine.n_unlabelled, fine.n_steps_without_augmentation, fine.margin_mm) == (0, 10 * 250, 40.0)
     assert coarse.augmentation > 0
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_real_is_a_short_run_of_release_with_a_quarter_of_real_patches(stage):
+    real, release = preset("real", stage), preset("release", stage)
+    assert sum(real.sources.values()) == pytest.approx(1)
+    assert real.sources["pseudo_labelled"] == 0.25
+    assert real.n_steps * real.learning_rate < 0.01 * release.n_steps * release.learning_rate
+    assert (real.keep, real.n_validation, real.new_net().architecture) == ("best", 1, release.new_net().architecture)
+    assert real.preprocessing == release.preprocessing
 
 
 @pytest.mark.parametrize(
@@ -73,15 +83,33 @@ def test_the_papers_recipe_is_tables_2_and_3():
             {"spacing_zyx_mm": (3.0, 0.0, 3.0)},
             "spacing_zyx_mm must be 3 numbers above 0 (z, y, x), got (3.0,",
         ),
-        ({"sources": {"cts": 1.0}}, "sources must be shares of cases, label_maps, phantoms, not all 0, such as"),
-        ({"sources": {"phantoms": 0}}, "sources must be shares of cases, label_maps, phantoms, not all 0, such as"),
-        ({"sources": {"phantoms": "all"}}, "sources must be shares of cases, label_maps, phantoms, not all 0, such as"),
-        ({"sources": "phantoms"}, "sources must be shares of cases, label_maps, phantoms, not all 0, such as"),
+        (
+            {"sources": {"cts": 1.0}},
+            "sources must be shares of cases, pseudo_labelled, label_maps, phantoms, not all 0, such as",
+        ),
+        (
+            {"sources": {"phantoms": 0}},
+            "sources must be shares of cases, pseudo_labelled, label_maps, phantoms, not all 0, such as",
+        ),
+        (
+            {"sources": {"phantoms": "all"}},
+            "sources must be shares of cases, pseudo_labelled, label_maps, phantoms, not all 0, such as",
+        ),
+        (
+            {"sources": "phantoms"},
+            "sources must be shares of cases, pseudo_labelled, label_maps, phantoms, not all 0, such as",
+        ),
         ({"features_per_stage": 16}, "features_per_stage must be 2 to 8 whole numbers, 1 or more, got 16"),
         ({"strides": ((2, 2, 2),)}, "strides must be one fewer than features_per_stage, got 1 for 5"),
         ({"strides": (2, 2, 2, 2)}, "strides must be 1 to 7 triples of whole numbers, 1 or more (z, y, x), got"),
         ({"n_heads": 5}, "n_heads must be at most the number of strides, 4, got 5"),
         ({"mean_hu": 12.5}, "mean_hu and sd_hu must come together, got 12.5 and None"),
+        ({"keep": "most"}, "keep must be one of last, best, got 'most'"),
+        ({"keep": "best"}, "keep must be last unless the run validates (validate_every, and n_validation for cases)"),
+        (
+            {"keep": "best", "validate_every": 9, "sources": {"cases": 1}},
+            "keep must be last unless the run validates (validate_every, and n_validation for cases), got best",
+        ),
         ({"sd_hu": -1}, "sd_hu must be a number above 0 or None, got -1"),
     ],
 )

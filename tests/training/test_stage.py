@@ -3,12 +3,14 @@
 import json
 import shutil
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from flare_lib.ct.files import load_ct, save_ct, save_label_map
+from flare_lib.ct.labels import IGNORED
 from flare_lib.ct.resample import resample_volume
 from flare_lib.ct.roi import Box, bounding_box, crop_volume
 from flare_lib.ct.volume import Volume
@@ -205,7 +207,6 @@ def test_pseudo_labels_that_are_not_there_or_that_nothing_draws_from_are_refused
         gather(preset("course", "coarse", n_unlabelled=0), pseudo_labelled=cohort)
 
 
-@pytest.mark.usefixtures("quick_phantoms")
 def test_a_run_does_not_write_over_the_weights_that_it_starts_from(tmp_path):
     for init in (tmp_path / "fine", tmp_path / "fine.safetensors", tmp_path / "x" / ".." / "fine.json"):
         with pytest.raises(
@@ -214,6 +215,77 @@ def test_a_run_does_not_write_over_the_weights_that_it_starts_from(tmp_path):
             train_stage(preset("course", "fine"), folder=tmp_path, init=init)
 
 
+@pytest.fixture
+def persons(label_maps):
+    """Two persons, and a CT with labels that nets were partly unsure of."""
+    array = np.zeros((14, 20, 24), np.uint8)
+    array[2:10, 4:13, 11:19] = 1
+    save_label_map(label_maps / "s2_totalseg117.nii.gz", array, Volume.from_array(array, (8.0, 8.0, 8.0)))
+    hu = np.where(array, 60, -1000).astype(np.int16)
+    hu[:, 2:18, 3:22] += 10
+    array[6:12, 4:16, 11:15] = IGNORED
+    for folder, save, values in (("images", save_ct, hu), ("labels", save_label_map, array)):
+        (label_maps / "real" / folder).mkdir(parents=True)
+        ct = Volume.from_array(values, (8.0, 8.0, 8.0))
+        save(label_maps / "real" / folder / "a.nii.gz", *((ct,) if save is save_ct else (values, ct)))
+    return label_maps
+
+
+REAL_AND_PAINTED = TINY | {"sources": {"pseudo_labelled": 0.5, "label_maps": 0.5}, "n_between": 0, "validate_every": 1}
+
+
+def test_real_cts_with_ignored_voxels_are_learnt_from_beside_painted_people_and_a_person_is_held_out(persons, tmp_path):
+    known = {"mean_hu": -113.87, "sd_hu": 187.9}
+    fine = preset("release", "fine", **PAINTED, n_between=0, **known)
+    init = train_stage(fine, label_maps=persons, folder=tmp_path / "first", n_workers=0)
+    told = []
+    trained = load_trained(
+        train_stage(
+            preset("real", "fine", **REAL_AND_PAINTED, augmentation=0.0),
+            label_maps=persons,
+            pseudo_labelled=persons / "real",
+            init=init,
+            folder=tmp_path / "second",
+            n_workers=0,
+            on_note=told.append,
+        )
+    )
+    held_out = trained.card["training_set"]["held_out"]
+    assert trained.card["training_set"]["sources"] == {"pseudo_labelled": 1, "label_maps": stage.BODIES_PER_PERSON}
+    assert held_out in (["s1_totalseg117.nii.gz"], ["s2_totalseg117.nii.gz"])
+    assert (trained.preprocessing.mean_hu, trained.preprocessing.sd_hu) == (-113.87, 187.9)
+    entries = read_log(tmp_path / "second" / "fine" / "log.jsonl")
+    best = max(entries, key=lambda entry: entry["validation_dice"])
+    assert all(np.isfinite(entry["loss"]) for entry in entries)
+    assert (trained.card["step"], trained.card["validation_dice"]) == (best["step"] + 1, best["validation_dice"])
+    [note] = [note for note in told if "kept" in note]
+    assert note.startswith(f"kept the weights of step {best['step'] + 1}, the best on what was held out: mean Dice ")
+    kept = load_trained(tmp_path / "second" / "fine" / "best").net.state_dict()
+    assert all(torch.equal(weight, kept[name]) for name, weight in trained.net.state_dict().items())
+
+
+def test_a_person_held_out_is_none_to_learn_from(persons, tmp_path):
+    recipe = preset("release", "fine", **PAINTED, n_between=0, n_validation=1)
+    gathered = gather(recipe, label_maps=persons)
+    whole = gather(replace(recipe, n_validation=0), label_maps=persons).sources["label_maps"]
+    volumes = [{int(body.mask("liver").sum()) for body in some} for some in (whole, gathered.sources["label_maps"])]
+    strangers = {int(body.mask("liver").sum()) for body in gathered.held_out["label_maps"]}
+    assert volumes[0] == volumes[1] | strangers and not volumes[1] & strangers
+    assert gathered.card()["held_out"] == gathered.held_out_names
+    with pytest.raises(ValueError, match="n_validation must leave a person of 2 to learn from, got 2"):
+        gather(replace(recipe, n_validation=2), label_maps=persons)
+
+
+def test_what_real_cts_alone_are_normalised_by_and_a_share_that_nobody_brought(persons, tmp_path):
+    alone = preset("real", "fine", **(REAL_AND_PAINTED | {"sources": {"pseudo_labelled": 1.0}}))
+    gathered = gather(replace(alone, validate_every=0, keep="last"), pseudo_labelled=persons / "real", cache=tmp_path)
+    [case] = gathered.sources["pseudo_labelled"]
+    assert moments_of_sources(gathered.sources, alone) == case.moments
+    with pytest.raises(ValueError, match="draws from pseudo_labelled needs the folder pseudo_labelled, got none"):
+        gather(alone)
+
+
+@pytest.mark.usefixtures("quick_phantoms")
 def test_phantoms_held_out_stand_in_where_there_are_no_cases():
     recipe = preset("course", "coarse", n_steps=1, validate_every=1, n_unlabelled=0, n_phantoms=1)
     gathered = gather(recipe)
