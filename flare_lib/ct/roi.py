@@ -109,6 +109,21 @@ def bounding_box(mask_zyx: np.ndarray) -> Box | None:
     return Box(triple(first for first, _ in ends), triple(last + 1 for _, last in ends))
 
 
+def box_around(center_zyx: Shape, size_zyx: Shape, shape_zyx: Shape) -> Box:
+    """Return the box of `size_zyx` voxels around a voxel, moved as little as keeps it in a volume of `shape_zyx`.
+
+    Raises ValueError for a volume that is smaller than the box along an axis, or a size below 1.
+    """
+    if min(size_zyx) < 1 or any(n < size for n, size in zip(shape_zyx, size_zyx, strict=True)):
+        raise ValueError(
+            f"a volume must have at least as many voxels (z, y, x) as a box in it, {tuple(size_zyx)}, "
+            f"got {tuple(shape_zyx)}"
+        )
+    axes = list(zip(center_zyx, size_zyx, shape_zyx, strict=True))
+    start = triple(min(max(at - size // 2, 0), n - size) for at, size, n in axes)
+    return Box(start, triple(first + size for first, size in zip(start, size_zyx, strict=True)))
+
+
 def crop(array_zyx: np.ndarray, box: Box) -> np.ndarray:
     """Return the part of an array (Z, Y, X) inside the box, as a view; ValueError if the box reaches outside."""
     _check_inside(box, array_zyx.shape)

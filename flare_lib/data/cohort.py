@@ -54,7 +54,7 @@ def find_cases(folder: str | Path) -> list[Case]:
             cts, label_maps = find_images(folder / images, channel="_0000"), find_images(folder / labels)
             break
     else:
-        cts = {path.parent.name: path for path in folder.glob("*/ct.nii*")}
+        cts = {parent.name: ct for parent in _folders_in(folder) if (ct := ct_with_masks(parent))}
         label_maps = {path.parent.name: path for path in folder.glob("*/segmentations")}
         if not cts:
             cts = find_images(folder, channel="_0000")
@@ -68,6 +68,21 @@ def find_cases(folder: str | Path) -> list[Case]:
         Case(name, cts.get(name, anywhere / f"{name}_0000.nii.gz"), label_maps.get(name))
         for name in sorted({*cts, *label_maps})
     ]
+
+
+def ct_with_masks(folder: Path) -> Path | None:
+    """Return the CT of a folder in TotalSegmentator's layout, ct.nii.gz or ct.nii; None if there is none.
+
+    Raises ValueError for a folder with both: nothing says which of them its masks belong to.
+    """
+    found = [path for name in ("ct.nii.gz", "ct.nii") if (path := folder / name).exists()]
+    if len(found) > 1:
+        raise ValueError(f"every case must have one CT, got both {found[0].name} and {found[1].name} in {folder}")
+    return found[0] if found else None
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("[!.]*") if path.is_dir())
 
 
 def load_labels(case: Case) -> Volume:

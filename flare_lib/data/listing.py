@@ -21,7 +21,7 @@ from pathlib import Path, PureWindowsPath
 
 from flare_lib.ct.dicom_headers import read_header
 from flare_lib.ct.nifti_file import SUFFIXES
-from flare_lib.data.cohort import Case, find_cases
+from flare_lib.data.cohort import Case, ct_with_masks, find_cases
 
 _ENDING = r"(_0000)?(\.nii|\.zip|\.dcm)?(\.gz)?$"  # of a CT's name: channel number and format, upper or lower case
 _CT_SUFFIXES = (*SUFFIXES, ".zip")
@@ -171,8 +171,8 @@ def _at(path: Path, before: str, entered: set[str], links: _Links) -> Iterator[C
     entered.add(real)
     if _has_dicom(path, deep=False):  # whatever NIfTI lies beside it
         yield Case(before + path.name, path)
-    elif with_masks := sorted(path.glob("ct.nii*")):  # a patient of TotalSegmentator's data set
-        yield Case(before + path.name, with_masks[0])
+    elif ct := ct_with_masks(path):  # a patient of TotalSegmentator's data set
+        yield Case(before + path.name, ct)
     elif not any(file.name.lower().endswith(SUFFIXES) for file in path.rglob("[!.]*")) and _has_dicom(path, deep=True):
         yield Case(before + path.name, path)
     else:

@@ -16,12 +16,14 @@ from flare_lib.ct.volume import Volume, grid_difference
 from flare_lib.synthetic.bodies import complete_body
 from flare_lib.synthetic.structures import Structures
 
+_MOST_MASKS = 255  # beside the background, in a label map of bytes
+
 
 def load_subject(path: str | Path) -> Structures:
     """Read one person: a case folder with `segmentations/*.nii.gz`, or a label map with one `*names*.json` beside it.
 
     Returns Structures on the canonical grid (ZYX), 0 = "nothing". Raises FileNotFoundError if masks or names are
-    missing, ValueError if the masks' grids differ.
+    missing, ValueError if the masks' grids differ or the names are none.
     """
     path = Path(path)
     if path.is_dir():
@@ -31,16 +33,27 @@ def load_subject(path: str | Path) -> Structures:
     names_files = sorted(path.parent.glob("*names*.json"))
     if len(names_files) != 1:
         raise FileNotFoundError(f"one *names*.json must lie beside {path.name}, got {len(names_files)}")
-    of_ids = {int(i): name for i, name in json.loads(names_files[0].read_text(encoding="utf-8")).items()}
+    of_ids = _read_names(names_files[0])
     volume = load_label_map(path)
     return Structures(volume.array_zyx, {0: "nothing"} | of_ids, volume.spacing_zyx_mm)
+
+
+def _read_names(path: Path) -> dict[int, str]:
+    """Return {id: name} of a JSON file {"1": "spleen", ...}; ValueError for one that holds anything else."""
+    try:
+        return {int(i): str(name) for i, name in json.loads(path.read_text(encoding="utf-8-sig")).items()}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f'{path} must hold names as JSON, {{"1": "spleen", ...}}, got: {error}') from error
 
 
 def join_masks(folder: Path, names: Sequence[str]) -> Volume:
     """Join masks NAME.nii.gz into one label map, uint8: 1 for the first name, and so on; later names win.
 
-    A name without a file is left out. Raises FileNotFoundError if no name has one, ValueError if grids differ.
+    A name without a file is left out. Raises FileNotFoundError if no name has one, ValueError if grids differ or for
+    more than 255 names, which is all that a byte can tell apart.
     """
+    if len(names) > _MOST_MASKS:
+        raise ValueError(f"at most {_MOST_MASKS} masks can be joined, got {len(names)} in {folder}")
     joined: Volume | None = None
     for i, name in enumerate(names, start=1):
         path = folder / f"{name}.nii.gz"

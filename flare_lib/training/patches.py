@@ -69,13 +69,14 @@ def _center(
 
 
 def _field_of_view(recipe: Recipe, rng: np.random.Generator) -> tuple[slice, slice, slice]:
-    """Draw which part of the patch the scan covers: at least a third of its slices and, in a narrow field, a square.
+    """Draw which part of the patch the scan covers: at least a third of its slices (one or two are never cut) and, in a
+    narrow field, a square.
 
     The square is 130 to 260 mm wide, like a field that a radiologist has narrowed to the spine.
     """
     n = recipe.patch_size[0]
-    first = int(rng.integers(0, n // 3)) if rng.random() < recipe.cut / 2 else 0
-    last = int(rng.integers(n - n // 3, n)) if rng.random() < recipe.cut / 2 else n
+    first = int(rng.integers(0, n // 3)) if rng.random() < recipe.cut / 2 and n > 2 else 0
+    last = int(rng.integers(n - n // 3, n)) if rng.random() < recipe.cut / 2 and n > 2 else n
     field = [slice(first, last), slice(None), slice(None)]
     if recipe.narrow and rng.random() < recipe.narrow:
         width_mm = rng.uniform(130, 260)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flare_lib.ct.roi import Box, bounding_box, crop, crop_volume, paste
+from flare_lib.ct.roi import Box, bounding_box, box_around, crop, crop_volume, paste
 from flare_lib.ct.volume import Volume
 
 
@@ -121,6 +121,16 @@ def test_a_box_of_whole_voxels_is_rescaled_exactly_there_and_back():
     finer = box.rescale((6, 12, 16), (12, 36, 64))
     assert finer == Box((4, 9, 16), (8, 27, 48))
     assert finer.rescale((12, 36, 64), (6, 12, 16)) == box
+
+
+def test_the_box_around_a_voxel_lies_in_the_volume_and_as_central_as_it_can():
+    assert box_around((10, 20, 30), (4, 5, 6), (40, 50, 60)) == Box((8, 18, 27), (12, 23, 33))
+    assert box_around((0, 49, 59), (4, 5, 6), (40, 50, 60)) == Box((0, 45, 54), (4, 50, 60))
+    assert box_around((3, 3, 3), (4, 5, 6), (4, 5, 6)) == Box((0, 0, 0), (4, 5, 6))
+    with pytest.raises(ValueError, match=r"at least as many voxels .* as a box in it, \(64, 9, 9\), got \(50, 9, 9\)"):
+        box_around((3, 3, 3), (64, 9, 9), (50, 9, 9))
+    with pytest.raises(ValueError, match=r"a box in it, \(0, 9, 9\)"):
+        box_around((3, 3, 3), (0, 9, 9), (50, 9, 9))
 
 
 def test_a_shifted_box_keeps_its_shape():

@@ -8,6 +8,7 @@ from flare_lib.ct.files import load_ct, save_label_map
 from flare_lib.ct.labels import IGNORED
 from flare_lib.ct.volume import Volume
 from flare_lib.data.cohort import Case, check_case, check_cases, find_cases, load_labels, split_cases
+from flare_lib.data.listing import list_cts
 from flare_lib.synthetic.structures import ORGAN_STRUCTURES
 
 
@@ -66,6 +67,18 @@ def test_a_folder_without_cases_and_two_files_of_one_name_are_refused(tmp_path):
     write_ct(tmp_path / "a_0000.nii")
     with pytest.raises(ValueError, match=r"one file in .*, got a.nii.gz and a_0000.nii"):
         find_cases(tmp_path)
+
+
+def test_a_patient_with_two_cts_is_refused_and_what_lies_beside_one_is_no_ct(tmp_path):
+    totalsegmentator(tmp_path)
+    patient = next(path.parent for path in tmp_path.rglob("ct.nii.gz"))
+    (patient / "ct.nii.gz.part").write_bytes(b"half")
+    [case] = [case for case in find_cases(tmp_path) if case.name == patient.name]
+    assert case.ct_path == patient / "ct.nii.gz"
+    write_ct(patient / "ct.nii")
+    for listed in (lambda: find_cases(tmp_path), lambda: list_cts([tmp_path])):
+        with pytest.raises(ValueError, match=r"must have one CT, got both ct\.nii\.gz and ct\.nii in "):
+            listed()
 
 
 def labels_above_13(folder):

@@ -7,7 +7,7 @@ import pytest
 
 from flare_lib.ct.files import save_label_map
 from flare_lib.ct.volume import Volume
-from flare_lib.synthetic.subjects import embody, find_subjects, load_subject
+from flare_lib.synthetic.subjects import embody, find_subjects, join_masks, load_subject
 
 SPACING = (3.0, 2.0, 1.5)
 
@@ -75,6 +75,25 @@ def test_masks_of_one_shape_in_different_places_are_refused(tmp_path):
     save_label_map(folder / "segmentations" / "spleen.nii.gz", moved.array_zyx, moved)
     with pytest.raises(ValueError, match=r"must lie on one grid, got spleen.nii.gz with a corner 40.0 mm away"):
         load_subject(folder)
+
+
+def test_no_more_masks_are_joined_than_a_byte_tells_apart(tmp_path):
+    for name in ("liver", "m254"):
+        save(tmp_path / f"{name}.nii.gz", (label_map() == 2).astype(np.uint8))
+    names = ["liver", *(f"m{k}" for k in range(1, 256))]
+    assert join_masks(tmp_path, names[:255]).array_zyx.max() == 255
+    with pytest.raises(ValueError, match="at most 255 masks can be joined, got 256 in"):
+        join_masks(tmp_path, names)
+
+
+@pytest.mark.parametrize("content", ['["spleen"]', '{"one": "spleen"}', "spleen", ""])
+def test_names_that_are_none_are_refused_by_their_file(tmp_path, content):
+    path = one_file(tmp_path)
+    (tmp_path / "names.json").write_text(content)
+    with pytest.raises(ValueError, match=r"names\.json must hold names as JSON, .*, got: "):
+        load_subject(path)
+    (tmp_path / "names.json").write_bytes(b"\xef\xbb\xbf" + json.dumps({"1": "spleen", "2": "liver"}).encode())
+    assert load_subject(path).names == {0: "nothing", 1: "spleen", 2: "liver"}
 
 
 def test_bodies_differ_and_hold_the_same_organs(tmp_path):

@@ -119,6 +119,16 @@ def test_beyond_the_ends_of_a_scan_there_is_air_and_no_label():
     assert (np.mean(ends, axis=0) > 0.2).all()
 
 
+@pytest.mark.parametrize("n_slices", [1, 2])
+def test_a_patch_of_one_or_two_slices_is_never_cut(n_slices):
+    whole = Structures(np.full((30, 40, 50), 2, np.uint8), NAMES, (8.0, 8.0, 8.0))
+    asked = recipe(cut=1.0, mean_hu=0.0, sd_hu=1.0, spacing_zyx_mm=(5.0, 4.0, 5.0), patch_size=(n_slices, 20, 18))
+    for k in range(5):
+        image, labels = paint_patch(whole, asked, np.random.default_rng(k))
+        assert image.shape == labels.shape == (n_slices, 20, 18)
+        assert (image > -325).any(axis=(1, 2)).all()
+
+
 def test_a_narrow_field_is_square_has_air_around_it_and_no_label_there():
     array = np.full((30, 100, 100), 2, np.uint8)
     array[10:20, 40:60, 40:60] = 1
