@@ -1,15 +1,17 @@
 """Connected components of a label map: one pass finds them for all labels, a second measures, a third erases.
 
-Voxels are connected by a face, an edge or a corner (26 neighbours). The components come from cc3d (Silversmith,
-https://github.com/seung-lab/connected-components-3d).
+Voxels are connected by a face, an edge or a corner (26 neighbours), unless it says otherwise. The components come from
+cc3d (Silversmith, https://github.com/seung-lab/connected-components-3d).
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cc3d
 import numpy as np
 
 from flare_lib.ct.labels import N_CLASSES
+from flare_lib.ct.roi import bounding_box, crop
 from flare_lib.machine.compiled import njit
 
 
@@ -36,6 +38,24 @@ def find_components(label_map_zyx: np.ndarray) -> Components:
     sums_zyx = np.zeros((n + 1, 3), np.int64)
     _measure(ids, label_map_zyx, labels, sizes, sums_zyx, ranks)
     return Components(ids, labels, sizes, sums_zyx / np.maximum(sizes, 1)[:, None], ranks)
+
+
+def keep_largest_piece(label_map_zyx: np.ndarray, labels: Sequence[int], min_voxels: float) -> None:
+    """Erase, in place, all pieces of the labels taken together but the largest and those of at least `min_voxels`.
+
+    Pieces are connected by faces alone (6 neighbours), and all of the largest size stay: nnU-Net v1's rule. The label
+    map is uint8 (Z, Y, X); nothing happens if it has none of the labels.
+    """
+    mask = np.isin(label_map_zyx, labels)
+    box = bounding_box(mask)
+    if box is None:
+        return
+    mask = np.ascontiguousarray(crop(mask, box))
+    ids = cc3d.connected_components(mask, connectivity=6, out_dtype=np.uint32)
+    sizes = np.bincount(ids.ravel())
+    sizes[0] = 0
+    kept = (sizes == sizes.max()) | (sizes >= min_voxels)
+    crop(label_map_zyx, box)[mask & ~kept[ids]] = 0
 
 
 def erase(label_map_zyx: np.ndarray, ids: np.ndarray, kept: np.ndarray) -> np.ndarray:

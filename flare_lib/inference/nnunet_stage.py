@@ -2,9 +2,9 @@
 
     CT -> the net's axes -> splines -> scaled -> [folds in sliding_window, Gaussian weights] -> resize + argmax -> back
 
-The labels are those that nnU-Net's predictor would give: the same preprocessing, tiles, weights and interpolation. Two
-things differ. Scores are summed in float32, not in float16; and test-time mirroring, which nnU-Net applies by default
-to nets trained with it and which takes eight times as long, is left out.
+The labels are those that nnU-Net's predictor would give: the same preprocessing, tiles, weights, interpolation and, for
+v1, clean-up. Two things differ. Scores are summed in float32, not in float16; and test-time mirroring, which nnU-Net
+applies by default to nets trained with it and which takes eight times as long, is left out.
 
 The region makes the difference in speed: most tiles of a whole CT hold none of the organs (paper 2).
 
@@ -23,6 +23,7 @@ from flare_lib.ct.roi import Box, bounding_box, crop, crop_volume
 from flare_lib.ct.spline import resample_spline, thick_axis
 from flare_lib.ct.volume import Triple, Volume, triple
 from flare_lib.inference.coarse_to_fine import Run, Segmentation
+from flare_lib.inference.components import keep_largest_piece
 from flare_lib.inference.postprocess import MIN_SHARE, postprocess
 from flare_lib.inference.slice_interpolation import resize_argmax
 from flare_lib.inference.stages import Stage
@@ -52,7 +53,7 @@ class NnunetStage:
         precision: str | Precision = "auto",
         engine: str = "torch",
     ) -> None:
-        self.plans, self.patch_size = model.plans, model.plans.patch_size
+        self.plans, self.patch_size, self.rules = model.plans, model.plans.patch_size, model.rules
         self.device = torch.device(device)
         self.precision = choose_precision(precision, device=self.device)
         check_engine(engine, self.device)
@@ -113,9 +114,9 @@ def segment_with_nnunet(
     """Segment a CT with an nnU-Net: all of it, or the box that a coarse stage finds around the 13 organs.
 
     `coarse` and `margin_mm` as in `segment`, `tile_step` as in `sliding_window`, with their errors. Labels are those of
-    the net's data set and are not cleaned up. In a box, tiles lie elsewhere and see less around them, so labels can
-    differ a little from those in the whole CT; what lies outside is background. Grey values are scaled as in the whole
-    CT.
+    the net's data set, cleaned up only as the model's own rules say. In a box, tiles lie elsewhere and see less around
+    them, so labels can differ a little from those in the whole CT; what lies outside is background. Grey values are
+    scaled as in the whole CT.
     """
     run = Run(None if coarse is None else partial(postprocess, min_share=MIN_SHARE), progress)
     whole = Box((0, 0, 0), ct.shape_zyx)
@@ -129,6 +130,10 @@ def segment_with_nnunet(
         region = roi.shift(foreground.start_zyx)
     axes = stage.plans.axes(ct.grid)
     labels = _segment_region(run, axes, crop_volume(ct, region), stage, scaling, tile_step)
+    if stage.rules:
+        for rule in stage.rules:
+            keep_largest_piece(labels, rule.labels, rule.min_mm3 / (1000 * ct.voxel_ml))
+        run.lap(f"{NAME} clean-up")
     return run.result(ct, labels, region, seen, organs=stage.plans.has_flares_organs)
 
 

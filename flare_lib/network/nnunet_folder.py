@@ -20,6 +20,7 @@ from torch import nn
 from flare_lib.network.nnunet import read_checkpoint
 from flare_lib.network.nnunet_nets import Predict, build_nnunet
 from flare_lib.network.nnunet_plans import Plans, read_plans
+from flare_lib.network.nnunet_postprocessing import POSTPROCESSING_V1, LargestOnly, read_postprocessing
 from flare_lib.network.nnunet_v1 import ALL_V1, CHECKPOINT_V1, PLANS_V1, read_v1
 
 PLANS, DATASET, CHECKPOINT = "plans.json", "dataset.json", "checkpoint_final.pth"
@@ -37,10 +38,11 @@ class Fold:
 
 @dataclass(frozen=True)
 class NnunetModel:
-    """What a results folder holds; the folds' logits are to be averaged."""
+    """What a results folder holds: the folds' logits are to be averaged, and their labels cleaned up by the rules."""
 
     plans: Plans
     folds: tuple[Fold, ...]
+    rules: tuple[LargestOnly, ...] = ()
 
 
 def load_nnunet_folder(folder: str | Path, folds: Sequence[str] = ()) -> NnunetModel:
@@ -48,7 +50,8 @@ def load_nnunet_folder(folder: str | Path, folds: Sequence[str] = ()) -> NnunetM
 
     If no fold is numbered, "all" is the default. Checkpoints and pickles are read without running any code in them.
     Raises ValueError or FileNotFoundError, in one line, for anything that is not such a folder, for a fold that is not
-    there, and for plans that are not supported (`read_plans`, `read_v1`, `build_nnunet`).
+    there, and for plans or rules that are not supported (`read_plans`, `read_v1`, `build_nnunet`,
+    `read_postprocessing`).
     """
     folder = Path(folder)
     layout = _layout_of(folder)
@@ -72,12 +75,15 @@ def load_nnunet_folder(folder: str | Path, folds: Sequence[str] = ()) -> NnunetM
         if loaded and plans != loaded[0][0]:
             raise ValueError(f"all folds must have the same plans, got others: {path}")
         loaded.append((plans, Fold(name, *build_nnunet(plans, checkpoint, source=str(path)))))
-    return NnunetModel(loaded[0][0], tuple(fold for _, fold in loaded))
+    plans = loaded[0][0]
+    rules = read_postprocessing(folder / POSTPROCESSING_V1, [*plans.names]) if plans.version == 1 else ()
+    return NnunetModel(plans, tuple(fold for _, fold in loaded), rules)
 
 
 def model_files(folder: Path) -> list[Path]:
     """Return the files that a model is made of, sorted: a change of any of them is another model."""
-    patterns = (PLANS, DATASET, f"fold_*/{CHECKPOINT}", PLANS_V1, f"*/{CHECKPOINT_V1}", f"*/{CHECKPOINT_V1}.pkl")
+    v1 = (PLANS_V1, POSTPROCESSING_V1, f"*/{CHECKPOINT_V1}", f"*/{CHECKPOINT_V1}.pkl")
+    patterns = (PLANS, DATASET, f"fold_*/{CHECKPOINT}", *v1)
     return sorted(path for pattern in patterns for path in folder.glob(pattern))
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from flare_lib.inference.components import erase, find_components
+from flare_lib.inference.components import erase, find_components, keep_largest_piece
 
 
 @st.composite
@@ -50,3 +50,15 @@ def test_what_is_not_kept_becomes_background_and_is_counted(label_map, seed):
     gone = (found.ids > 0) & ~kept[found.ids]
     np.testing.assert_array_equal(label_map, np.where(gone, 0, before))
     np.testing.assert_array_equal(removed, np.bincount(before[gone], minlength=14))
+
+
+@given(label_maps(), st.sampled_from([(1,), (2,), (1, 2), (13, 1)]), st.sampled_from([np.inf, 1.0, 3.0]))
+def test_the_largest_piece_by_faces_stays_and_what_is_not_small(label_map, labels, min_voxels):
+    expected = label_map.copy()
+    pieces, n = ndimage.label(np.isin(label_map, labels))  # by faces
+    sizes = [int((pieces == k).sum()) for k in range(1, n + 1)]
+    for k, size in enumerate(sizes, start=1):
+        if size != max(sizes) and size < min_voxels:
+            expected[pieces == k] = 0
+    keep_largest_piece(label_map, labels, min_voxels)
+    np.testing.assert_array_equal(label_map, expected)

@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from small_nnunet import DATASET, PLANS, plans, small_ct, small_net, write_results_v1
 
 from flare_lib.ct.files import load_ct
@@ -17,6 +18,7 @@ from flare_lib.inference import nnunet_stage
 from flare_lib.inference.nnunet_stage import NnunetStage, segment_with_nnunet
 from flare_lib.network.nnunet_folder import Fold, NnunetModel, load_nnunet_folder
 from flare_lib.network.nnunet_plans import Scaling, read_plans
+from flare_lib.network.nnunet_postprocessing import LargestOnly
 
 # of nnU-Net 2.8.1: python benchmarks/against_nnunet.py --record
 ANSWERS = np.load(Path(__file__).parent / "nnunet_answer.npz")
@@ -59,6 +61,24 @@ def test_labels_of_a_folder_of_version_1_are_those_of_nnunet_1(ct, request, tmp_
     labels = to_file_axes(segment_with_nnunet(ct, NnunetStage(model, precision="float32")).label_map_zyx, ct.grid)
     assert len(np.unique(expected)) == 5
     assert (labels != expected).mean() < 0.0005  # it sums in float32, too
+
+
+def test_version_1s_own_rules_clean_its_labels_up(ct, tmp_path):
+    model = load_nnunet_folder(write_results_v1(tmp_path / "r"))
+    before = segment_with_nnunet(ct, NnunetStage(model, precision="float32")).label_map_zyx
+    pieces = [ndimage.label(np.isin(before, labels))[0] for labels in ((1, 3), (2,))]
+    sizes = [np.bincount(ids.ravel())[1:] for ids in pieces]
+    assert all(len(of_all) > 1 for of_all in sizes)
+    expected = before.copy()
+    for ids, of_all in zip(pieces, sizes, strict=True):
+        expected[(ids > 0) & (ids != np.argmax(of_all) + 1)] = 0
+    ruled = replace(model, rules=(LargestOnly((1, 3)), LargestOnly((2,))))
+    after = segment_with_nnunet(ct, NnunetStage(ruled, precision="float32")).label_map_zyx
+    np.testing.assert_array_equal(after, expected)
+    second = float(np.sort(sizes[1])[-2]) * 1000 * ct.voxel_ml
+    kept = replace(model, rules=(LargestOnly((2,), second * 0.99),))
+    after = segment_with_nnunet(ct, NnunetStage(kept, precision="float32")).label_map_zyx
+    assert (after == 2).sum() >= np.sort(sizes[1])[-2:].sum()
 
 
 def test_openvino_gives_torchs_labels(ct):
