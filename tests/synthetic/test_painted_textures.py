@@ -10,7 +10,7 @@ ARTERIAL = (0.0, 1.0, 0.0, 0.0)
 N_PERSONS = 16
 
 
-def painted(name):
+def painted(name, phases=ARTERIAL):
     """Yield the HU of the block's rim and of its inside, of one person after the other."""
     array = np.zeros((10, 26, 30), np.uint8)
     array[:, 4:22, 5:25] = 1
@@ -19,7 +19,7 @@ def painted(name):
     rim &= ~inside
     for seed in range(N_PERSONS):
         structures = Structures(array, {0: "fat", 1: name}, (3.0, 2.5, 2.0))
-        hu = paint(structures, np.random.default_rng(seed), phases=ARTERIAL, **QUIET).astype(float)
+        hu = paint(structures, np.random.default_rng(seed), phases=phases, **QUIET).astype(float)
         yield hu[rim], hu[inside]
 
 
@@ -44,3 +44,15 @@ def test_between_organs_lies_tissue_in_some_places_and_fat_in_others():
     assert 0.05 < np.median(shares) < 0.6
     assert shares.min() < 0.1
     assert shares.max() > 0.4
+
+
+def test_some_peoples_pancreas_is_full_of_fat_and_then_darker_than_blood_even_without_contrast_agent():
+    medians, darkest = zip(
+        *((np.median(inside), np.percentile(inside, 5)) for _, inside in painted("pancreas", (1.0, 0.0, 0.0, 0.0))),
+        strict=True,
+    )
+    fatty = np.array(medians) < 20
+    assert 0.2 < fatty.mean() < 0.6
+    assert min(darkest) > -105
+    assert np.median(np.array(darkest)[fatty]) < -15
+    assert np.median(np.array(medians)[~fatty]) > 30
