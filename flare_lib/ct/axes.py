@@ -50,5 +50,9 @@ class Axes:
         """Return the spacing along these axes."""
         return triple(spacing_zyx_mm[axis] for axis in self.order_zyx)
 
+    def turn_size_back(self, size_mm: Triple) -> Triple:
+        """Return a size along these axes as one along z, y and x."""
+        return triple(size_mm[self.order_zyx.index(axis)] for axis in range(3))
+
     def _directions(self) -> tuple[slice, ...]:
         return tuple(slice(None, None, -1 if backwards else 1) for backwards in self.flipped)

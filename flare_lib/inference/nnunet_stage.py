@@ -66,6 +66,11 @@ class NnunetStage:
         if self.plans.version == 1:
             self.folds = [partial(_probabilities, predict) for predict in self.folds]
 
+    @property
+    def patch_mm(self) -> Triple:
+        """The extent of one patch in mm, along the net's axes."""
+        return triple(n * s for n, s in zip(self.patch_size, self.plans.spacing_mm, strict=True))
+
     def prepare(self, array: np.ndarray, spacing_mm: Triple, scaling: Scaling) -> torch.Tensor:
         """Return the image that the nets see of a CT: clipped, resampled and scaled, float32 (1, ...).
 
@@ -113,22 +118,24 @@ def segment_with_nnunet(
 ) -> Segmentation:
     """Segment a CT with an nnU-Net: all of it, or the box that a coarse stage finds around the 13 organs.
 
-    `coarse` and `margin_mm` as in `segment`, `tile_step` as in `sliding_window`, with their errors. Labels are those of
-    the net's data set, cleaned up only as the model's own rules say. In a box, tiles lie elsewhere and see less around
-    them, so labels can differ a little from those in the whole CT; what lies outside is background. Grey values are
-    scaled as in the whole CT.
+    `coarse` and `margin_mm` as in `segment`, `tile_step` as in `sliding_window`, with their errors. A box smaller than
+    one patch grows to it, as far as the CT reaches. Labels are those of the net's data set, cleaned up only as the
+    model's own rules say. In a box, tiles lie elsewhere and see less around them, so labels can differ a little from
+    those in the whole CT; what lies outside is background. Grey values are scaled as in the whole CT.
     """
     run = Run(None if coarse is None else partial(postprocess, min_share=MIN_SHARE), progress)
     whole = Box((0, 0, 0), ct.shape_zyx)
     scanned = bounding_box(ct.array_zyx != 0) or whole  # as nnU-Net crops; 0 HU is water, 0 all around is padding
     scaling = stage.plans.normalisation.scaling_of(crop(ct.array_zyx, scanned))
     run.lap("grey values")
+    axes = stage.plans.axes(ct.grid)
     seen, region = None, scanned
     if coarse is not None:
         foreground = find_foreground(ct.array_zyx)
         seen, roi = run.find_region(crop_volume(ct, foreground), coarse, 1.0, margin_mm)
-        region = roi.shift(foreground.start_zyx)
-    axes = stage.plans.axes(ct.grid)
+        # what a patch holds beyond a small box is the CT, not padding: beyond a whole CT there is none to be had
+        patch_mm = axes.turn_size_back(stage.patch_mm)
+        region = roi.shift(foreground.start_zyx).grow(patch_mm, ct.spacing_zyx_mm, ct.shape_zyx)
     labels = _segment_region(run, axes, crop_volume(ct, region), stage, scaling, tile_step)
     if stage.rules:
         for rule in stage.rules:

@@ -31,6 +31,7 @@ def test_a_files_axes_are_those_it_stores_slowest_first(order, ways):
     np.testing.assert_array_equal(axes.turn(volume.array_zyx), to_file_axes(volume.array_zyx, grid).T)
     np.testing.assert_array_equal(axes.turn_back(stored_xyz.transpose(2, 1, 0)), volume.array_zyx)
     assert axes.turn_spacing(volume.spacing_zyx_mm) == (3.5, 2.5, 1.5)
+    assert axes.turn_size_back((3.5, 2.5, 1.5)) == volume.spacing_zyx_mm
 
 
 def test_the_default_is_canonical():

@@ -1,5 +1,6 @@
 """Any nnU-Net: the labels that nnU-Net itself gives (recorded), whole or in a box, in every number of folds."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -202,6 +203,17 @@ def test_a_box_found_first_holds_all_labels_and_the_whole_cts_grey_values_count(
     assert 0 < found.label_map_zyx[inside].mean() < 1
     # the grid of the box differs from that of the whole by less than a voxel
     assert (found.label_map_zyx[inside] == whole.label_map_zyx[inside]).mean() > 0.95
+
+
+def test_a_box_smaller_than_a_patch_grows_to_it_along_the_cts_own_axes_as_far_as_the_ct_reaches(ct):
+    small = segment_with_nnunet(ct, stage(), coarse=Box(), margin_mm=0.0).roi
+    # the net's axes are the file's j, k, i: 12 voxels of 2.5 mm along y, 16 of 3.1 along z, 20 of 2.2 along x
+    assert ct.shape_zyx == (18, 22, 29)
+    assert small.shape_zyx == (18, math.ceil(30 / 2.3), math.ceil(44 / 1.9))
+    fine = replace(stage().plans, spacing_mm=(0.5, 0.5, 0.5))
+    tiny = stage()
+    tiny.plans = fine
+    assert segment_with_nnunet(ct, tiny, coarse=Box(), margin_mm=0.0).roi.shape_zyx < small.shape_zyx
 
 
 def test_every_step_is_timed_and_told_by_its_name_and_tiles_lie_as_asked(ct):
