@@ -126,7 +126,7 @@ def test_the_conda_environment_agrees_with_the_lock_and_the_project():
     lock, wanted = read_lock(), direct_requirements()
     assert by_pip == [f"torch=={lock['torch']}", f"--editable .[{EXTRAS}]"]
     only_pip_has = {"torch", "dynamic-network-architectures", "ipyniivue", "latex2mathml", "playwright"}
-    only_pip_has |= {"dcmqi", "openvino", "surface-distance"}
+    only_pip_has |= {"dcmqi", "isal", "openvino", "surface-distance"}
     assert by_conda.keys() == wanted.keys() - only_pip_has | {"python", "pip"}
     for name, version in by_conda.items():
         if name in wanted:

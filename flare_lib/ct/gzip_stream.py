@@ -1,13 +1,23 @@
 """A gzip stream that is read once, in order, and not trusted until its end is reached.
 
-zlib compares each member's checksum and length when it gets to the member's end, so bytes count as read only once the
-whole stream has been read. Like `gzip`, it accepts several members in a row, and zeros after the last one.
-Reference: RFC 1952.
+Each member's checksum and length are compared at the member's end, so bytes count as read only once the whole stream
+has been read. Like `gzip`, it accepts several members in a row, and zeros after the last one.
+
+ISA-L inflates a CT in less than half of zlib's time; zlib does it where there is no ISA-L (Windows on ARM).
+References: RFC 1952; https://github.com/pycompression/python-isal
 """
 
 import io
 import zlib
+from contextlib import suppress
+from types import ModuleType
 from typing import Any, BinaryIO
+
+engine: ModuleType = zlib
+with suppress(ImportError):
+    from isal import isal_zlib
+
+    engine = isal_zlib
 
 MAGIC = b"\x1f\x8b"
 MOST_PER_BYTE = 1032  # deflate's best: 258 bytes for 2 bits
@@ -26,7 +36,7 @@ class GzipStream(io.RawIOBase):
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._waiting = b""
-        self._inflate = zlib.decompressobj(_GZIP_WRAPPED)
+        self._inflate = engine.decompressobj(_GZIP_WRAPPED)
 
     def readable(self) -> bool:
         """Return True: the stream can be read."""
@@ -40,7 +50,10 @@ class GzipStream(io.RawIOBase):
             if self._inflate.eof and not self._another_member():
                 break
             chunk = self._waiting or self._file.read(_CHUNK_BYTES)
-            inflated = self._inflate.decompress(chunk, len(view))
+            try:
+                inflated = self._inflate.decompress(chunk, len(view))
+            except engine.error as error:
+                raise zlib.error(str(error)) from error
             self._waiting = self._inflate.unconsumed_tail
             if not chunk and not inflated and not self._inflate.eof:
                 raise EOFError("the gzip stream ends early")
@@ -55,5 +68,5 @@ class GzipStream(io.RawIOBase):
             if not chunk:
                 return False
             self._waiting = chunk.lstrip(b"\0")
-        self._inflate = zlib.decompressobj(_GZIP_WRAPPED)
+        self._inflate = engine.decompressobj(_GZIP_WRAPPED)
         return True

@@ -1,4 +1,4 @@
-"""A gzip stream read in order: the bytes `gzip` reads, whatever sizes they are asked for in."""
+"""A gzip stream read in order: the bytes `gzip` reads, whatever sizes they are asked for in, by either library."""
 
 import gzip
 import io
@@ -13,6 +13,15 @@ from flare_lib.ct import gzip_stream
 from flare_lib.ct.gzip_stream import MOST_PER_BYTE, GzipStream
 
 DATA = np.random.default_rng(0).integers(0, 9, 5000).astype(np.uint8).tobytes()
+
+
+@pytest.fixture(autouse=True, scope="module", params=["ISA-L", "zlib"])
+def engine(request):
+    """Every test with each of them: ISA-L is missing on some machines."""
+    library = zlib if request.param == "zlib" else pytest.importorskip("isal.isal_zlib")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(gzip_stream, "engine", library)
+        yield
 
 
 def read(data, size):
@@ -61,6 +70,13 @@ def test_what_gzip_refuses_after_a_flipped_bit_is_refused(at, bit, level):
             read(bytes(damaged), 700)
     else:
         assert expected == DATA  # a bit that says when or where it was written
+
+
+def test_a_damaged_stream_is_refused_with_one_kind_of_error():
+    sound = gzip.compress(DATA, mtime=0)
+    for at, damage in ((0, b"GZ"), (100, bytes(40)), (len(sound) - 8, b"crc!"), (len(sound), b"trailing text")):
+        with pytest.raises(zlib.error, match="Error -"):
+            read(sound[:at] + damage + sound[at + len(damage) :], 700)
 
 
 def test_zeros_deflate_to_no_less_than_their_bound():

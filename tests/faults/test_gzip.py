@@ -1,6 +1,7 @@
 """Streams of gzip: whatever compressor wrote them, read whole; damaged in whatever way, refused."""
 
 import gzip
+import re
 import tracemalloc
 import zlib
 
@@ -74,16 +75,19 @@ def test_a_stream_cut_between_two_members_is_refused(tmp_path):
     assert "bytes of voxels instead of 8,640" in refused(tmp_path, b"".join(members(nifti(), 1000)[:-1]))
 
 
-@pytest.mark.parametrize(("at", "said"), [(-8, "incorrect data check"), (-4, "incorrect length check")])
-def test_a_wrong_checksum_and_a_wrong_length_are_refused(tmp_path, at, said):
+SAID = re.compile(r"got: Error -\d.*(incorrect (data|length) check|Incorrect checksum)")  # zlib, ISA-L
+
+
+@pytest.mark.parametrize("at", [-8, -4])
+def test_a_wrong_checksum_and_a_wrong_length_are_refused(tmp_path, at):
     damaged = bytearray(gzipped(nifti()))
     damaged[at] ^= 1
-    assert said in refused(tmp_path, bytes(damaged))
+    assert SAID.search(refused(tmp_path, bytes(damaged)))
 
 
 def test_a_wrong_checksum_of_a_member_within_is_refused(tmp_path):
     first, second, *others = members(nifti(), 1000)
-    assert "incorrect data check" in refused(tmp_path, b"".join([first, second[:-8] + b"abcd" + second[-4:], *others]))
+    assert SAID.search(refused(tmp_path, b"".join([first, second[:-8] + b"abcd" + second[-4:], *others])))
 
 
 @pytest.mark.parametrize(
