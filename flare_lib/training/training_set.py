@@ -1,0 +1,210 @@
+"""What a run learns from, and what is held out: persons to paint, real CTs with labels, and CTs without any."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from flare_lib.ct.moments import Moments
+from flare_lib.data.cohort import Case, find_cases, split_cases
+from flare_lib.data.prepared import PreparedCase, moments_of, prepare_cases
+from flare_lib.machine.processes import Pool
+from flare_lib.machine.progress import StageProgress, of_stage
+from flare_lib.synthetic.morphing import people_between
+from flare_lib.synthetic.phantom import make_phantom
+from flare_lib.synthetic.structures import Structures
+from flare_lib.synthetic.subjects import embody, find_subjects, load_subject
+from flare_lib.training.patches import Patches, paint_patch
+from flare_lib.training.recipes import Recipe
+from flare_lib.training.validation import N_PATCHES
+
+BODIES_PER_PERSON = 4
+N_VALIDATION_PHANTOMS = 4
+
+Source = Structures | PreparedCase
+
+
+@dataclass
+class TrainingSet:
+    """What a run draws from: {kind: sources} to learn from, {kind: sources} held out and their names, unlabelled cases.
+
+    Phantoms have no names.
+    """
+
+    sources: dict[str, Sequence[Source]] = field(default_factory=dict)
+    held_out: dict[str, Sequence[Source]] = field(default_factory=dict)
+    held_out_names: list[str] = field(default_factory=list)
+    unlabelled: list[PreparedCase] = field(default_factory=list)
+    n_pseudo_labelled: int = 0  # of the sources called cases
+
+    def card(self) -> dict[str, object]:
+        """Return the number of sources of each kind, and the names of the cases or persons held out."""
+        counts = {kind: len(them) for kind, them in self.sources.items()}
+        beside = {"pseudo_labelled": self.n_pseudo_labelled} if self.n_pseudo_labelled else {}
+        return {"sources": counts, **beside, "unlabelled": len(self.unlabelled), "held_out": self.held_out_names}
+
+
+def gather(
+    recipe: Recipe,
+    *,
+    label_maps: str | Path | None = None,
+    cohort: str | Path | None = None,
+    unlabelled: str | Path | None = None,
+    pseudo_labelled: str | Path | None = None,
+    cache: str | Path | None = None,
+    pool: AbstractContextManager[Pool | None] | None = None,
+    progress: StageProgress | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> TrainingSet:
+    """Gather what a recipe draws from; only the kinds with a share above 0 are made.
+
+    `label_maps`: a folder of persons to paint (see `synthetic.subjects`). `cohort`: a folder of labelled CTs (see
+    `data.cohort`); any cases without labels are used as unlabelled ones. `unlabelled`: a folder of more CTs.
+    `pseudo_labelled`: a folder of CTs with labels that nets have made, in the layout of a cohort: they are learnt from
+    and never held out; those without labels, or with labels in which there is no organ, are passed over. If the recipe
+    gives them no share of their own, they are cases like the others. Cases are
+    prepared once, in `cache`, by a `pool` if there is one, which is opened for them and closed when they are there.
+    What `recipe.n_between` people need is kept in `cache`, too. `on_note` is called with a note of cases that were
+    damaged there, or if no two persons have enough in common for people between them. Phantoms need no folder.
+
+    Before any work starts, raises ValueError for a folder that the recipe needs but was not given, for pseudo-labels
+    that are missing or that the recipe does not draw from, and for too few to hold some out, and FileNotFoundError for
+    a folder without cases; after that, the errors of `prepare_cases`.
+    """
+    share = recipe.sources.get
+    persons = find_subjects(_given(label_maps, "label_maps", recipe)) if share("label_maps") else []
+    persons, strangers = _split_persons(persons, 0 if share("cases") else recipe.n_validation, recipe.seed)
+    cases = find_cases(_given(cohort, "cohort", recipe)) if share("cases") else []
+    training, validation = split_cases(cases, recipe.n_validation, seed=recipe.seed) if share("cases") else ([], [])
+    without = _unlabelled_cases(cases, unlabelled, recipe) if recipe.n_unlabelled else []
+    if share("pseudo_labelled"):
+        _given(pseudo_labelled, "pseudo_labelled", recipe)
+    by_a_net = _pseudo_labelled_cases(pseudo_labelled, recipe) if pseudo_labelled is not None else []
+
+    def prepared(
+        some: Sequence[Case], around: str, by: Pool | None, within: str = "", **how: Any
+    ) -> list[PreparedCase]:
+        if cache is None:
+            raise ValueError("cases must have a folder to be prepared in, got no cache")
+        return prepare_cases(
+            some,
+            Path(cache) / within,
+            recipe.preprocessing,
+            around=around,
+            margin_mm=recipe.margin_mm,
+            pool=by,
+            progress=of_stage(progress, "preparing"),
+            on_note=on_note,
+            **how,
+        )
+
+    gathered = TrainingSet()
+    around = "organs" if recipe.stage == "fine" else "foreground"
+    # opened only if there is something to prepare, and not kept open through hours of training
+    with pool if pool is not None and (cases or by_a_net or without) else nullcontext() as opened:
+        if training:
+            there = prepared([*training, *validation], around, opened)
+            gathered.sources["cases"], gathered.held_out["cases"] = there[: len(training)], there[len(training) :]
+            gathered.held_out_names = [case.name for case in validation]
+        if by_a_net:
+            more = prepared(by_a_net, around, opened, within="pseudo_labelled", pass_over_empty=True)
+            if share("pseudo_labelled"):
+                gathered.sources["pseudo_labelled"] = more
+            else:
+                gathered.sources["cases"] = [*gathered.sources["cases"], *more]
+                gathered.n_pseudo_labelled = len(more)
+        if without:  # apart from the others, which may have the same names
+            gathered.unlabelled = prepared(without, "foreground", opened, within="unlabelled")
+    if persons:
+        loaded = [load_subject(path) for path in persons]
+        bodies = _bodies(loaded)
+        kept = None if cache is None else Path(cache) / "between"
+        morphing = of_stage(progress, "morphing")
+        between = people_between(loaded, recipe.n_between, seed=recipe.seed, cache=kept, progress=morphing)
+        if len(between) < recipe.n_between and on_note:
+            on_note(f"no two label maps have enough in common for the {recipe.n_between} people between people")
+        bodies += [body for k, person in enumerate(between) for body in embody(person, 1, seed=1000 + k)]
+        gathered.sources["label_maps"] = bodies
+    if strangers:
+        gathered.held_out["label_maps"] = _bodies([load_subject(path) for path in strangers])
+        gathered.held_out_names = [path.name for path in strangers]
+    if share("phantoms"):
+        gathered.sources["phantoms"] = [make_phantom(recipe.seed * 1000 + k) for k in range(recipe.n_phantoms)]
+    if recipe.validate_every and not (share("cases") or strangers):
+        first = recipe.seed * 1000 + 900
+        gathered.held_out["phantoms"] = [make_phantom(first + k) for k in range(N_VALIDATION_PHANTOMS)]
+    return gathered
+
+
+def _given(folder: str | Path | None, name: str, recipe: Recipe) -> str | Path:
+    if folder is None:
+        raise ValueError(f"a recipe that draws from {', '.join(recipe.sources)} needs the folder {name}, got none")
+    return folder
+
+
+def _split_persons(persons: Sequence[Path], n_held_out: int, seed: int) -> tuple[list[Path], list[Path]]:
+    """Split persons into those to learn from and those held out, drawn with `seed`; ValueError if none is left."""
+    if persons and n_held_out >= len(persons):
+        raise ValueError(f"n_validation must leave a person of {len(persons)} to learn from, got {n_held_out}")
+    held_out = set(np.random.default_rng(seed).permutation(len(persons))[:n_held_out].tolist())
+    return [path for k, path in enumerate(persons) if k not in held_out], [persons[k] for k in sorted(held_out)]
+
+
+def _bodies(persons: Sequence[Structures]) -> list[Structures]:
+    return [body for k, person in enumerate(persons) for body in embody(person, BODIES_PER_PERSON, seed=k)]
+
+
+def _unlabelled_cases(cases: Sequence[Case], unlabelled: str | Path | None, recipe: Recipe) -> list[Case]:
+    """Return the cases without labels and those of another folder, where any labels beside the CTs are ignored."""
+    without = [case for case in cases if case.label_path is None]
+    if unlabelled is not None:
+        without += [replace(case, label_path=None) for case in find_cases(unlabelled)]
+    if not without:
+        raise ValueError(f"the recipe needs unlabelled CTs ({recipe.n_unlabelled} patches a step), got none")
+    return without
+
+
+def _pseudo_labelled_cases(folder: str | Path, recipe: Recipe) -> list[Case]:
+    """Return the cases of a folder that have labels; ValueError if there is none, or if the recipe draws from none."""
+    if not (recipe.sources.get("cases") or recipe.sources.get("pseudo_labelled")):
+        raise ValueError(
+            f"pseudo-labelled CTs need a recipe that draws from cases, got one of {', '.join(recipe.sources)}"
+        )
+    cases = [case for case in find_cases(folder) if case.label_path is not None]
+    if not cases:
+        raise ValueError(f"{folder} must hold CTs with labels, in images/ and labels/ for example, got CTs only")
+    return cases
+
+
+def moments_of_sources(sources: dict[str, Sequence[Source]], recipe: Recipe, *, n_patches: int = 64) -> Moments:
+    """Return mean and SD in HU of the training set, clipped to the window, for the fine stage's global normalisation.
+
+    Taken over all voxels of the real cases if there are any (paper 2.1), else over `n_patches` painted patches, else,
+    where nobody is painted, over the cases that nets have labelled.
+    """
+    everyone = [person for kind in sources.values() for person in kind if isinstance(person, Structures)]
+    real = sources.get("cases") or (() if everyone else sources.get("pseudo_labelled", ()))
+    if cases := [case for case in real if isinstance(case, PreparedCase)]:
+        return moments_of(cases)
+    in_hu = replace(recipe, mean_hu=0.0, sd_hu=1.0, cut=0.0)
+    painted = (
+        paint_patch(everyone[k % len(everyone)], in_hu, np.random.default_rng([recipe.seed, 0xC7, k]))[0]
+        for k in range(n_patches)
+    )
+    return sum(map(Moments.of, painted), Moments())
+
+
+def validation_batches(held_out: dict[str, Sequence[Source]], recipe: Recipe) -> list[dict[str, torch.Tensor]]:
+    """Return the patches to validate a run on, one per batch, always the same for a recipe; none without cases."""
+    there = {kind: 1.0 for kind, them in held_out.items() if them}
+    if not there or not recipe.validate_every:
+        return []
+    plain = replace(
+        recipe, sources=there, batch_size=1, n_unlabelled=0, augmentation=0.0, foreground_share=1.0, cut=0.0
+    )
+    patches = Patches(held_out, replace(plain, seed=recipe.seed + 7919))
+    return [patches.batch(k) for k in range(N_PATCHES)]
