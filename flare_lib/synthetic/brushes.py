@@ -3,7 +3,7 @@
 Coordinates are in millimetres: x to the patient's right, y to the front, z to the head.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -34,6 +34,11 @@ class Drawing:
             for s, low in zip(box, self.low, strict=True)
         )
         return x, y[:, None], z[:, None, None]
+
+    def slices(self) -> Iterator[tuple[slice, slice, slice]]:
+        """Yield the boxes of single slices: what is computed for every voxel is faster in the processor's cache."""
+        for z in range(self.ids.shape[0]):
+            yield slice(z, z + 1), slice(0, self.ids.shape[1]), slice(0, self.ids.shape[2])
 
     def box(self, low_xyz: np.ndarray, high_xyz: np.ndarray) -> tuple[slice, ...]:
         """Return the voxels between two corners given in mm, clipped to the drawing."""

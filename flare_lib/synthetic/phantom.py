@@ -13,6 +13,7 @@ import cc3d
 import numpy as np
 from scipy import ndimage
 
+from flare_lib.ct.roi import bounding_box
 from flare_lib.ct.volume import Shape, Triple, Volume
 from flare_lib.synthetic.brushes import Drawing
 from flare_lib.synthetic.deformation import deform
@@ -101,22 +102,26 @@ def phantom_case(
 def _draw_trunk(d: Drawing) -> None:
     """Draw skin, fat and wall of the trunk, what fills it, the lungs above the diaphragm, and the heart."""
     rng = d.rng
-    everywhere = tuple(slice(0, n) for n in d.ids.shape)
-    x, y, z = d.grid(everywhere)
-    half_x, half_y = (half.astype(np.float32) for half in _half_width_and_depth(z))
-    fat = rng.uniform(8, 32) * np.interp(z, [300, 380], [1, 0.25])
-    angle = np.arctan2(y / half_y, x / half_x)  # fat is uneven: each person has their own pattern round the trunk
-    thickness = fat * (1 + sum(rng.uniform(-0.22, 0.22) * np.cos(k * angle + rng.uniform(0, 6.3)) for k in (1, 2, 3)))
-    radius = ((np.abs(x) / half_x) ** 2.4 + (np.abs(y) / half_y) ** 2.4) ** (1 / 2.4)
-    outward_mm = (radius - 1) * np.minimum(half_x, half_y)
-    d.put("skin", everywhere, outward_mm < thickness + 3)
-    d.put("fat", everywhere, outward_mm < thickness)
-    d.put("muscle", everywhere, outward_mm < 0)
-    d.put(UNLABELLED, everywhere, (outward_mm < -rng.uniform(9, 14)) & (z < 340) & (z > -260))
-    dome = 92 - 0.0045 * (np.abs(x) - 55) ** 2 - 0.011 * (y - 15) ** 2 + np.where(x > 0, 8, 0)
-    for side, sign in (("right", 1), ("left", -1)):
-        lung = (((x - sign * 72) / 64) ** 2 + ((y + 3) / 92) ** 2 + ((z - 130) / 185) ** 2 < 1) & (z > dome)
-        d.put(f"lung_lower_lobe_{side}", everywhere, lung, (UNLABELLED, "muscle"))
+    fat_mm = rng.uniform(8, 32)
+    # fat is uneven: each person has their own pattern round the trunk
+    waves = [(k, rng.uniform(-0.22, 0.22), rng.uniform(0, 6.3)) for k in (1, 2, 3)]
+    wall_mm = rng.uniform(9, 14)
+    for one in d.slices():
+        x, y, z = d.grid(one)
+        half_x, half_y = (half.astype(np.float32) for half in _half_width_and_depth(z))
+        angle = np.arctan2(y / half_y, x / half_x)
+        uneven = 1 + sum(height * np.cos(k * angle + phase) for k, height, phase in waves)
+        thickness = fat_mm * np.interp(z, [300, 380], [1, 0.25]) * uneven
+        radius = ((np.abs(x) / half_x) ** 2.4 + (np.abs(y) / half_y) ** 2.4) ** (1 / 2.4)
+        outward_mm = (radius - 1) * np.minimum(half_x, half_y)
+        d.put("skin", one, outward_mm < thickness + 3)
+        d.put("fat", one, outward_mm < thickness)
+        d.put("muscle", one, outward_mm < 0)
+        d.put(UNLABELLED, one, (outward_mm < -wall_mm) & (z < 340) & (z > -260))
+        dome = 92 - 0.0045 * (np.abs(x) - 55) ** 2 - 0.011 * (y - 15) ** 2 + np.where(x > 0, 8, 0)
+        for side, sign in (("right", 1), ("left", -1)):
+            lung = (((x - sign * 72) / 64) ** 2 + ((y + 3) / 92) ** 2 + ((z - 130) / 185) ** 2 < 1) & (z > dome)
+            d.put(f"lung_lower_lobe_{side}", one, lung, (UNLABELLED, "muscle"))
     d.ellipsoid("heart", (-22, 32, 148), (58, 46, 52), tilt=-0.5)
     d.tube("trachea", [(0, -10, 330), (0, -25, 235)], 9)
 
@@ -229,16 +234,22 @@ def _pack_in_fat(d: Drawing, names: tuple[str, ...], n_voxels: int, only: tuple[
     Without it, a kidney or an adrenal gland would lie bare in the liver, and unlabelled vessels and bowel would touch
     every organ. No body looks like that: kidneys and adrenals lie in a capsule of fat, the others in a thin layer.
     """
-    near = ndimage.binary_dilation(np.isin(d.ids, [_IDS[name] for name in names]), iterations=int(n_voxels))
-    d.put("fat", tuple(slice(0, n) for n in d.ids.shape), near, only)
+    inside = np.isin(d.ids, [_IDS[name] for name in names])
+    if box := bounding_box(inside):
+        near = box.widen(n_voxels * d.spacing_mm, (d.spacing_mm,) * 3, inside.shape).slices
+        d.put("fat", near, ndimage.binary_dilation(inside[near], iterations=n_voxels), only)
 
 
 def _keep_one_piece(ids: np.ndarray) -> None:
     """Keep only the largest piece of every organ, in place; what other organs have cut off becomes unlabelled."""
-    for name in ORGAN_STRUCTURES:
-        mask = ids == _IDS[name]
+    boxes = ndimage.find_objects(ids)
+    for i in (_IDS[name] for name in ORGAN_STRUCTURES):
+        if i > len(boxes) or (box := boxes[i - 1]) is None:
+            continue
+        part = ids[box]
+        mask = part == i
         pieces = cc3d.connected_components(mask, connectivity=26)
         counts = np.bincount(pieces.ravel())
         if counts.size > 2:
             counts[0] = 0
-            ids[mask & (pieces != counts.argmax())] = _IDS[UNLABELLED]
+            part[mask & (pieces != counts.argmax())] = _IDS[UNLABELLED]
