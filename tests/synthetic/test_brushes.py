@@ -52,3 +52,11 @@ def test_a_shape_beyond_the_edge_is_cut_there():
     d.ellipsoid("liver", (60, 0, 0), (20, 20, 20), jitter=0)
     assert (d.ids[:, :, -1] == 2).any()
     assert (d.ids == 2).sum() * SPACING_MM**3 == pytest.approx(2 / 3 * np.pi * 20**3, rel=0.05)
+
+
+def test_slices_cover_the_grid_once_from_the_feet_up():
+    d = drawing()
+    for k, box in enumerate(d.slices()):
+        assert d.ids[box].shape == (1, 50, 60)
+        d.ids[box] += k + 1
+    np.testing.assert_array_equal(d.ids, np.broadcast_to(np.arange(1, 41)[:, None, None], (40, 50, 60)))
