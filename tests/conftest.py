@@ -1,5 +1,6 @@
 """What every test shares: the `flare` command, and property tests that draw the same examples on every run."""
 
+import gc
 import os
 import sys
 
@@ -22,6 +23,12 @@ settings.register_profile(
     print_blob=False,
 )
 settings.load_profile("derandomised")
+
+
+def pytest_collection_finish():
+    """All modules are loaded and stay: no later search for garbage needs to go through their millions of objects."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")
