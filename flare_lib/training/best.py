@@ -25,7 +25,7 @@ class Best:
             for path in pair_of(path_stem):
                 path.unlink(missing_ok=True)
         elif there := self.load():
-            self.dice = there.card["validation_dice"]
+            self.dice = there.card.get("validation_dice", self.dice)
 
     def offer(self, net: UNet, card: Mapping[str, Any]) -> None:
         """Keep the net's weights if the "validation_dice" of their card is above all before; errors: `save_trained`."""
