@@ -14,7 +14,7 @@ import typer
 
 from flare_lib import __version__
 from flare_lib.commands import cases, cohorts, course, evaluation, exports, segmentation, training
-from flare_lib.commands.terminal import tell_error
+from flare_lib.commands.terminal import tell_error, write_any_text
 from flare_lib.machine.extras import MissingExtra
 from flare_lib.machine.failures import reason_of
 
@@ -76,6 +76,7 @@ _UsageError: Any = typer.BadParameter.__base__
 
 def main() -> None:
     """Run the `flare` command and exit with its code (see the top of this module)."""
+    write_any_text()
     sys.exit(run(sys.argv[1:]))
 
 

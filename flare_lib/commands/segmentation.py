@@ -176,7 +176,9 @@ def measure(
         write_measurements(output, measured)
     if sr is not None:
         write_report(sr, measured, scan)
-    typer.echo(f"{len(measured)} organs measured{f'; {wrote(output, sr)}' if output or sr else ''}")
+    typer.echo(
+        f"{len(measured)} organ{'s' * (len(measured) != 1)} measured{f'; {wrote(output, sr)}' if output or sr else ''}"
+    )
 
 
 def _measure_many(cts: Path, labels: Path, output: Path, workers: int, scheduler: str | None) -> None:

@@ -1,5 +1,6 @@
 """What a command writes to stderr beside its results: errors, in one line each, and progress."""
 
+import io
 import sys
 from contextlib import ExitStack
 from typing import Any
@@ -15,6 +16,16 @@ def tell_error(message: str, *, about: object = "") -> int:
     line = " ".join(message.split())
     typer.echo(f"error: {line if str(about) in line else f'{about}: {line}'}", err=True)
     return 2
+
+
+def write_any_text() -> None:
+    """Have stdout and stderr write `\\u65e5` for what their encoding lacks, in place of an error.
+
+    A file's name may hold anything, and on Windows, or where somebody has asked for it, the encoding is a narrow one.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) == "strict" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class Bars:

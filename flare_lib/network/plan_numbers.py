@@ -1,6 +1,6 @@
-"""The numbers in plans: each is what it must be, or one line says which is not.
+"""The numbers in nnU-Net's plans and in the cards of weights: each is what it must be, or one line says which is not.
 
-Plans come from strangers, as JSON or as a pickle, and may hold anything in a number's place: nothing, text, NaN,
+Both come from strangers, as JSON or as a pickle, and may hold anything in a number's place: nothing, text, NaN,
 infinity, or a number so large that a net with it would fill the memory.
 """
 
@@ -82,9 +82,15 @@ def planned_patch(values: Any, configuration: str) -> Shape:
     patch_size = wholes(values, "patch_size", 1, _LONGEST_EDGE)
     if len(patch_size) != 3:
         raise ValueError(f"the configuration must be 3-D, got {configuration} with patches of {tuple(patch_size)}")
+    return net_patch(patch_size)
+
+
+def net_patch(values: Any) -> Shape:
+    """Return a patch's shape; ValueError unless it is three numbers, and a size that could be computed."""
+    patch_size = triple(wholes(values, "patch_size", 1, _LONGEST_EDGE, 3))
     if np.prod(patch_size, dtype=float) > _MOST_VOXELS:
-        raise ValueError(f"patch_size must be that of at most {_MOST_VOXELS:,} voxels, got {tuple(patch_size)}")
-    return triple(patch_size)
+        raise ValueError(f"patch_size must be that of at most {_MOST_VOXELS:,} voxels, got {patch_size}")
+    return patch_size
 
 
 def planned_order(values: Any) -> Shape:

@@ -22,6 +22,17 @@ from torch import nn
 
 from flare_lib.ct.preprocess import Preprocessing
 from flare_lib.machine.atomic_write import atomic_write
+from flare_lib.network.plan_numbers import (
+    LARGEST_STRIDE,
+    MOST_FEATURES,
+    MOST_STAGES,
+    finite,
+    net_patch,
+    of_stages_and_axes,
+    planned_spacing,
+    whole,
+    wholes,
+)
 from flare_lib.network.unet import UNet
 
 PACKAGED = ("coarse", "fine")
@@ -82,7 +93,7 @@ def load_trained(
         if not file.is_file():
             raise FileNotFoundError(f"weights are a .safetensors file and its .json card, but there is no {file}")
     try:
-        card = json.loads(card_path.read_text(encoding="utf-8"))
+        card = json.loads(card_path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{card_path} must be JSON, got {error}") from error
     if not isinstance(card, dict):
@@ -102,16 +113,21 @@ def load_trained(
     except SafetensorError as error:
         raise ValueError(f"{weights_path} must be a safetensors file, got {error}") from error
     try:
+        architecture = _architecture(card["architecture"])
         with torch.device("meta"):  # no initial weights: they would be overwritten anyway
-            net = UNet(**card["architecture"])
+            net = UNet(**architecture)
     except TypeError as error:
         raise ValueError(f"{card_path} must hold the architecture of a UNet, got {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{card_path}: {error}") from error
     load_strict(net, tensors, source=str(weights_path))
     net.to(device=device, dtype=dtype)
     try:
         preprocessing, patch_size = _requirements(card, net)
     except (TypeError, AttributeError) as error:  # a list for a number, text for a list, ...
         raise ValueError(f"{card_path} must hold a preprocessing and a patch_size of numbers, got {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{card_path}: {error}") from error
     return TrainedNet(net.eval(), preprocessing, patch_size, card)
 
 
@@ -162,12 +178,36 @@ def _storable(name: str, tensor: torch.Tensor, half: bool) -> torch.Tensor:
     return stored
 
 
+def _architecture(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a UNet's arguments with every number checked; TypeError or ValueError for what cannot be one's."""
+    checked = {**stated}
+    for key, most in (("in_channels", MOST_FEATURES), ("n_classes", 255), ("n_heads", MOST_STAGES)):
+        if key in stated:
+            checked[key] = whole(stated[key], key, 1, most)
+    if "features_per_stage" in stated:
+        checked["features_per_stage"] = wholes(stated["features_per_stage"], "features_per_stage", 1, MOST_FEATURES)
+    if "strides" in stated:
+        n = whole(len(stated["strides"]), "the number of strides", 1, MOST_STAGES - 1)
+        checked["strides"] = of_stages_and_axes(stated["strides"], "strides", 1, LARGEST_STRIDE, n)
+    if not isinstance(stated.get("up_and_head_bias", False), bool):
+        raise ValueError(f"up_and_head_bias must be true or false, got {stated['up_and_head_bias']!r}")
+    return checked
+
+
 def _requirements(card: Mapping[str, Any], net: UNet) -> tuple[Preprocessing, tuple[int, int, int]]:
     """Return the card's preprocessing and patch size, checked against the net."""
     missing = [key for key in ("preprocessing", "patch_size") if key not in card]
     if missing:
         raise ValueError(f"the card must hold {', '.join(missing)}, got the keys {', '.join(card)}")
-    patch_size, multiple = tuple(card["patch_size"]), net.size_multiple_zyx
-    if len(patch_size) != 3 or any(n < 1 or n % m for n, m in zip(patch_size, multiple, strict=True)):
+    patch_size, multiple = net_patch(card["patch_size"]), net.size_multiple_zyx
+    if any(n % m for n, m in zip(patch_size, multiple, strict=True)):
         raise ValueError(f"patch_size ZYX must be 3 multiples of {multiple}, got {patch_size}")
-    return Preprocessing.from_dict(card["preprocessing"]), patch_size
+    stated = {**card["preprocessing"]}
+    for key in ("mean_hu", "sd_hu"):
+        if stated.get(key) is not None:
+            stated[key] = finite(stated[key], key)
+    if "window_hu" in stated:
+        stated["window_hu"] = tuple(finite(end, "window_hu") for end in stated["window_hu"])
+    if "spacing_zyx_mm" in stated:
+        stated["spacing_zyx_mm"] = planned_spacing(stated["spacing_zyx_mm"], "spacing_zyx_mm")
+    return Preprocessing.from_dict(stated), patch_size

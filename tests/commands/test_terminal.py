@@ -8,7 +8,7 @@ import pytest
 import tqdm
 from numba.core import event
 
-from flare_lib.commands.terminal import Bars, tell_error
+from flare_lib.commands.terminal import Bars, tell_error, write_any_text
 
 
 class Terminal(io.StringIO):
@@ -75,3 +75,12 @@ def test_the_first_compilation_is_told_once_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stderr", Terminal())
     compile_two()
     assert sys.stderr.getvalue().count("note: compiling for this processor, once") == 1
+
+
+def test_what_an_encoding_lacks_is_written_as_an_escape(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="cp1252", errors="strict"))
+    monkeypatch.setattr(sys, "stderr", io.StringIO())  # as in a notebook: left alone
+    write_any_text()
+    print("Bäuche/日本.nii.gz", end="", flush=True)
+    assert written.getvalue() == b"B\xe4uche/\\u65e5\\u672c.nii.gz"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 
 import pytest
@@ -149,9 +150,33 @@ def change_card(change):
         (change_card(lambda card: card["architecture"].update(depth=3)), "architecture of a UNet, got .*depth"),
         (change_card(lambda card: card["architecture"].update(n_heads=1)), "unknown: heads.1.weight"),
         (change_card(lambda card: card.update(patch_size=[8, 12, 18])), r"multiples of \(2, 4, 4\), got \(8, 12, 18\)"),
-        (change_card(lambda card: card.update(patch_size=8)), r"a\.json must hold .* a patch_size of numbers, got"),
-        (change_card(lambda card: card.update(patch_size=["8", "12", "16"])), "a patch_size of numbers, got"),
-        (change_card(lambda card: card["preprocessing"].update(spacing_zyx_mm=None)), "a preprocessing and .*, got"),
+        (change_card(lambda card: card.update(patch_size=8)), r"a\.json: patch_size must be 3 whole numbers, got 8"),
+        (change_card(lambda card: card.update(patch_size=["8", "12", "16"])), "from 1 to 2048, got '8'"),
+        (change_card(lambda card: card.update(patch_size=[2048] * 3)), "of at most 134,217,728 voxels, got"),
+        (
+            change_card(lambda card: card.update(preprocessing=[1])),
+            r"a\.json must hold a preprocessing .*not a mapping",
+        ),
+        (
+            change_card(lambda card: card["preprocessing"].update(spacing_zyx_mm=None)),
+            "spacing_zyx_mm must be 3 numbers",
+        ),
+        (
+            change_card(lambda card: card["preprocessing"].update(mean_hu=10**400)),
+            "mean_hu must be a finite number, got",
+        ),
+        (change_card(lambda card: card["preprocessing"].update(window_hu=[0, math.inf])), "window_hu must be a finite"),
+        (change_card(lambda card: card.update(architecture=[])), "the architecture of a UNet, got .*not a mapping"),
+        (
+            change_card(lambda card: card["architecture"].update(strides=[[math.inf] * 3])),
+            r"a\.json: every number of str",
+        ),
+        (
+            change_card(lambda card: card["architecture"].update(features_per_stage=[8, 10**9])),
+            "from 1 to 4096, got 10",
+        ),
+        (change_card(lambda card: card["architecture"].update(n_classes=math.nan)), "n_classes must be a whole number"),
+        (change_card(lambda card: card["architecture"].update(up_and_head_bias=1)), "must be true or false, got 1"),
     ],
 )
 def test_a_card_that_says_too_little_or_something_else_is_refused(tmp_path, change, message):
@@ -166,8 +191,8 @@ def test_a_card_that_says_too_little_or_something_else_is_refused(tmp_path, chan
     ("card", "message"),
     [
         ({"patch_size": [8, 12, 16]}, "card must hold preprocessing, got the keys patch_size"),
-        (CARD | {"patch_size": [8, 12]}, "patch_size ZYX must be 3 multiples"),
-        (CARD | {"patch_size": [8, 0, 16]}, "patch_size ZYX must be 3 multiples"),
+        (CARD | {"patch_size": [8, 12]}, "patch_size must be 3 whole numbers, got"),
+        (CARD | {"patch_size": [8, 0, 16]}, "a whole number from 1 to 2048, got 0"),
         (CARD | {"figures": object()}, "only what JSON can"),
         (CARD | {"figures": float("nan")}, "only what JSON can"),
         (CARD | {"preprocessing": {"spacing_zyx_mm": [2, 2, 2]}}, "preprocessing must have the keys"),
@@ -220,3 +245,10 @@ def test_a_net_on_the_meta_device_receives_copies():
     assert all(parameter.requires_grad for parameter in net.parameters())
     assert all(torch.equal(tensors[name], before[name]) for name in before)
     assert all(torch.equal(tensor, before[name] + 1) for name, tensor in net.state_dict().items())
+
+
+def test_a_card_with_notepads_mark_is_read(tmp_path):
+    save_trained(tmp_path / "a", small_net(), CARD)
+    card = tmp_path / "a.json"
+    card.write_bytes(b"\xef\xbb\xbf" + card.read_bytes())
+    assert load_trained(tmp_path / "a").patch_size == (8, 12, 16)
