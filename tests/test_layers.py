@@ -4,6 +4,7 @@
 """
 
 import ast
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -19,17 +20,22 @@ LAYERS = (*CORE, FRONT, "display", "course", *TOP)  # folders, and modules besid
 MODULES = sorted(path.relative_to(LIBRARY).with_suffix("").as_posix() for path in LIBRARY.rglob("*.py"))
 
 
+@cache
+def import_statements(path):
+    """Return all of a file's import statements, wherever in it they are."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imports(module):
     """Return the library's modules that a module imports, anywhere in it, as "folder/module"."""
     found = set()
-    for node in ast.walk(ast.parse((LIBRARY / f"{module}.py").read_text(encoding="utf-8"))):
+    for node in import_statements(LIBRARY / f"{module}.py"):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{module} must import by full names, got a relative import"
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
         paths = (name.split(".")[1:] for name in names if name.split(".")[0] == "flare_lib")
         found |= {"/".join(path) for path in paths} & set(MODULES)
     return found
@@ -37,8 +43,8 @@ def imports(module):
 
 def names_from_the_front(module):
     """Return what a module takes from `flare_lib` itself."""
-    tree = ast.parse((LIBRARY / f"{module}.py").read_text(encoding="utf-8"))
-    imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "flare_lib"]
+    statements = import_statements(LIBRARY / f"{module}.py")
+    imported = [node for node in statements if isinstance(node, ast.ImportFrom) and node.module == "flare_lib"]
     return {alias.name for node in imported for alias in node.names} - set(LAYERS)
 
 

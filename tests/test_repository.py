@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -41,6 +42,12 @@ def name_of(path):
     return path.relative_to(ROOT).as_posix()
 
 
+@cache
+def tree_of(path):
+    """Return the syntax tree of a Python file, which must not be changed."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def read_lock():
     lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
     pins = [line.partition("==") for line in lines if line and not line.startswith("#")]
@@ -73,7 +80,7 @@ def imported_by(folder):
     """Return the packages that the Python files of a folder import, anywhere in them."""
     found = set()
     for path in (path for path in FILES if path.is_relative_to(ROOT / folder) and path.suffix == ".py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Import):
                 found |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
@@ -154,7 +161,7 @@ def test_the_version_is_the_same_wherever_it_is_told():
 
 @pytest.mark.parametrize("path", LIBRARY, ids=name_of)
 def test_the_library_never_prints_asserts_or_swallows_errors(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         assert not (isinstance(node, ast.Name) and node.id == "print"), f"print in line {node.lineno}"
         assert not isinstance(node, ast.Assert), f"assert in line {node.lineno}"
         assert not (isinstance(node, ast.ExceptHandler) and node.type is None), f"bare except in line {node.lineno}"
@@ -171,7 +178,7 @@ def public_parts(tree, prefix=""):
 
 @pytest.mark.parametrize("path", LIBRARY, ids=name_of)
 def test_modules_and_all_that_is_public_in_them_have_docstrings(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     assert ast.get_docstring(tree)
     assert [name for name, node in public_parts(tree) if not ast.get_docstring(node)] == []
 

@@ -61,6 +61,7 @@ def test_a_ct_in_hu_passes_without_a_word(ct):
     assert hu_doubts(ct[1]) == ()
 
 
+@pytest.mark.usefixtures("quick_phantoms")
 def test_phantoms_of_every_phase_pass():
     person = make_phantom(5, spacing_zyx_mm=(16.0, 9.0, 8.0))
     for phase in range(len(PHASES)):
