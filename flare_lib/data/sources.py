@@ -99,10 +99,17 @@ ABOUT_SAMPLE = (
 
 
 def cache_folder() -> Path:
-    """Return where fetched data is kept: FLARE_LIB_CACHE, or else flare-lib in the user's cache folder."""
-    if chosen := os.environ.get("FLARE_LIB_CACHE"):
-        return Path(chosen).expanduser()
-    return platformdirs.user_cache_path("flare-lib", appauthor=False)
+    """Return where fetched data is kept: FLARE_LIB_CACHE, or else flare-lib in the user's cache folder.
+
+    Raises ValueError for a user without a home, as containers have them, who has not set FLARE_LIB_CACHE.
+    """
+    chosen = os.environ.get("FLARE_LIB_CACHE")
+    try:
+        return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("flare-lib", appauthor=False)
+    except RuntimeError as error:
+        raise ValueError(
+            f"where a user has no home, FLARE_LIB_CACHE must be a folder for what is fetched, got {chosen or 'none'}"
+        ) from error
 
 
 def pip_download(archive: Archive, folder: Path) -> Path:

@@ -192,6 +192,17 @@ def test_the_cache_folder_can_be_chosen(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path
 
 
+@pytest.mark.parametrize(("chosen", "got"), [("", "none"), ("~nobody-of-that-name/cache", "~nobody")])
+def test_a_user_without_a_home_is_asked_for_a_cache_folder(monkeypatch, chosen, got):
+    def no_home(*_names, **_how):
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setenv("FLARE_LIB_CACHE", chosen)
+    monkeypatch.setattr(platformdirs, "user_cache_path", no_home)
+    with pytest.raises(ValueError, match=f"FLARE_LIB_CACHE must be a folder for what is fetched, got {got}"):
+        cache_folder()
+
+
 def test_the_cache_folder_is_the_users_own(monkeypatch, tmp_path):
     monkeypatch.delenv("FLARE_LIB_CACHE", raising=False)
     monkeypatch.setattr(platformdirs, "user_cache_path", lambda name, appauthor: tmp_path / f"{appauthor}" / name)
