@@ -6,8 +6,10 @@ line, the others go on, and the exit code is still 2. A failed notebook exits wi
 Progress is shown on a terminal only. Commands import the library when they run, so that `flare --help` is quick.
 """
 
+import re
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Annotated, Any
 
 import typer
@@ -82,6 +84,9 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run `flare` with these arguments; return the exit code."""
+    ours = takewhile(lambda argument: argument != "--", arguments)
+    if any(re.fullmatch(r"(--[\w-]+=)?", argument) for argument in ours):  # as a path it would be the current folder
+        return tell_error("every argument must say something, got an empty one (a variable that is not set?)")
     try:
         return app(list(arguments) or ["--help"], prog_name="flare", standalone_mode=False) or 0
     except _UsageError as error:

@@ -126,6 +126,8 @@ def check_writable(path: str | os.PathLike, *, suffixes: tuple[str, ...] = SUFFI
     path = Path(path)
     if not path.name.lower().endswith(suffixes):
         raise ValueError(f"an output must end in {' or '.join(suffixes)}, got {path}")
+    if path.name.lower() in suffixes:  # what a shell makes of $NAME.nii.gz where NAME is not set
+        raise ValueError(f"an output must have a name before its ending, got {path}")
     if not path.parent.is_dir():
         raise ValueError(f"the output's folder must exist, got {path.parent}")
     try:

@@ -46,8 +46,7 @@ class Box:
         """
         check_spacing(spacing_zyx_mm)
         _check_inside(self, shape_zyx)
-        if not (math.isfinite(margin_mm) and margin_mm >= 0):
-            raise ValueError(f"margin_mm must be 0 or more, got {margin_mm}")
+        check_margin(margin_mm)
         # 20 mm at 0.8 mm is 25 voxels, whatever the last bits of the division say
         margins = [math.ceil(margin_mm / s - 1e-6) for s in spacing_zyx_mm]
         return Box(
@@ -95,6 +94,12 @@ class Box:
             triple(a + o for a, o in zip(self.start_zyx, offset_zyx, strict=True)),
             triple(b + o for b, o in zip(self.stop_zyx, offset_zyx, strict=True)),
         )
+
+
+def check_margin(margin_mm: float) -> None:
+    """Raise ValueError unless a margin is a finite number of mm, 0 or more."""
+    if not (math.isfinite(margin_mm) and margin_mm >= 0):
+        raise ValueError(f"margin_mm must be 0 or more, got {margin_mm}")
 
 
 def bounding_box(mask_zyx: np.ndarray) -> Box | None:

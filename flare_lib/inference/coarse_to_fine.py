@@ -16,7 +16,7 @@ import torch
 from flare_lib.ct.hu import hu_doubts
 from flare_lib.ct.preprocess import find_foreground
 from flare_lib.ct.resample import place_resampled
-from flare_lib.ct.roi import Box, bounding_box, crop_volume, paste
+from flare_lib.ct.roi import Box, bounding_box, check_margin, crop_volume, paste
 from flare_lib.ct.volume import Triple, Volume
 from flare_lib.inference.plausibility import anatomy_doubts
 from flare_lib.inference.postprocess import MAX_DISTANCE_MM, MIN_SHARE, Report, check_rules, postprocess
@@ -69,9 +69,10 @@ def segment(
     `clean_up=False` skips the post-processing after both stages. `tile_steps` are those of the coarse and the fine
     sliding window, in patches. `progress(stage, tiles done, tiles in total)` is called along the way. If the coarse
     stage finds nothing, the fine stage looks at the whole foreground, and the notes say
-    so. Raises the errors of `check_rules` before any work is done, ValueError for a margin below 0 or a step outside
+    so. Raises the errors of `check_rules` and `check_margin` before any work is done, ValueError for a step outside
     (0, 1], and MemoryError if a device is full.
     """
+    check_margin(margin_mm)
     run = Run(_rules(max_distance_mm, min_share) if clean_up else None, progress)
     foreground = find_foreground(ct.array_zyx)
     body = crop_volume(ct, foreground)

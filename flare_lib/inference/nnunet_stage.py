@@ -19,7 +19,7 @@ import torch
 from flare_lib.ct.axes import Axes
 from flare_lib.ct.preprocess import find_foreground
 from flare_lib.ct.resample import resample_nearest, resampled_shape
-from flare_lib.ct.roi import Box, bounding_box, crop, crop_volume
+from flare_lib.ct.roi import Box, bounding_box, check_margin, crop, crop_volume
 from flare_lib.ct.spline import resample_spline, thick_axis
 from flare_lib.ct.volume import Triple, Volume, triple
 from flare_lib.inference.coarse_to_fine import Run, Segmentation
@@ -123,6 +123,7 @@ def segment_with_nnunet(
     model's own rules say. In a box, tiles lie elsewhere and see less around them, so labels can differ a little from
     those in the whole CT; what lies outside is background. Grey values are scaled as in the whole CT.
     """
+    check_margin(margin_mm)
     run = Run(None if coarse is None else partial(postprocess, min_share=MIN_SHARE), progress)
     whole = Box((0, 0, 0), ct.shape_zyx)
     scanned = bounding_box(ct.array_zyx != 0) or whole  # as nnU-Net crops; 0 HU is water, 0 all around is padding

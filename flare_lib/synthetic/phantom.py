@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from flare_lib.ct.roi import bounding_box
-from flare_lib.ct.volume import Shape, Triple, Volume
+from flare_lib.ct.volume import Shape, Triple, Volume, check_spacing
 from flare_lib.synthetic.brushes import Drawing
 from flare_lib.synthetic.deformation import deform
 from flare_lib.synthetic.painting import paint
@@ -49,8 +49,12 @@ def make_phantom(
 
     `seed`: 0 or more, a different person for each; `field_of_view`: "abdomen" (lung base to iliac crest), "half_body"
     (thorax and pelvis) or "whole_body" (head to thigh). The grid covers the field at `spacing_zyx_mm`, or, centred in
-    it, `shape_zyx` voxels of that spacing. Raises ValueError for an unknown field of view.
+    it, `shape_zyx` voxels of that spacing. Raises ValueError for an unknown field of view, or for a spacing or shape
+    that is not positive.
     """
+    check_spacing(spacing_zyx_mm)
+    if shape_zyx is not None and (len(shape_zyx) != 3 or min(shape_zyx) < 1):
+        raise ValueError(f"shape_zyx must be 3 positive integers, got {tuple(shape_zyx)}")
     if field_of_view not in FIELDS_OF_VIEW:
         raise ValueError(f"field_of_view must be one of {', '.join(FIELDS_OF_VIEW)}, got {field_of_view!r}")
     field = FIELDS_OF_VIEW[field_of_view]

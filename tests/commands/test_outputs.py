@@ -12,6 +12,7 @@ from flare_lib.commands.outputs import check_table, wrote
     ("output", "message"),
     [
         ("labels.png", "an output must end in .nii or .nii.gz"),
+        (".nii.gz", "an output must have a name before its ending, got"),
         ("nowhere/labels.nii.gz", "the output's folder must exist"),
         ("case_0000.nii.gz/labels.nii.gz", "the output's folder must exist"),
         ("case_0000.nii.gz", "every output must be a file of its own, not an input"),

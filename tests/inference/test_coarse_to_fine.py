@@ -262,3 +262,9 @@ def test_without_clean_up_what_lies_far_away_stays():
     assert len(np.unique(alone.label_map_zyx)) < 14
     uncleaned = segment_in_one_stage(ct, FINE, max_distance_mm=60.0, clean_up=False)
     assert dice_scores(uncleaned.label_map_zyx, labels_of(ct)).min() >= 0.97
+
+
+@pytest.mark.parametrize("margin_mm", [-1.0, np.inf, np.nan])
+def test_a_margin_that_cannot_be_is_refused_before_any_work(margin_mm):
+    with pytest.raises(ValueError, match="margin_mm must be 0 or more, got"):
+        segment(None, None, None, margin_mm=margin_mm)

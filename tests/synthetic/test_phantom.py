@@ -1,5 +1,6 @@
 """The phantom: thirteen plausible organs in their places, the same person at any spacing."""
 
+import math
 from functools import cache
 
 import cc3d
@@ -107,3 +108,16 @@ def test_the_shape_asked_for_is_given_and_ct_and_labels_share_a_grid():
     liver = ct.array_zyx[labels.array_zyx == 1]
     assert -20 < np.median(liver) < 200
     assert ct.array_zyx[0, -1, 0] < -800
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"spacing_zyx_mm": (0.0, 1.0, 1.0)}, "spacing_zyx_mm must be 3 positive numbers, got"),
+        ({"spacing_zyx_mm": (math.nan, 1.0, 1.0)}, "spacing_zyx_mm must be 3 positive numbers, got"),
+        ({"shape_zyx": (0, 4, 5)}, r"shape_zyx must be 3 positive integers, got \(0, 4, 5\)"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused_before_anybody_is_drawn(asked, said):
+    with pytest.raises(ValueError, match=said):
+        make_phantom(0, **asked)
