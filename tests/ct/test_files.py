@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -210,7 +211,7 @@ def test_a_damaged_gz_file_is_refused_by_its_checksum(tmp_path):
     damaged = bytearray(gzip.compress((tmp_path / "ct.nii").read_bytes(), compresslevel=0))
     damaged[-100] ^= 1  # stored, not compressed: a wrong HU that only the checksum tells
     path.write_bytes(damaged)
-    assert "incorrect data check" in refusal_of(path)
+    assert re.search("incorrect data check|Incorrect checksum", refusal_of(path))  # zlib's word for it, or ISA-L's
 
 
 @pytest.mark.parametrize("name", ["ct.nii", "ct.nii.gz"])
