@@ -58,10 +58,21 @@ def small(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """An IPython folder for kernels that draw phantoms in voxels of 5 mm, not of 2.5: drawing takes longest."""
+    folder = tmp_path_factory.mktemp("ipython")
+    startup = folder / "profile_default" / "startup" / "quick_phantoms.py"
+    startup.parent.mkdir(parents=True)
+    startup.write_text("from flare_lib.synthetic import phantom\n\nphantom._DRAWING_MM = 5.0\n", encoding="utf-8")
+    return folder
+
+
 @pytest.mark.slow("executes every notebook")
 @pytest.mark.parametrize("path", find_notebooks(NOTEBOOKS), ids=lambda path: path.stem)
-def test_a_notebook_runs_with_other_parameters_and_the_answers_filled_in(path, small, tmp_path, monkeypatch):
+def test_a_notebook_runs_with_other_parameters_and_the_answers_filled_in(path, small, quick, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # several run side by side, and threads would wait for each other
+    monkeypatch.setenv("IPYTHONDIR", str(quick))
     monkeypatch.setenv("FLARE_LIB_CACHE", str(small))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     original = nbformat.read(path, as_version=4)
