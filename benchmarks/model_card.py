@@ -30,7 +30,7 @@ INTRODUCTION = """# Model card: the packaged nets
 
 `flare segment` uses two nets that come with the package, together {mib:.0f} MiB. They have never seen the
 reference labels of a real abdomen: they learnt from CTs painted over label maps of six people, of people between
-these, and over invented bodies. Of real CTs, the coarse net saw two without labels, the fine net three with labels that
+these, and over invented bodies. Of real CTs, the coarse net saw two without labels, the fine net seven with labels that
 earlier nets had given them, and one of a head and neck with its labels. Large organs come
 out well on real CTs. **Pancreas, duodenum, adrenal glands, gallbladder and esophagus often do not.**
 
