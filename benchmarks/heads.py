@@ -29,7 +29,7 @@ ARMS = {"three heads": 3, "one head": 1}
 
 
 def recipe_of(options: argparse.Namespace, n_heads: int, seed: int) -> Recipe:
-    """Return the recipe of one run; it is that of notebook 09's own study, with more steps."""
+    """Return the recipe of one run: a net of notebook 09's own study, with more steps and larger patches."""
     small = {"spacing_zyx_mm": (12.0, 12.0, 12.0), "patch_size": (16, 24, 32), "batch_size": 1}
     recipe = preset("course", "fine", n_steps=options.steps, sources={"cases": 1.0}, **small)
     return replace(recipe, n_heads=n_heads, seed=seed, validate_every=options.every)
