@@ -95,7 +95,8 @@ def figures_table(fine: dict) -> str:
     found = " and ".join(f"{ml:g} mL" for ml in heads)
     lines += [
         "",
-        f"In two real CTs of head and neck, which show none of the organs but some esophagus, they find {found}.",
+        f"In two real CTs of head and neck, which show none of the organs but some esophagus, they find {found}",
+        "(the second of them, with its labels, was among what the fine net learnt from).",
     ]
     return "\n".join([*lines, ""])
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flare_lib.commands.outputs import check_new_folder, check_outputs, wrote
-from flare_lib.commands.terminal import Bars
+from flare_lib.commands.terminal import Bars, tell_error
 from flare_lib.commands.workers import Scheduler, Workers, chosen_pool
 
 if TYPE_CHECKING:
@@ -32,13 +32,17 @@ def fetch(
     if to is not None:
         check_new_folder(to)
 
-    from flare_lib.data.sources import Cache, sample_or_phantom
+    from flare_lib.data.sources import Cache, SourceUnavailable, sample_or_phantom
     from flare_lib.data.unlabelled import UNLABELLED, fetch_unlabelled
 
     if unlabelled and to is not None:
+        failed = 0
         for one in UNLABELLED:
-            typer.echo(f"{fetch_unlabelled(one, to, Cache(offline=offline))}: {one.about}")
-        return
+            try:
+                typer.echo(f"{fetch_unlabelled(one, to, Cache(offline=offline))}: {one.about}")
+            except SourceUnavailable as error:  # the others may be there
+                failed = tell_error(str(error))
+        raise typer.Exit(failed)
 
     case = sample_or_phantom(Cache(offline=offline))
     if to is not None:

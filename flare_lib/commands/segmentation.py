@@ -81,8 +81,10 @@ def segment(
         if missing := [path for path in (*cts, reference) if path and not path.exists()]:
             raise FileNotFoundError(f"every input must exist, got {missing[0]}")
 
+    from flare_lib.ct.roi import check_margin
     from flare_lib.inference.methods import Settings, compiling, open_method
 
+    check_margin(margin_mm)
     settings = Settings(weights_dir, nnunet, tuple(fold or ()), roi, margin_mm, device, precision, engine, tile_step)
     if to_file:
         with compiling():

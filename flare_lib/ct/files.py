@@ -91,7 +91,7 @@ def save_label_map(path: str | os.PathLike, label_map_zyx: np.ndarray, like: Vol
     `label_map_zyx`: integers 0..255, of like's shape. The new file has the shape, affine, orientation and NIfTI version
     of the original, and appears complete or not at all. A path that ends in .dcm gets a DICOM-SEG of labels 0..13
     (`dicom_seg`), for which `like` must come from DICOM. Raises ValueError for other labels or shapes, or for a path
-    that cannot be written or at which somebody else's DICOM file lies.
+    that cannot be written or at which a .dcm file lies that flare-lib did not make.
     """
     labels = like.with_array(np.asarray(label_map_zyx)).array_zyx
     if labels.dtype != np.uint8 and not (labels.dtype.kind in "bui" and labels.min() >= 0 and labels.max() <= 255):

@@ -23,6 +23,7 @@ MAGIC = b"\x1f\x8b"
 MOST_PER_BYTE = 1032  # deflate's best: 258 bytes for 2 bits
 
 _CHUNK_BYTES = 256 * 1024
+_WHOLE_HEADER = 64 * 1024
 _GZIP_WRAPPED = 16 + zlib.MAX_WBITS
 
 
@@ -36,6 +37,7 @@ class GzipStream(io.RawIOBase):
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._waiting = b""
+        self._begun = False
         self._inflate = engine.decompressobj(_GZIP_WRAPPED)
 
     def readable(self) -> bool:
@@ -45,6 +47,8 @@ class GzipStream(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Fill the start of a buffer and return how many bytes were read; 0 only at the end of the stream."""
         view = memoryview(buffer).cast("B")
+        if len(view) and not self._begun:
+            self._read_header()
         inflated = b""
         while len(view) and not inflated:
             if self._inflate.eof and not self._another_member():
@@ -60,6 +64,12 @@ class GzipStream(io.RawIOBase):
         view[: len(inflated)] = inflated
         return len(inflated)
 
+    def _read_header(self) -> None:
+        """Have a member's header waiting in one piece, as ISA-L wants it; zlib would take it in parts."""
+        while len(self._waiting) < _WHOLE_HEADER and (chunk := self._file.read(_CHUNK_BYTES)):
+            self._waiting += chunk
+        self._begun = True
+
     def _another_member(self) -> bool:
         """Skip zeros after a member and start the next one; return whether there is one."""
         self._waiting = self._inflate.unused_data.lstrip(b"\0")
@@ -68,5 +78,6 @@ class GzipStream(io.RawIOBase):
             if not chunk:
                 return False
             self._waiting = chunk.lstrip(b"\0")
+        self._read_header()
         self._inflate = engine.decompressobj(_GZIP_WRAPPED)
         return True

@@ -10,6 +10,7 @@ These layouts can be read (see data/README.md):
 A CT without a label map is fine: it is an unlabelled case.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ def ct_with_masks(folder: Path) -> Path | None:
 
     Raises ValueError for a folder with both: nothing says which of them its masks belong to.
     """
-    found = [path for name in ("ct.nii.gz", "ct.nii") if (path := folder / name).exists()]
+    found = [path for name in ("ct.nii.gz", "ct.nii") if os.path.lexists(path := folder / name)]
     if len(found) > 1:
         raise ValueError(f"every case must have one CT, got both {found[0].name} and {found[1].name} in {folder}")
     return found[0] if found else None

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import torch
 
 from flare_lib.ct.labels import IGNORED
-from flare_lib.machine.distributed import all_reduce_sum
+from flare_lib.machine.distributed import all_reduce_sum, rank_and_count
 
 SMOOTHING = 1e-5
 
@@ -87,7 +87,6 @@ def _losses(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, t
         counts = labels != IGNORED
         labels, log_p = labels[counts][:, None, None, None], log_p.movedim(1, -1)[counts][..., None, None, None]
     log_p_target = log_p.gather(1, labels[:, None]).flatten()  # (B Z Y X), for the true class
-    cross_entropy = -(log_p_target.mean() if log_p_target.numel() else log_p_target.sum())
 
     labels = labels.flatten()
     # added one by one into a few bins, so in float64: float32 would lose values that are small against the sum so far
@@ -97,6 +96,11 @@ def _losses(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, t
     true = torch.bincount(labels, minlength=n_classes)  # (C), sum(y)
     overlap, predicted, true = all_reduce_sum(torch.stack([overlap, predicted.double(), true.double()]))
     dice = (2 * overlap + SMOOTHING) / (predicted + true + SMOOTHING)
+    counted, n_processes = float(true.detach().sum()), rank_and_count()[1]  # of all processes, as in the Dice
+    if counted == n_processes * target.numel():
+        cross_entropy = -log_p_target.mean()
+    else:  # processes may ignore different numbers of voxels: the mean over them is that over all voxels that count
+        cross_entropy = -log_p_target.sum() * (n_processes / max(counted, 1.0))
     return cross_entropy, 1 - dice[1:].mean().float()
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from flare_lib.machine.distributed import end_distributed, init_distributed, main_process_first, rank_and_count
+from flare_lib.machine.extras import check_extra
 from flare_lib.machine.precision import Precision, choose_precision
 from flare_lib.machine.processes import Pool
 from flare_lib.machine.progress import StageProgress
@@ -57,8 +58,11 @@ def train_stage(
     """
     folder = Path(folder)
     stem = folder / recipe.stage
-    if init is not None and pair_of(init)[0].resolve() == pair_of(stem)[0].resolve():
+    written = {pair_of(path)[0].resolve() for path in (stem, stem / "best")}
+    if init is not None and pair_of(init)[0].resolve() in written:
         raise ValueError(f"the weights to start from must lie elsewhere than those to be written, got {init} for both")
+    if recipe.augmentation:
+        check_extra("monai", "train")
     start = None if init is None else load_trained(init)  # first, so that a wrong path is reported before any work
     precision = choose_precision(precision, device=torch.device(device))
     device = init_distributed(torch.device(device))
@@ -85,6 +89,7 @@ def train_stage(
         net = recipe.new_net()
         if start is not None:
             load_strict(net, start.net.state_dict(), source=str(init))
+        patches = Patches(training_set.sources, recipe, unlabelled=training_set.unlabelled)
         card = partial(_card, recipe, training_set, init, precision)
         first = rank_and_count()[0] == 0
         best = None
@@ -97,7 +102,7 @@ def train_stage(
 
         train(
             net,
-            Patches(training_set.sources, recipe, unlabelled=training_set.unlabelled),
+            patches,
             recipe,
             folder=stem,
             validation=validation_batches(training_set.held_out, recipe) if first else (),

@@ -11,7 +11,7 @@ from scans import AFFINE, SHAPE_XYZ, assert_refused, files_in, grey_values, labe
 
 from flare_lib.ct.files import load_ct, load_label_map
 from flare_lib.data import sources, unlabelled
-from flare_lib.data.sources import SampleCase
+from flare_lib.data.sources import SampleCase, SourceUnavailable
 from flare_lib.machine import hardware
 from flare_lib.synthetic import phantom
 
@@ -38,6 +38,15 @@ def test_fetch_brings_cts_without_labels_into_a_folder(flare, monkeypatch, tmp_p
     assert (code, len(out)) == (0, 4)
     assert out[0] == f"{tmp_path / unlabelled.UNLABELLED[0].name}: {unlabelled.UNLABELLED[0].about}"
     assert_refused(flare("fetch", "--unlabelled"), "--unlabelled needs --to")
+
+    def gone(one, to, cache):
+        if one is unlabelled.UNLABELLED[1]:
+            raise SourceUnavailable("no longer there")
+        return to / one.name
+
+    monkeypatch.setattr(unlabelled, "fetch_unlabelled", gone)
+    code, out, err = flare("fetch", "--unlabelled", "--to", tmp_path)
+    assert (code, len(out), err) == (2, 3, ["error: no longer there"])
 
 
 def test_info_says_what_the_machine_is(flare, monkeypatch, ct_path):

@@ -40,6 +40,15 @@ def test_any_size_of_chunk_and_of_buffer_gives_the_same_bytes(monkeypatch, chunk
     assert read(data, size) == DATA
 
 
+@pytest.mark.parametrize("chunk", [1, 11, 13, 4096])
+def test_a_header_with_every_optional_field_may_lie_across_reads(monkeypatch, chunk):
+    monkeypatch.setattr(gzip_stream, "_CHUNK_BYTES", chunk)
+    header = b"\x1f\x8b\x08\x1e" + bytes(4) + b"\0\xff" + b"\x04\0abcd" + b"name\0" + b"comment\0"
+    header += (zlib.crc32(header) & 0xFFFF).to_bytes(2, "little")
+    member = header + gzip.compress(DATA, mtime=0)[10:]
+    assert read(member + gzip.compress(DATA[:9]) + member, 1000) == gzip.decompress(member) + DATA[:9] + DATA
+
+
 def test_the_end_is_an_end_however_often_it_is_asked_for():
     stream = GzipStream(io.BytesIO(gzip.compress(DATA)))
     assert stream.readable()

@@ -11,6 +11,7 @@ from monai.losses import DiceCELoss, MaskedDiceLoss
 
 from flare_lib.ct.labels import IGNORED
 from flare_lib.ct.resample import resample_nearest
+from flare_lib.network import losses
 from flare_lib.network.losses import dice_cross_entropy_loss, dice_loss, shrink_target
 
 # eight voxels in a batch of two images: three of background, three of organ 1, two of organ 2. The true class is given
@@ -267,3 +268,20 @@ def test_head_weights_that_do_not_fit_are_refused(weights):
 def test_no_heads_are_refused():
     with pytest.raises(ValueError, match=r"^head_logits must hold one head or more, got none$"):
         dice_cross_entropy_loss([], EIGHT_TARGET)
+
+
+def test_two_processes_that_ignore_different_voxels_are_one_with_twice_the_batch(monkeypatch):
+    logits, target = draw(seed=11)
+    target = target.clone()
+    target[0, 1] = IGNORED  # the second part ignores nothing
+    assert len(target) == 2
+    whole = dice_cross_entropy_loss([logits], target)
+    sums = []
+    monkeypatch.setattr(losses, "all_reduce_sum", lambda parts: sums.append(parts) or parts)
+    for k in range(2):
+        dice_cross_entropy_loss([logits[k : k + 1]], target[k : k + 1])
+    both = sums[0] + sums[1]
+    monkeypatch.setattr(losses, "all_reduce_sum", lambda _parts: both)
+    monkeypatch.setattr(losses, "rank_and_count", lambda: (0, 2))
+    parts = [dice_cross_entropy_loss([logits[k : k + 1]], target[k : k + 1]) for k in range(2)]
+    torch.testing.assert_close((parts[0] + parts[1]) / 2, whole)

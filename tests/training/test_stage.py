@@ -71,7 +71,10 @@ def test_real_cases_train_both_stages_as_in_the_paper(cohort, tmp_path):
 
 
 def test_a_run_does_not_write_over_the_weights_that_it_starts_from(tmp_path):
-    for init in (tmp_path / "fine", tmp_path / "fine.safetensors", tmp_path / "x" / ".." / "fine.json"):
+    for init in (
+        *(tmp_path / "fine", tmp_path / "fine.safetensors", tmp_path / "x" / ".." / "fine.json"),
+        *(tmp_path / "fine" / "best", tmp_path / "fine" / "best.json"),
+    ):
         with pytest.raises(
             ValueError, match="the weights to start from must lie elsewhere than those to be written, got"
         ):
