@@ -68,9 +68,9 @@ def segment(
     organs, pieces of at least `min_share` of the largest one's size stay (1: the largest alone, the paper's rule);
     `clean_up=False` skips the post-processing after both stages. `tile_steps` are those of the coarse and the fine
     sliding window, in patches. `progress(stage, tiles done, tiles in total)` is called along the way. If the coarse
-    stage finds nothing, the fine stage looks at the whole foreground, and the notes say
-    so. Raises the errors of `check_rules` and `check_margin` before any work is done, ValueError for a step outside
-    (0, 1], and MemoryError if a device is full.
+    stage finds nothing, the fine stage looks at the whole foreground, and the notes say so. Raises the errors of
+    `check_rules` and `check_margin` before any work is done, ValueError for a step outside (0, 1], and MemoryError if a
+    device is full.
     """
     check_margin(margin_mm)
     run = Run(_rules(max_distance_mm, min_share) if clean_up else None, progress)

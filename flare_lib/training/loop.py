@@ -127,9 +127,9 @@ def train(
     learning rate, seconds, and how many of them were spent waiting for patches; every `recipe.validate_every` steps and
     at the end, the Dice on the `validation` batches). `precision`: see `choose_precision`; a run may be resumed in
     another one. `on_step(step, loss)` is called after each step, and `on_validation(steps done, mean Dice)` after each
-    validation with a known Dice. With several processes, the first one writes. Returns
-    the net, which is trained in place. Raises ValueError for a checkpoint that is damaged or of another recipe and for
-    a precision that the device lacks, MemoryError if the device is full, and OSError if the folder cannot be written.
+    validation with a known Dice. With several processes, the first one writes. Returns the net, which is trained in
+    place. Raises ValueError for a checkpoint that is damaged or of another recipe and for a precision that the device
+    lacks, MemoryError if the device is full, and OSError if the folder cannot be written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -66,10 +66,10 @@ def gather(
     `data.cohort`); any cases without labels are used as unlabelled ones. `unlabelled`: a folder of more CTs.
     `pseudo_labelled`: a folder of CTs with labels that nets have made, in the layout of a cohort: they are learnt from
     and never held out; those without labels, or with labels in which there is no organ, are passed over. If the recipe
-    gives them no share of their own, they are cases like the others. Cases are
-    prepared once, in `cache`, by a `pool` if there is one, which is opened for them and closed when they are there.
-    What `recipe.n_between` people need is kept in `cache`, too. `on_note` is called with a note of cases that were
-    damaged there, or if no two persons have enough in common for people between them. Phantoms need no folder.
+    gives them no share of their own, they are cases like the others. Cases are prepared once, in `cache`, by a `pool`
+    if there is one, which is opened for them and closed when they are there. What `recipe.n_between` people need is
+    kept in `cache`, too. `on_note` is called with a note of cases that were damaged there, or if no two persons have
+    enough in common for people between them. Phantoms need no folder.
 
     Before any work starts, raises ValueError for a folder that the recipe needs but was not given, for pseudo-labels
     that are missing or that the recipe does not draw from, and for too few to hold some out, and FileNotFoundError for
