@@ -27,10 +27,10 @@ def fetch(
 
     With --unlabelled, four CTs of the chest and upper abdomen without labels (156 MB), as NIfTI files in --to.
     """
-    if unlabelled and to is None:
-        raise ValueError("--unlabelled needs --to, a folder for the CTs")
     if to is not None:
         check_new_folder(to)
+    elif unlabelled:
+        raise ValueError("--unlabelled needs --to, a folder for the CTs")
 
     from flare_lib.data.sources import Cache, SourceUnavailable, sample_or_phantom
     from flare_lib.data.unlabelled import UNLABELLED, fetch_unlabelled

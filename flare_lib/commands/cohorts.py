@@ -10,7 +10,7 @@ import typer
 from flare_lib.commands.outputs import check_new_folder, wrote
 from flare_lib.commands.settings import parse_setting
 from flare_lib.commands.terminal import Bars, tell_error
-from flare_lib.commands.workers import Job, Scheduler, Slurm, chosen_pool
+from flare_lib.commands.workers import Device, Engine, Job, Precision, Scheduler, Slurm, chosen_pool
 
 if TYPE_CHECKING:
     from flare_lib.inference.methods import Settings
@@ -40,9 +40,9 @@ def pseudo_label(
     tile_step: Annotated[
         float, typer.Option(min=0.1, max=1.0, help="How far apart tiles lie, in patches; 1: they touch.")
     ] = 0.5,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
-    engine: Annotated[str, typer.Option(help="torch, or openvino: faster on CPUs without bfloat16.")] = "torch",
+    device: Device = "auto",
+    precision: Precision = "auto",
+    engine: Engine = "torch",
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes side by side; 0: this one. Default: to suit.")
     ] = None,

@@ -9,7 +9,7 @@ import typer
 from flare_lib.commands.cohorts import segment_many
 from flare_lib.commands.outputs import check_apart, check_outputs, check_report_file, check_table, wrote
 from flare_lib.commands.terminal import Bars, tell_error
-from flare_lib.commands.workers import Job, Scheduler, Slurm, Workers, chosen_pool
+from flare_lib.commands.workers import Device, Engine, Job, Precision, Scheduler, Slurm, Workers, chosen_pool
 
 if TYPE_CHECKING:
     from flare_lib.inference.methods import Method
@@ -27,8 +27,8 @@ def segment(
     ],
     reference: Annotated[Path | None, typer.Option(help="Labels to compare against, on the CT's grid.")] = None,
     figure: Annotated[Path | None, typer.Option(help="Where to save a picture of the CT with labels.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
+    device: Device = "auto",
+    precision: Precision = "auto",
     margin_mm: Annotated[float, typer.Option(min=0.0, help="How far beyond the organs the fine stage looks.")] = 20.0,
     weights_dir: Annotated[Path | None, typer.Option(help="Folder with your own coarse and fine weights.")] = None,
     series: _Series = None,
@@ -45,7 +45,7 @@ def segment(
     tile_step: Annotated[
         float, typer.Option(min=0.1, max=1.0, help="How far apart the last net's tiles lie, in patches; 1: they touch.")
     ] = 0.5,
-    engine: Annotated[str, typer.Option(help="torch, or openvino: faster on CPUs without bfloat16.")] = "torch",
+    engine: Engine = "torch",
     workers: Annotated[
         int | None, typer.Option(min=0, help="For a folder: processes side by side; 0: this one. Default: to suit.")
     ] = None,

@@ -9,7 +9,7 @@ import typer
 from flare_lib.commands.outputs import check_new_folder
 from flare_lib.commands.settings import parse_setting
 from flare_lib.commands.terminal import Bars
-from flare_lib.commands.workers import chosen_pool
+from flare_lib.commands.workers import Device, Precision, chosen_pool
 
 
 def train(
@@ -31,8 +31,8 @@ def train(
         list[str] | None,
         typer.Option("--set", help="Change the recipe: name=value, e.g. n_steps=500; may be repeated."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
+    device: Device = "auto",
+    precision: Precision = "auto",
     workers: Annotated[
         int, typer.Option(min=0, help="Number of processes that prepare patches in the background.")
     ] = 1,

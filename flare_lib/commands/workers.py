@@ -1,4 +1,4 @@
-"""Who does the work of a command that has many cases: this process, others beside it, or a cluster."""
+"""Who does a command's work: this process, others beside it or a cluster; and where and in what its nets compute."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +9,9 @@ import typer
 if TYPE_CHECKING:
     from flare_lib.machine.processes import Pool
 
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
+Precision = Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")]
+Engine = Annotated[str, typer.Option(help="torch, or openvino: faster on CPUs without bfloat16.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that work side by side; 0: this one, case by case.")]
 Scheduler = Annotated[
     str | None, typer.Option(help="Have a Dask cluster do it instead: its scheduler's address, tcp://HOST:PORT.")

@@ -96,7 +96,8 @@ def _losses(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, t
     true = torch.bincount(labels, minlength=n_classes)  # (C), sum(y)
     overlap, predicted, true = all_reduce_sum(torch.stack([overlap, predicted.double(), true.double()]))
     dice = (2 * overlap + SMOOTHING) / (predicted + true + SMOOTHING)
-    counted, n_processes = float(true.detach().sum()), rank_and_count()[1]  # of all processes, as in the Dice
+    n_processes = rank_and_count()[1]
+    counted = len(labels) if n_processes == 1 else float(true.detach().sum())  # of all processes, as in the Dice
     if counted == n_processes * target.numel():
         cross_entropy = -log_p_target.mean()
     else:  # processes may ignore different numbers of voxels: the mean over them is that over all voxels that count

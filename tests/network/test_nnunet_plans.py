@@ -12,6 +12,17 @@ from flare_lib.network.nnunet_plans import Normalisation, Scaling, read_plans
 
 IMAGE = np.array([[-100.0, 0.0], [50.0, 250.0]])
 
+OLDER = plans(
+    UNet_class_name="PlainConvUNet",
+    UNet_base_num_features=4,
+    unet_max_num_features=6,
+    n_conv_per_stage_encoder=[2, 2, 2],
+    n_conv_per_stage_decoder=[2, 2],
+    conv_kernel_sizes=[[3, 3, 3]] * 3,
+    pool_op_kernel_sizes=[[1, 1, 1], [1, 2, 2], [2, 2, 2]],
+)
+del OLDER["configurations"]["3d_fullres"]["architecture"]
+
 
 def read(changed=PLANS, dataset=DATASET, configuration="3d_fullres"):
     return read_plans(changed, dataset, configuration)
@@ -58,17 +69,8 @@ def test_an_image_without_contrast_becomes_0():
 
 
 def test_older_plans_say_the_same_in_other_words():
-    older = plans(
-        UNet_class_name="PlainConvUNet",
-        UNet_base_num_features=4,
-        unet_max_num_features=6,
-        n_conv_per_stage_encoder=[2, 2, 2],
-        n_conv_per_stage_decoder=[2, 2],
-        conv_kernel_sizes=[[3, 3, 3]] * 3,
-        pool_op_kernel_sizes=[[1, 1, 1], [1, 2, 2], [2, 2, 2]],
-    )
+    older = {**OLDER}
     newer = read().architecture.arguments
-    del older["configurations"]["3d_fullres"]["architecture"]
     older["foreground_intensity_properties_by_modality"] = older.pop("foreground_intensity_properties_per_channel")
     found = read(older, {**DATASET, "modality": {"0": "CT"}})
     assert found.architecture.arguments["features_per_stage"] == [4, 6, 6]
@@ -159,18 +161,6 @@ def test_configurations_of_other_kinds_are_refused(configuration, message):
 def test_data_sets_of_other_kinds_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         read(dataset={**DATASET, **changes})
-
-
-OLDER = plans(
-    UNet_class_name="PlainConvUNet",
-    UNet_base_num_features=4,
-    unet_max_num_features=6,
-    n_conv_per_stage_encoder=[2, 2, 2],
-    n_conv_per_stage_decoder=[2, 2],
-    conv_kernel_sizes=[[3, 3, 3]] * 3,
-    pool_op_kernel_sizes=[[1, 1, 1], [1, 2, 2], [2, 2, 2]],
-)
-del OLDER["configurations"]["3d_fullres"]["architecture"]
 
 
 @pytest.mark.parametrize(
