@@ -84,9 +84,9 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run `flare` with these arguments; return the exit code."""
-    ours = takewhile(lambda argument: argument != "--", arguments)
+    ours = takewhile(lambda argument: argument != "--", arguments) if arguments[:1] == ["profile"] else arguments
     if any(re.fullmatch(r"(--[\w-]+=)?", argument) for argument in ours):  # as a path it would be the current folder
-        return tell_error("every argument must say something, got an empty one (a variable that is not set?)")
+        return tell_error("no argument may be empty, got an empty one (is it a variable that is not set?)")
     try:
         return app(list(arguments) or ["--help"], prog_name="flare", standalone_mode=False) or 0
     except _UsageError as error:

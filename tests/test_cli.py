@@ -51,7 +51,7 @@ def test_a_wrong_command_line_is_told_in_one_line(flare, arguments, message):
 @pytest.mark.parametrize("empty", [["", "-o", "out"], ["ct.nii.gz", "-o", ""], ["ct.nii.gz", "--output="]])
 def test_an_empty_argument_is_not_taken_for_the_current_folder(flare, tmp_path, monkeypatch, empty):
     monkeypatch.chdir(tmp_path)
-    said = "error: every argument must say something, got an empty one (a variable that is not set?)"
+    said = "error: no argument may be empty, got an empty one (is it a variable that is not set?)"
     assert flare("segment", *empty) == (2, [], [said])
     assert list(tmp_path.iterdir()) == []
     assert flare("profile", "-o", "p.json", "--", sys.executable, "-c", "")[0] == 0

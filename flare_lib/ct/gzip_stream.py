@@ -13,11 +13,11 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any, BinaryIO
 
-engine: ModuleType = zlib
+deflate_library: ModuleType = zlib
 with suppress(ImportError):
     from isal import isal_zlib
 
-    engine = isal_zlib
+    deflate_library = isal_zlib
 
 MAGIC = b"\x1f\x8b"
 MOST_PER_BYTE = 1032  # deflate's best: 258 bytes for 2 bits
@@ -38,7 +38,7 @@ class GzipStream(io.RawIOBase):
         self._file = file
         self._waiting = b""
         self._begun = False
-        self._inflate = engine.decompressobj(_GZIP_WRAPPED)
+        self._inflate = deflate_library.decompressobj(_GZIP_WRAPPED)
 
     def readable(self) -> bool:
         """Return True: the stream can be read."""
@@ -56,7 +56,7 @@ class GzipStream(io.RawIOBase):
             chunk = self._waiting or self._file.read(_CHUNK_BYTES)
             try:
                 inflated = self._inflate.decompress(chunk, len(view))
-            except engine.error as error:
+            except deflate_library.error as error:
                 raise zlib.error(str(error)) from error
             self._waiting = self._inflate.unconsumed_tail
             if not chunk and not inflated and not self._inflate.eof:
@@ -79,5 +79,5 @@ class GzipStream(io.RawIOBase):
                 return False
             self._waiting = chunk.lstrip(b"\0")
         self._read_header()
-        self._inflate = engine.decompressobj(_GZIP_WRAPPED)
+        self._inflate = deflate_library.decompressobj(_GZIP_WRAPPED)
         return True

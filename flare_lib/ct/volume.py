@@ -93,7 +93,7 @@ class Volume:
     @property
     def size_mm_zyx(self) -> Triple:
         """The extent along z, y, x in mm, from the first voxel's outer face to the last one's."""
-        return triple(n * s for n, s in zip(self.shape_zyx, self.spacing_zyx_mm, strict=True))
+        return extent_mm(self.shape_zyx, self.spacing_zyx_mm)
 
     @property
     def voxel_ml(self) -> float:
@@ -116,6 +116,11 @@ def triple(values: Iterable[_Value]) -> tuple[_Value, _Value, _Value]:
     """Return values that come one per axis as a tuple of three, in the same order; ValueError for more or fewer."""
     first, second, third = values
     return first, second, third
+
+
+def extent_mm(shape: Shape, spacing_mm: Triple) -> Triple:
+    """Return the extent in mm, along the same axes in the same order, of a grid of `shape` voxels."""
+    return triple(n * s for n, s in zip(shape, spacing_mm, strict=True))
 
 
 def grid_difference(volume: Volume, other: Volume) -> str | None:

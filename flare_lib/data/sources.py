@@ -13,7 +13,9 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,15 +56,24 @@ class SampleCase:
     about: str
 
     def copy_to(self, folder: str | os.PathLike) -> "SampleCase":
-        """Copy both to `folder` (created if missing) as ct.nii.gz and reference.nii.gz; an identical copy is kept."""
+        """Copy both to `folder` (created if missing) as ct.nii.gz and reference.nii.gz; an identical copy is kept.
+
+        Raises ValueError, and copies nothing, if another file has one of the two names: it may be somebody's CT.
+        """
         folder = Path(folder)
+        copies = SampleCase(folder / "ct.nii.gz", folder / "reference.nii.gz", self.about)
+        pairs = (self.ct_path, copies.ct_path), (self.label_map_path, copies.label_map_path)
+        missing = [(source, copy) for source, copy in pairs if not os.path.lexists(copy)]
+        for source, copy in pairs:
+            if (source, copy) not in missing and not (copy.is_file() and filecmp.cmp(source, copy, shallow=False)):
+                raise ValueError(
+                    f"a folder for the sample must hold no other {copy.name}, got {copy}: it would be lost"
+                )
         folder.mkdir(parents=True, exist_ok=True)
-        copies = folder / "ct.nii.gz", folder / "reference.nii.gz"
-        for source, copy in zip((self.ct_path, self.label_map_path), copies, strict=True):
-            if not copy.is_file() or not filecmp.cmp(source, copy, shallow=False):
-                with atomic_write(copy) as unfinished:
-                    shutil.copyfile(source, unfinished)
-        return SampleCase(*copies, self.about)
+        for source, copy in missing:
+            with atomic_write(copy) as unfinished:
+                shutil.copyfile(source, unfinished)
+        return copies
 
 
 def unavailable(archive: Archive, reason: str) -> SourceUnavailable:
@@ -156,11 +167,25 @@ class Cache:
         """The cache folder."""
         return Path(self.folder or cache_folder())
 
-    def fetch_archive(self, folder: str | os.PathLike) -> Path:
-        """Download the archive into `folder`, check its hash, return its path. Raises SourceUnavailable."""
-        file = self.download(self.archive, Path(folder))
-        _check_sha256(self.archive, file, self.archive.sha256, file.name)
-        return file
+    @contextmanager
+    def fetched(self, below: str | os.PathLike, *, instead_of: Path) -> Iterator[Path]:
+        """Fetch the archive into a temporary folder in `below` (created if missing), check its hash, give its path.
+
+        `instead_of`: what was looked for, in vain. Whatever fails, also in what is done with the archive, is raised as
+        SourceUnavailable; nothing of the archive stays behind.
+        """
+        if self.offline:
+            raise unavailable(self.archive, f"{instead_of} is missing or damaged, and fetching was not allowed")
+        try:
+            Path(below).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=below, prefix=".") as scratch:
+                file = self.download(self.archive, Path(scratch))
+                _check_sha256(self.archive, file, self.archive.sha256, file.name)
+                yield file
+        except SourceUnavailable:
+            raise
+        except (OSError, ValueError, tarfile.TarError, zipfile.BadZipFile) as error:
+            raise unavailable(self.archive, reason_of(error)) from error
 
     def get(self, *names: str) -> list[Path]:
         """Return the paths of some of the archive's members, fetching it if one is missing or damaged.
@@ -171,16 +196,8 @@ class Cache:
         paths = [folder / name for name in names]
         if all(path.is_file() and _sha256(path) == archive.members[path.name][1] for path in paths):
             return paths
-        if self.offline:
-            raise unavailable(archive, f"it is not in {folder}, and fetching it was not allowed")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self.path, prefix=".") as scratch:
-                _extract(archive, self.fetch_archive(scratch), paths)
-        except SourceUnavailable:
-            raise
-        except (OSError, tarfile.TarError) as error:
-            raise unavailable(archive, reason_of(error)) from error
+        with self.fetched(self.path, instead_of=folder) as file:
+            _extract(archive, file, paths)
         return paths
 
 

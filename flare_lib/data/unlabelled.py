@@ -7,14 +7,12 @@ learn from. Three of them come from The Cancer Imaging Archive.
 
 import os
 import tarfile
-import tempfile
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from flare_lib.ct.files import load_ct, save_ct
-from flare_lib.data.sources import Archive, Cache, SourceUnavailable, unavailable
-from flare_lib.machine.failures import reason_of
+from flare_lib.data.sources import Archive, Cache
 
 
 @dataclass(frozen=True)
@@ -70,16 +68,8 @@ def fetch_unlabelled(one: UnlabelledCt, folder: str | os.PathLike, cache: Cache 
     path, cache = Path(folder) / f"{one.name}.nii.gz", replace(cache or Cache(), archive=one.archive)
     if path.is_file():
         return path
-    if cache.offline:
-        raise unavailable(one.archive, f"{path} does not exist, and fetching it was not allowed")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as scratch:
-            save_ct(path, load_ct(_unpack(cache.fetch_archive(scratch), one.inside, Path(scratch) / "unpacked")))
-    except SourceUnavailable:
-        raise
-    except (OSError, ValueError, tarfile.TarError, zipfile.BadZipFile) as error:
-        raise unavailable(one.archive, reason_of(error)) from error
+    with cache.fetched(path.parent, instead_of=path) as file:
+        save_ct(path, load_ct(_unpack(file, one.inside, file.parent / "unpacked")))
     return path
 
 

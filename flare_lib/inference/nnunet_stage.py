@@ -21,7 +21,7 @@ from flare_lib.ct.preprocess import find_foreground
 from flare_lib.ct.resample import resample_nearest, resampled_shape
 from flare_lib.ct.roi import Box, bounding_box, check_margin, crop, crop_volume
 from flare_lib.ct.spline import resample_spline, thick_axis
-from flare_lib.ct.volume import Triple, Volume, triple
+from flare_lib.ct.volume import Triple, Volume, extent_mm, triple
 from flare_lib.inference.coarse_to_fine import Run, Segmentation
 from flare_lib.inference.components import keep_largest_piece
 from flare_lib.inference.postprocess import MIN_SHARE, postprocess
@@ -33,7 +33,7 @@ from flare_lib.machine.progress import StageProgress
 from flare_lib.network.engines import check_engine, compile_net
 from flare_lib.network.nnunet_folder import NnunetModel
 from flare_lib.network.nnunet_nets import Predict
-from flare_lib.network.nnunet_plans import Scaling
+from flare_lib.network.nnunet_plans import Plans, Scaling
 
 NAME = "nnU-Net"
 
@@ -69,7 +69,7 @@ class NnunetStage:
     @property
     def patch_mm(self) -> Triple:
         """The extent of one patch in mm, along the net's axes."""
-        return triple(n * s for n, s in zip(self.patch_size, self.plans.spacing_mm, strict=True))
+        return extent_mm(self.patch_size, self.plans.spacing_mm)
 
     def prepare(self, array: np.ndarray, spacing_mm: Triple, scaling: Scaling) -> torch.Tensor:
         """Return the image that the nets see of a CT: clipped, resampled and scaled, float32 (1, ...).
@@ -145,6 +145,20 @@ def segment_with_nnunet(
     return run.result(ct, labels, region, seen, organs=stage.plans.has_flares_organs)
 
 
+def _thick_on_the_way_back(plans: Plans, spacing_mm: Triple) -> int | None:
+    """Return the net's axis along which no logits are interpolated, of a CT with this spacing along the net's axes.
+
+    v2 asks the net's spacing first. v1 asks the CT's, and in the file's order of axes: when it then falls back on the
+    net's spacing, it takes an axis of the net for the file's axis of that number, which is another one where the net's
+    axes are transposed.
+    """
+    if plans.version > 1:
+        return thick_axis(plans.spacing_mm, spacing_mm)
+    net_axis_of = plans.transpose_forward.index
+    in_file = thick_axis(triple(spacing_mm[net_axis_of(axis)] for axis in range(3)), plans.spacing_mm)
+    return None if in_file is None else net_axis_of(in_file)
+
+
 def _segment_region(
     run: Run, axes: Axes, region: Volume, stage: NnunetStage, scaling: Scaling, tile_step: float
 ) -> np.ndarray:
@@ -154,8 +168,7 @@ def _segment_region(
     run.lap(f"{NAME} preprocessing")
     slabs = run.slide(image, stage, tile_step, NAME, weights="gaussian", pad_value=0.0)
     small = triple(image.shape[1:])
-    spacings = stage.plans.spacing_mm, spacing_mm
-    thick = thick_axis(*(spacings if stage.plans.version > 1 else spacings[::-1]))
+    thick = _thick_on_the_way_back(stage.plans, spacing_mm)
     # between thick slices nothing is interpolated: every new slice gets the labels of the nearest one
     shape = triple(small[a] if a == thick else n for a, n in enumerate(array.shape))
     labels = resample_nearest(resize_argmax(slabs, shape, in_shape_zyx=small), array.shape)

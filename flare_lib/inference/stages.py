@@ -13,7 +13,7 @@ import torch
 from flare_lib.ct.moments import Moments
 from flare_lib.ct.preprocess import normalize
 from flare_lib.ct.resample import resample_trilinear
-from flare_lib.ct.volume import Shape, Triple, Volume, triple
+from flare_lib.ct.volume import Shape, Triple, Volume, extent_mm, triple
 from flare_lib.machine.device import choose_device, memory_errors_of
 from flare_lib.machine.precision import Precision, choose_precision
 from flare_lib.network.engines import check_engine, compile_net
@@ -65,7 +65,7 @@ class NetStage:
     @property
     def patch_mm(self) -> Triple:
         """The extent (z, y, x) of one patch in mm."""
-        return triple(n * s for n, s in zip(self.patch_size, self.preprocessing.spacing_zyx_mm, strict=True))
+        return extent_mm(self.patch_size, self.preprocessing.spacing_zyx_mm)
 
     def scaled(self, scale: float) -> "NetStage":
         """Return a stage with the same net that is shown bodies `scale` times as large; ValueError unless above 0."""

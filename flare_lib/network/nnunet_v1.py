@@ -8,10 +8,12 @@ The plans are pickles, and are read as data (`machine.plain_pickle`). The net fo
 trainers that use nnU-Net's standard 3-D net are known here.
 
 v1 differs from v2 in three things: a CT is clipped after it is resampled, not before; tiles and folds are averaged as
-probabilities, not as logits; and on the way back, whether slices are thick is asked of the CT first. `Plans.version`
-tells the stage that runs it.
+probabilities, not as logits; and on the way back, whether slices are thick is asked of the CT first, along the file's
+axes. `Plans.version` tells the stage that runs it. Both stages of a pair, 3d_lowres (0) and 3d_fullres (1), are planned
+along the net's axes: `current_spacing` and `patch_size` are transposed already.
 
-Reference: nnU-Net 1.7.1, `nnUNetTrainerV2`, `GenericPreprocessor`, `save_segmentation_nifti_from_softmax`.
+Reference: nnU-Net 1.7.1, `nnUNetTrainerV2`, `ExperimentPlanner3D_v21`, `GenericPreprocessor`,
+`save_segmentation_nifti_from_softmax`.
 """
 
 import re

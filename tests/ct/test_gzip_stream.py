@@ -16,11 +16,11 @@ DATA = np.random.default_rng(0).integers(0, 9, 5000).astype(np.uint8).tobytes()
 
 
 @pytest.fixture(autouse=True, scope="module", params=["ISA-L", "zlib"])
-def engine(request):
+def deflate_library(request):
     """Every test with each of them: ISA-L is missing on some machines."""
     library = zlib if request.param == "zlib" else pytest.importorskip("isal.isal_zlib")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(gzip_stream, "engine", library)
+        patched.setattr(gzip_stream, "deflate_library", library)
         yield
 
 

@@ -149,7 +149,7 @@ def test_the_thorax_comes_alone(fetch, index, tmp_path):
 
 
 def test_offline_with_an_empty_cache_is_an_error_that_leaves_nothing(fetch, tmp_path):
-    with pytest.raises(SourceUnavailable, match=r"small 1\.0 could not be fetched with pip: it is not in .*small-1\.0"):
+    with pytest.raises(SourceUnavailable, match=r"small 1\.0 could not be fetched with pip: .*small-1\.0 is missing or damaged"):
         fetch(offline=True)
     assert not (tmp_path / "cache").exists()
 
@@ -290,14 +290,20 @@ def test_without_a_network_a_phantom_takes_its_place_and_is_kept(fetch, tmp_path
     assert fetch(sample_or_phantom) == fetch()
 
 
-def test_copies_are_written_only_when_they_differ(fetch, tmp_path):
+def test_copies_are_written_once_and_replace_nobodys_files(fetch, tmp_path):
     case = fetch()
     copy = case.copy_to(tmp_path / "new" / "folder")
     assert copy == SampleCase(tmp_path / "new/folder/ct.nii.gz", tmp_path / "new/folder/reference.nii.gz", case.about)
     assert copy.ct_path.read_bytes() == case.ct_path.read_bytes()
     assert copy.label_map_path.read_bytes() == case.label_map_path.read_bytes()
     written = copy.ct_path.stat().st_mtime_ns
-    copy.label_map_path.write_bytes(b"something else")
+    copy.label_map_path.unlink()
     case.copy_to(tmp_path / "new" / "folder")
     assert copy.ct_path.stat().st_mtime_ns == written
     assert copy.label_map_path.read_bytes() == case.label_map_path.read_bytes()
+    copy.label_map_path.write_bytes(b"somebody's own")
+    copy.ct_path.unlink()
+    with pytest.raises(ValueError, match=r"must hold no other reference\.nii\.gz, got .*: it would be lost"):
+        case.copy_to(tmp_path / "new" / "folder")
+    assert copy.label_map_path.read_bytes() == b"somebody's own"
+    assert not copy.ct_path.exists()  # both or none

@@ -121,7 +121,27 @@ def test_on_the_way_back_version_1_asks_the_ct_for_thick_slices_first_and_versio
     segment_with_nnunet(ct, asking)
     there, back = asked
     assert there[1] == asking.plans.spacing_mm != there[0]
-    assert back == (there if version == 1 else there[::-1])
+    assert asking.plans.transpose_forward == (1, 0, 2)
+    (a, b, c), net = there
+    assert back == (((b, a, c), net) if version == 1 else (net, (a, b, c)))
+
+
+@pytest.mark.parametrize(
+    ("version", "spacing_mm", "expected"),
+    [
+        (1, (1.0, 1.1, 1.2), 1),  # axis 0 of the net is thick, and taken for axis 0 of the file: the net's axis 1
+        (2, (1.0, 1.1, 1.2), 0),
+        (1, (5.0, 1.0, 1.1), 0),  # the CT's own thick axis is told in the file's order, where it is axis 1
+        (1, (1.0, 5.0, 1.1), 1),
+        (2, (1.0, 5.0, 1.1), 0),
+        (1, (5.0, 5.0, 1.1), None),  # two thick axes are none
+    ],
+)
+def test_version_1_takes_an_axis_of_its_net_for_one_of_the_file(version, spacing_mm, expected):
+    """As nnU-Net 1.7.1 does: `spacing_after_resampling` is transposed, the softmax on the way back is not."""
+    planned = replace(read_plans(PLANS, DATASET, "3d_fullres"), version=version, spacing_mm=(8.0, 2.0, 1.5))
+    assert planned.transpose_forward == (1, 0, 2)
+    assert nnunet_stage._thick_on_the_way_back(planned, spacing_mm) == expected
 
 
 def test_version_1_averages_probabilities():

@@ -12,6 +12,7 @@ import torch
 from small_nnunet import NAMES, information_v1, small_net, write_results_v1
 from spoilt_plans import with_anything_in_every_place
 
+from flare_lib.ct.volume import FileGrid
 from flare_lib.network import nnunet_v1
 from flare_lib.network.nnunet_folder import load_nnunet_folder, model_files
 from flare_lib.network.nnunet_plans import Normalisation
@@ -90,6 +91,22 @@ def test_the_low_resolution_of_two_stages_and_old_plans_are_read(tmp_path):
     information["init"] = (*information["init"][:5], 1, *information["init"][6:])
     plans = load_nnunet_folder(write_results_v1(tmp_path / "s", information=information)).plans
     assert (plans.configuration, plans.spacing_mm) == ("3d_fullres", (1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("stage", "spacing", "patch"), [(0, (6.0, 3.0, 2.5), (8, 12, 16)), (1, (5.0, 0.9, 0.8), (4, 16, 24))]
+)
+def test_both_stages_of_a_pair_are_planned_along_the_nets_axes(tmp_path, stage, spacing, patch):
+    """As nnU-Net 1.7.1's planner writes them: transposed already, so nothing is transposed again."""
+    information = changed(transpose_forward=[2, 0, 1], transpose_backward=[1, 2, 0])
+    stages, old = information["plans"]["plans_per_stage"], information["plans"]["plans_per_stage"][0]
+    stages[0] = {**old, "current_spacing": np.array([6.0, 3.0, 2.5]), "patch_size": np.array([8, 12, 16])}
+    stages[1] = {**old, "current_spacing": np.array([5.0, 0.9, 0.8]), "patch_size": np.array([4, 16, 24])}
+    information["init"] = (*information["init"][:5], stage, *information["init"][6:])
+    plans = load_nnunet_folder(write_results_v1(tmp_path / "r", information=information)).plans
+    assert (plans.spacing_mm, plans.patch_size, plans.transpose_forward) == (spacing, patch, (2, 0, 1))
+    grid = FileGrid((20, 30, 40), np.diag([-0.8, -0.9, 5.0, 1.0]))  # x, y, z
+    assert plans.axes(grid).turn_spacing((5.0, 0.9, 0.8)) == (0.8, 5.0, 0.9)
 
 
 OTHERS = [
