@@ -48,13 +48,15 @@ def test_a_wrong_command_line_is_told_in_one_line(flare, arguments, message):
     assert message in err[0]
 
 
-@pytest.mark.parametrize("empty", [["", "-o", "out"], ["ct.nii.gz", "-o", ""], ["ct.nii.gz", "--output="]])
+@pytest.mark.parametrize(
+    "empty", [["", "-o", "out"], ["ct.nii.gz", "-o", ""], ["ct.nii.gz", "--output="], ["-o", "out", "--", ""]]
+)
 def test_an_empty_argument_is_not_taken_for_the_current_folder(flare, tmp_path, monkeypatch, empty):
     monkeypatch.chdir(tmp_path)
     said = "error: no argument may be empty, got an empty one (is it a variable that is not set?)"
     assert flare("segment", *empty) == (2, [], [said])
     assert list(tmp_path.iterdir()) == []
-    assert flare("profile", "-o", "p.json", "--", sys.executable, "-c", "")[0] == 0
+    assert flare("profile", "-o", "p.json", "--", sys.executable, "-c", "")[0] == 0  # another program's argument
 
 
 def test_the_version_is_told(flare):

@@ -7,7 +7,8 @@ These layouts can be read (see data/README.md):
     NAME/ct.nii.gz             NAME/segmentations/     TotalSegmentator, one mask per structure
     NAME_0000.nii.gz                                   CTs only, like FLARE 2022's unlabelled ones
 
-A CT without a label map is fine: it is an unlabelled case.
+In each of them a CT may also be DICOM: a folder NAME or a NAME.zip in place of the NIfTI file, or slices in a patient's
+folder NAME beside segmentations/. A CT without a label map is fine: it is an unlabelled case.
 """
 
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flare_lib.ct.files import find_images, load_ct, load_label_map
+from flare_lib.ct.files import find_cts, find_images, holds_dicom, load_ct, load_label_map
 from flare_lib.ct.hu import hu_doubts
 from flare_lib.ct.labels import IGNORED, N_ORGANS, left_right_problems, organ, without_ignored
 from flare_lib.ct.volume import Volume, grid_difference
@@ -36,7 +37,7 @@ SANE_LIVER_HU = (-30.0, 200.0)
 
 @dataclass(frozen=True)
 class Case:
-    """One patient: a name, where the CT is, and where its labels are: a file, a folder of masks, or None."""
+    """One patient: a name, where the CT is (see `load_ct`), and its labels: a file, a folder of masks, or None."""
 
     name: str
     ct_path: Path
@@ -46,22 +47,23 @@ class Case:
 def find_cases(folder: str | Path) -> list[Case]:
     """Return the cases in a folder with one of the layouts above, sorted by name.
 
-    A label map without a CT is a case too: `check_case` says what is wrong with it. Raises FileNotFoundError for a
-    folder without cases, ValueError for two files with the same case name.
+    A label map without a CT is a case too: `check_case` says what is wrong with it. A folder of DICOM slices is one
+    case. Raises FileNotFoundError for a folder without cases, ValueError for two CTs or label maps with the same case
+    name.
     """
     folder = Path(folder)
     for images, labels in _FOLDERS:
         if (folder / images).is_dir():
-            cts, label_maps = find_images(folder / images, channel="_0000"), find_images(folder / labels)
+            cts, label_maps = find_cts(folder / images, channel="_0000"), find_images(folder / labels)
             break
     else:
-        cts = {parent.name: ct for parent in _folders_in(folder) if (ct := ct_with_masks(parent))}
         label_maps = {path.parent.name: path for path in folder.glob("*/segmentations")}
+        cts = _patients(folder)
         if not cts:
-            cts = find_images(folder, channel="_0000")
+            cts = {folder.resolve().name: folder} if holds_dicom(folder) else find_cts(folder, channel="_0000")
     if not cts:
         raise FileNotFoundError(
-            f"{folder} must hold CTs (.nii or .nii.gz) as images/ + labels/, imagesTr/ + labelsTr/, NAME/ct.nii.gz or "
+            f"{folder} must hold CTs, NIfTI or DICOM, as images/ + labels/, imagesTr/ + labelsTr/, NAME/ct.nii.gz or "
             "directly, got none"
         )
     anywhere = next(iter(cts.values())).parent
@@ -82,8 +84,12 @@ def ct_with_masks(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _folders_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("[!.]*") if path.is_dir())
+def _patients(folder: Path) -> dict[str, Path]:
+    """Return {name: CT} for the patients' folders of a data set like TotalSegmentator's; empty if it is no such one."""
+    folders = sorted(path for path in folder.glob("[!.]*") if path.is_dir())
+    cts = {path.name: ct_with_masks(path) or (path if holds_dicom(path, deep=True) else None) for path in folders}
+    like_totalsegmentators = any(ct != folder / name for name, ct in cts.items() if ct)
+    return {name: ct for name, ct in cts.items() if ct} if like_totalsegmentators else {}
 
 
 def load_labels(case: Case) -> Volume:

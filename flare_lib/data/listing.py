@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PureWindowsPath
 
-from flare_lib.ct.dicom_headers import read_header
+from flare_lib.ct.files import holds_dicom
 from flare_lib.ct.nifti_file import SUFFIXES
 from flare_lib.data.cohort import Case, ct_with_masks, find_cases
 
@@ -62,7 +62,7 @@ def list_cts(inputs: Sequence[str | os.PathLike]) -> list[Case]:
 def _cts_of(given: Path) -> list[Case]:
     if given.suffix.lower() == ".csv" and given.is_file():
         return _listed(given)
-    if given.is_dir() and not _has_dicom(given, deep=False):
+    if given.is_dir() and not holds_dicom(given):
         if not (found := list(_in_folder(given))):
             raise FileNotFoundError(f"{given} must hold CTs, NIfTI or DICOM, got none")
         return found
@@ -169,23 +169,11 @@ def _at(path: Path, before: str, entered: set[str], links: _Links) -> Iterator[C
     if (real := os.path.realpath(path)) in entered:
         return
     entered.add(real)
-    if _has_dicom(path, deep=False):  # whatever NIfTI lies beside it
+    if holds_dicom(path):  # whatever NIfTI lies beside it
         yield Case(before + path.name, path)
     elif ct := ct_with_masks(path):  # a patient of TotalSegmentator's data set
         yield Case(before + path.name, ct)
-    elif not any(file.name.lower().endswith(SUFFIXES) for file in path.rglob("[!.]*")) and _has_dicom(path, deep=True):
+    elif not any(file.name.lower().endswith(SUFFIXES) for file in path.rglob("[!.]*")) and holds_dicom(path, deep=True):
         yield Case(before + path.name, path)
     else:
         yield from _below(path, f"{before}{path.name}_", entered, links)
-
-
-def _has_dicom(folder: Path, *, deep: bool) -> bool:
-    """Return whether a folder holds a DICOM file, even a damaged one; if `deep`, also those below it."""
-    for file in folder.rglob("[!.]*") if deep else folder.glob("[!.]*"):
-        if file.is_file() and not file.name.lower().endswith((*_CT_SUFFIXES, ".csv", ".json", ".png", ".txt")):
-            try:
-                if read_header(file) is not None:
-                    return True
-            except (ValueError, OSError):
-                return True
-    return False

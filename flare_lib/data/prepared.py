@@ -34,12 +34,13 @@ from flare_lib.ct.volume import Volume, grid_difference
 from flare_lib.data.cohort import Case, load_labels
 from flare_lib.machine.atomic_write import atomic_folder, atomic_write
 from flare_lib.machine.failures import Failure, reason_of
+from flare_lib.machine.fingerprint import stamp_of
 from flare_lib.machine.processes import Pool
 from flare_lib.machine.progress import Progress
 from flare_lib.machine.runner import run_in_order
 
 AROUND = ("foreground", "organs")
-_FORMAT = 2  # of the files: increase it when they change
+_FORMAT = 3  # of the files: increase it when they change
 _PLACES = 500  # voxels of each organ that are stored, so that a patch can be centred on one without a search
 
 _NAMED = 5  # how many failed cases are named one by one; one line has no room for more
@@ -51,7 +52,8 @@ class PreparedCase:
 
     `image_hu` float16 (Z, Y, X), within the window, memory-mapped; `labels` uint8 of the same shape, 0 to 13 or
     `IGNORED`, or None; `class_locations` {organ id: some of its voxels, int (n, 3), ZYX}; `moments` of its grey values
-    in HU, for individual normalisation.
+    in HU, for individual normalisation; `content`: a hash of the whole CT's grey values as they were read, which are
+    the same under any name and in any format; empty for a case that was not read.
     """
 
     name: str
@@ -59,6 +61,7 @@ class PreparedCase:
     labels: np.ndarray | None
     class_locations: dict[int, np.ndarray]
     moments: Moments
+    content: str = ""
 
 
 def moments_of(cases: Sequence[PreparedCase]) -> Moments:
@@ -122,14 +125,17 @@ def prepare_cases(
         if isinstance(outcome, Failure)
     ]
     if failed:
-        raise ValueError(_some(failed, "; "))
+        raise ValueError(some_of(failed, "; "))
     empty = [case.name for case, there in zip(missing, outcomes, strict=True) if there is False]
     if empty and on_note:
-        on_note(f"{len(empty)} of {len(cases)} cases have no organ in their labels and are passed over: {_some(empty)}")
+        on_note(
+            f"{len(empty)} of {len(cases)} cases have no organ in their labels and are passed over: {some_of(empty)}"
+        )
     return [_load(folder / case.name) for case in cases if case.name not in empty]
 
 
-def _some(texts: Sequence[str], between: str = ", ") -> str:
+def some_of(texts: Sequence[str], between: str = ", ") -> str:
+    """Return the first few texts in one line, and how many more there are."""
     more = f"{between}and {len(texts) - _NAMED} more" if len(texts) > _NAMED else ""
     return between.join(texts[:_NAMED]) + more
 
@@ -150,7 +156,7 @@ def _prepare(
             return False
         raise ValueError("the label map must hold an organ, got only background")
     image, labels = _crop_and_resample(ct, labels_volume, preprocessing, around, margin_mm)
-    card = {"sources": _sources(case), "moments": asdict(Moments.of(image))}
+    card = {"sources": _sources(case), "moments": asdict(Moments.of(image)), "content": _content_of(ct)}
     with atomic_folder(folder / case.name) as unfinished:  # replaces a case made from files that have changed since
         _save(unfinished / "image.npy", image.astype(np.float16))
         if labels is not None:
@@ -206,10 +212,16 @@ def _class_locations(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray
     return np.concatenate(rows).astype(np.int16) if rows else np.zeros((0, 4), np.int16)
 
 
-def _sources(case: Case) -> list[list[int]]:
-    """Return the size and modification time of a case's files."""
-    stats = [path.stat() for path in (case.ct_path, case.label_path) if path is not None]
-    return [[s.st_size, s.st_mtime_ns] for s in stats]
+def _sources(case: Case) -> list[str]:
+    """Return what changes with a case's files, or with those in a folder of slices or masks."""
+    return [stamp_of(path) for path in (case.ct_path, case.label_path) if path is not None]
+
+
+def _content_of(ct: Volume) -> str:
+    """Return a hash of a CT's grey values, whatever file they came from: loading leaves them in one dtype and order."""
+    digest = hashlib.sha256(f"{ct.shape_zyx} {ct.array_zyx.dtype}".encode())
+    digest.update(np.ascontiguousarray(ct.array_zyx).data)
+    return digest.hexdigest()
 
 
 def _load_if_there(case: Case, folder: Path, on_note: Callable[[str], None] | None) -> PreparedCase | None:
@@ -239,4 +251,5 @@ def _load(folder: Path) -> PreparedCase:
         rows = np.load(folder / "class_locations.npy").astype(int)
         class_locations = {int(organ): rows[rows[:, 0] == organ, 1:] for organ in np.unique(rows[:, 0])}
     image = np.load(folder / "image.npy", mmap_mode="r")
-    return PreparedCase(folder.name, image, labels, class_locations, Moments(**_card(folder)["moments"]))
+    card = _card(folder)
+    return PreparedCase(folder.name, image, labels, class_locations, Moments(**card["moments"]), card["content"])

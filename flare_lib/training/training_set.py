@@ -11,7 +11,7 @@ import torch
 
 from flare_lib.ct.moments import Moments
 from flare_lib.data.cohort import Case, find_cases, split_cases
-from flare_lib.data.prepared import PreparedCase, moments_of, prepare_cases
+from flare_lib.data.prepared import PreparedCase, moments_of, prepare_cases, some_of
 from flare_lib.machine.processes import Pool
 from flare_lib.machine.progress import StageProgress, of_stage
 from flare_lib.synthetic.morphing import people_between
@@ -68,12 +68,14 @@ def gather(
     and never held out; those without labels, or with labels in which there is no organ, are passed over. If the recipe
     gives them no share of their own, they are cases like the others. Cases are prepared once, in `cache`, by a `pool`
     if there is one, which is opened for them and closed when they are there. What `recipe.n_between` people need is
-    kept in `cache`, too. `on_note` is called with a note of cases that were damaged there, or if no two persons have
-    enough in common for people between them. Phantoms need no folder.
+    kept in `cache`, too. A CT that is held out is not learnt from under another name or from another folder either: it
+    is known by its grey values. `on_note` is called with a note of such CTs, of cases that were damaged in `cache`, or
+    if no two persons have enough in common for people between them. Phantoms need no folder.
 
     Before any work starts, raises ValueError for a folder that the recipe needs but was not given, for pseudo-labels
     that are missing or that the recipe does not draw from, and for too few to hold some out, and FileNotFoundError for
-    a folder without cases; after that, the errors of `prepare_cases`.
+    a folder without cases; after that, the errors of `prepare_cases`, and ValueError if every CT of a folder is held
+    out.
     """
     share = recipe.sources.get
     persons = find_subjects(_given(label_maps, "label_maps", recipe)) if share("label_maps") else []
@@ -108,10 +110,12 @@ def gather(
     with pool if pool is not None and (cases or by_a_net or without) else nullcontext() as opened:
         if training:
             there = prepared([*training, *validation], around, opened)
-            gathered.sources["cases"], gathered.held_out["cases"] = there[: len(training)], there[len(training) :]
+            gathered.held_out["cases"] = there[len(training) :]
             gathered.held_out_names = [case.name for case in validation]
+            gathered.sources["cases"] = _never_held_out(there[: len(training)], gathered, "cohort", on_note)
         if by_a_net:
             more = prepared(by_a_net, around, opened, within="pseudo_labelled", pass_over_empty=True)
+            more = _never_held_out(more, gathered, "pseudo-labelled", on_note)
             if share("pseudo_labelled"):
                 gathered.sources["pseudo_labelled"] = more
             else:
@@ -119,6 +123,7 @@ def gather(
                 gathered.n_pseudo_labelled = len(more)
         if without:  # apart from the others, which may have the same names
             gathered.unlabelled = prepared(without, "foreground", opened, within="unlabelled")
+            gathered.unlabelled = _never_held_out(gathered.unlabelled, gathered, "unlabelled", on_note)
     if persons:
         loaded = [load_subject(path) for path in persons]
         bodies = _bodies(loaded)
@@ -178,6 +183,22 @@ def _pseudo_labelled_cases(folder: str | Path, recipe: Recipe) -> list[Case]:
     if not cases:
         raise ValueError(f"{folder} must hold CTs with labels, in images/ and labels/ for example, got CTs only")
     return cases
+
+
+def _never_held_out(
+    cases: list[PreparedCase], gathered: TrainingSet, what: str, on_note: Callable[[str], None] | None
+) -> list[PreparedCase]:
+    """Return the cases but those whose CT is held out under this or another name; ValueError if none is left."""
+    held_out = {case.content for case in gathered.held_out.get("cases", ()) if isinstance(case, PreparedCase)}
+    kept = [case for case in cases if case.content not in held_out]
+    same = [case.name for case in cases if case.content in held_out]
+    if same and not kept:
+        raise ValueError(f"the {what} CTs must not all be held out for validation as well, got {some_of(same)}")
+    if same and on_note:
+        on_note(
+            f"{len(same)} of {len(cases)} {what} CTs are held out for validation, so not learnt from: {some_of(same)}"
+        )
+    return kept
 
 
 def moments_of_sources(sources: dict[str, Sequence[Source]], recipe: Recipe, *, n_patches: int = 64) -> Moments:

@@ -1,14 +1,19 @@
 """Cohorts: every layout gives the same cases, every problem of every case is told, splits are drawn by the seed."""
 
+import zipfile
+
 import numpy as np
 import pytest
 from cohorts import SHAPE, SPACING, hu, organs, pair, write_ct, write_labels
+from dicoms import HU, store, write_series, zipped
 
 from flare_lib.ct.files import load_ct, save_label_map
 from flare_lib.ct.labels import IGNORED
+from flare_lib.ct.preprocess import Preprocessing
 from flare_lib.ct.volume import Volume
 from flare_lib.data.cohort import Case, check_case, check_cases, find_cases, load_labels, split_cases
 from flare_lib.data.listing import list_cts
+from flare_lib.data.prepared import prepare_cases
 from flare_lib.synthetic.structures import ORGAN_STRUCTURES
 
 
@@ -65,7 +70,68 @@ def test_a_folder_without_cases_and_two_files_of_one_name_are_refused(tmp_path):
         find_cases(tmp_path)
     write_ct(tmp_path / "a.nii.gz")
     write_ct(tmp_path / "a_0000.nii")
-    with pytest.raises(ValueError, match=r"one file in .*, got a.nii.gz and a_0000.nii"):
+    with pytest.raises(ValueError, match=r"one CT or label map in .*, got a.nii.gz and a_0000.nii"):
+        find_cases(tmp_path)
+
+
+def as_dicom(folder):
+    """A CT as slices in a folder, and the labels of their grid."""
+    ct = load_ct(write_series(folder, lambda ds, k: store(ds, HU[k] // 8 + 1034)))
+    labels = np.zeros(ct.shape_zyx, np.uint8)
+    labels[1:4, 2:4, 4:6] = 1
+    return ct, labels
+
+
+def beside_labels(folder, layout):
+    ct, labels = as_dicom(folder / layout[0] / "p1_0000")
+    (folder / layout[1]).mkdir()
+    save_label_map(folder / layout[1] / "p1.nii.gz", labels, ct)
+    return "p1", labels
+
+
+def beside_masks(folder, _):
+    ct, labels = as_dicom(folder / "p1" / "study" / "series")
+    (folder / "p1" / "segmentations").mkdir()
+    save_label_map(folder / "p1" / "segmentations" / "liver.nii.gz", labels, ct)
+    totalsegmentator(folder)
+    return "p1", labels
+
+
+@pytest.mark.parametrize(
+    ("layout", "folders"),
+    [(beside_labels, ("images", "labels")), (beside_labels, ("imagesTr", "labelsTr")), (beside_masks, None)],
+)
+def test_a_ct_of_a_cohort_may_be_a_folder_of_dicom_slices(tmp_path, layout, folders):
+    name, labels = layout(tmp_path, folders)
+    [case] = [case for case in find_cases(tmp_path) if case.name == name]
+    np.testing.assert_array_equal(load_labels(case).array_zyx, labels)
+    assert check_case(case) == [] or "liver's median" in check_case(case)[0]
+    (prepared,) = prepare_cases([case], tmp_path / "cache", Preprocessing(load_ct(case.ct_path).spacing_zyx_mm))
+    assert (prepared.labels == 1).sum() == labels.sum()
+
+
+def test_archives_and_folders_of_dicom_without_labels_are_cases_too(tmp_path):
+    write_series(tmp_path / "cts" / "b" / "deep" / "deeper")
+    zipped(write_series(tmp_path / "c"), tmp_path / "cts" / "c_0000.zip")
+    write_ct(tmp_path / "cts" / "a.nii.gz")
+    with zipfile.ZipFile(tmp_path / "cts" / "download.zip", "w") as other:
+        other.writestr("FLARE22Train/images/x.nii.gz", b"whatever it was unpacked from")
+    (tmp_path / "cts" / "d.zip").write_bytes(b"half downloaded")
+    (tmp_path / "cts" / "notes").mkdir()
+    (tmp_path / "cts" / "notes" / "README").write_text("none")
+    cases = find_cases(tmp_path / "cts")
+    assert [case.name for case in cases] == ["a", "b", "c", "d"]
+    assert [list(check_cases([case])) for case in cases[:3]] == [[], [], []]
+    assert "must be a complete .zip archive" in check_case(cases[3])[0]
+    (alone,) = find_cases(tmp_path / "c")
+    assert (alone.name, alone.ct_path) == ("c", tmp_path / "c")
+
+
+def test_slices_where_each_ct_must_have_a_folder_are_refused(tmp_path):
+    write_series(tmp_path / "images")
+    with pytest.raises(
+        ValueError, match=r"images must hold a folder or \.zip of DICOM for each CT, got DICOM files side"
+    ):
         find_cases(tmp_path)
 
 

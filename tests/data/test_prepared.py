@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cohorts import SPACING, hu, organs, pair, write_ct, write_labels
+from dicoms import N, only, write_series
 
 from flare_lib.ct.files import load_ct
 from flare_lib.ct.labels import IGNORED
@@ -114,6 +115,20 @@ def test_what_is_there_is_not_made_again_and_a_changed_recipe_or_file_is(tmp_pat
     (case,) = prepare_cases(cases[:1], cache, AS_THEY_ARE)
     assert len(made) == 7
     assert case.image_hu[3, 4, 5] == hu(7)[4, 6, 8]
+
+
+def test_a_slice_that_has_changed_makes_its_case_anew(tmp_path, monkeypatch):
+    series = write_series(tmp_path / "images" / "a")
+    write_series(tmp_path / "images" / "b", lambda ds, k: setattr(ds, "SOPInstanceUID", f"1.2.{k}"))
+    cases = find_cases(tmp_path)
+    same, copy = prepare_cases(cases, tmp_path / "cache", AS_THEY_ARE)
+    assert same.content == copy.content  # whatever the headers say
+    made = counted(monkeypatch)
+    write_series(tmp_path / "images" / "a", only(2, PatientID="another", RescaleIntercept=-1023))
+    changed, _ = prepare_cases(cases, tmp_path / "cache", AS_THEY_ARE)
+    assert made == ["a"]
+    assert changed.content != copy.content
+    assert len(list(series.iterdir())) == N
 
 
 @pytest.mark.slow("two processes that load the library")

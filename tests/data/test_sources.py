@@ -149,7 +149,9 @@ def test_the_thorax_comes_alone(fetch, index, tmp_path):
 
 
 def test_offline_with_an_empty_cache_is_an_error_that_leaves_nothing(fetch, tmp_path):
-    with pytest.raises(SourceUnavailable, match=r"small 1\.0 could not be fetched with pip: .*small-1\.0 is missing or damaged"):
+    with pytest.raises(
+        SourceUnavailable, match=r"small 1\.0 could not be fetched with pip: .*small-1\.0 is missing or damaged"
+    ):
         fetch(offline=True)
     assert not (tmp_path / "cache").exists()
 

@@ -5,12 +5,13 @@ import shutil
 from contextlib import contextmanager
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from tiny_runs import PAINTED, REAL, REAL_AND_PAINTED, TINY
 
-from flare_lib.ct.files import save_ct, save_label_map
+from flare_lib.ct.files import load_ct, save_ct, save_label_map
 from flare_lib.ct.roi import Box
 from flare_lib.ct.volume import Volume
 from flare_lib.data.cohort import find_cases
@@ -93,6 +94,42 @@ def test_what_segment_made_of_an_archive_is_learnt_from_and_never_held_out(cohor
         "unlabelled": 5,
         "held_out": [gathered.held_out["cases"][0].name],
     }
+
+
+def test_a_ct_that_is_held_out_is_learnt_from_under_no_other_name(cohort, tmp_path):
+    """A copy as a float32 .nii with other axes in the cohort, among pseudo-labelled and among unlabelled CTs."""
+    recipe = preset("paper", "coarse", **REAL, n_unlabelled=1)
+    mixed = shutil.copytree(cohort, tmp_path / "mixed")
+    [held_out] = gather(recipe, cohort=mixed, cache=tmp_path / "cache").held_out["cases"]
+    others = [case for case in find_cases(mixed) if case.label_path and case.name != held_out.name]
+    nets, more = tmp_path / "nets", tmp_path / "more"
+    for folder, name in ((nets / "images", "again"), (more, "again")):
+        folder.mkdir(parents=True)
+        image = nib.as_closest_canonical(nib.load(mixed / "images" / f"{held_out.name}_0000.nii.gz"))
+        turned = image.as_reoriented([[1, -1], [2, 1], [0, -1]])
+        nib.save(nib.Nifti1Image(turned.get_fdata(dtype=np.float32), turned.affine), folder / f"{name}.nii")
+        shutil.copy(others[0].ct_path, folder)
+    (nets / "labels").mkdir()
+    shutil.copy(others[0].label_path, nets / "labels")
+    canonical = load_ct(nets / "images" / "again.nii")
+    save_label_map(nets / "labels" / "again.nii.gz", np.ones(canonical.shape_zyx, np.uint8), canonical)
+    notes = []
+    gathered = gather(
+        recipe, cohort=mixed, unlabelled=more, pseudo_labelled=nets, cache=tmp_path / "cache", on_note=notes.append
+    )
+    assert [case.name for case in gathered.held_out["cases"]] == [held_out.name]
+    assert [case.name for case in gathered.sources["cases"]] == [*(case.name for case in others), others[0].name]
+    assert "again" not in [case.name for case in gathered.unlabelled]
+    assert (gathered.n_pseudo_labelled, len(gathered.unlabelled)) == (1, 3)
+    assert notes == [
+        "1 of 2 pseudo-labelled CTs are held out for validation, so not learnt from: again",
+        "1 of 4 unlabelled CTs are held out for validation, so not learnt from: again",
+    ]
+    (nets / "labels" / others[0].label_path.name).unlink()
+    with pytest.raises(
+        ValueError, match="pseudo-labelled CTs must not all be held out for validation as well, got again"
+    ):
+        gather(recipe, cohort=mixed, pseudo_labelled=nets, cache=tmp_path / "cache")
 
 
 def test_a_pool_is_open_while_cases_are_prepared_and_no_longer(cohort, archive, tmp_path):
