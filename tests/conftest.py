@@ -2,7 +2,6 @@
 
 import gc
 import os
-import sys
 
 os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported: its kernels then run on the CPU
 
@@ -11,9 +10,6 @@ from hypothesis import HealthCheck, settings
 
 from flare_lib import cli
 from flare_lib.machine.processes import Processes
-
-# jsonschema would build a grammar of web addresses, which takes two seconds: no notebook is checked against one
-sys.modules.setdefault("rfc3987_syntax", None)
 
 settings.register_profile(
     "derandomised",

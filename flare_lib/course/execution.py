@@ -110,11 +110,12 @@ def run_notebooks(
 ) -> list[NotebookRun]:
     """Execute notebooks into the folder `out`, with a summary of all in `out/index.html`; return them in their order.
 
-    `workers`: how many run side by side, in processes of their own; 0: one after another, started by this process. With
-    workers, a notebook that has a cell tagged `timing` runs alone, after the others. `progress(done, total, names under
-    way)` is called when a notebook starts or ends, `on_done` after each. Stops with NotebookFailed at the first that
-    fails, after writing its page and the summary; others that are under way are ended. Raises the errors of
-    `share_parameters` before any work, ValueError for fewer than no workers or for the notebooks' own folder.
+    `workers`: how many run side by side, started by processes of their own; 0 or 1: one after another, started by this
+    process. Beside others, no notebook with a cell tagged `timing` runs: those run alone, after the others.
+    `progress(done, total, names under way)` is called when a notebook starts or ends, `on_done` after each. Stops with
+    NotebookFailed at the first that fails, after writing its page and the summary; others that are under way are ended.
+    Raises the errors of `share_parameters` before any work, ValueError for fewer than no workers or for the notebooks'
+    own folder.
     """
     if workers < 0:
         raise ValueError(f"workers must be 0 or more, got {workers}")
@@ -154,16 +155,14 @@ def run_notebooks(
 
 
 def _groups(todo: list[_Task], workers: int) -> Iterator[tuple[list[_Task], Processes | None]]:
-    """Yield what may run side by side, and then what must run alone, each with the processes that do it."""
-    if not workers:
-        yield todo, None
-        return
-    alone = [task for task in todo if measures_time(task[0])]
-    if together := [task for task in todo if task not in alone]:
+    """Yield what may run side by side, with the processes that do it, and then what must run alone, in this one."""
+    together = [task for task in todo if not measures_time(task[0])] if workers > 1 else []
+    if len(together) > 1:
         n = min(workers, len(together))
         yield together, Processes(n, n_threads=max(1, n_cores() // n))
-    if alone:
-        yield alone, Processes(1)
+        todo = [task for task in todo if task not in together]
+    if todo:
+        yield todo, None
 
 
 def workers_for(n_notebooks: int) -> int:

@@ -246,16 +246,19 @@ def test_what_runs_side_by_side_is_all_that_measures_no_time_and_then_each_of_th
     groups, told = [], []
 
     def run(work, tasks, pool):  # in no process
-        groups.append(([path.stem for path, _ in tasks], pool.n_slots()))
+        groups.append(([path.stem for path, _ in tasks], pool and pool.n_slots()))
         for k in reversed(range(len(tasks))):
             path = tasks[k][0]
             yield k, Done(NotebookRun(path.stem, "", path, path, 1.0), 1.0, 0.0)
 
     monkeypatch.setattr("flare_lib.course.execution.runner.run", run)
     runs = course.run(workers=2, progress=lambda *now: told.append(now))
-    assert groups == [(["01_b", "03_d", "04_e"], 2), (["00_a", "02_c"], 1)]
+    assert groups == [(["01_b", "03_d", "04_e"], 2), (["00_a", "02_c"], None)]
     assert [run.name for run in runs] == ["00_a", "01_b", "02_c", "03_d", "04_e"]
     assert [now for now in told if now[0] in (0, 3)] == [(0, 5, ["01_b", "03_d"]), (3, 5, []), (3, 5, ["00_a"])]
+    groups.clear()
+    course.run(workers=1)
+    assert groups == [(["00_a", "01_b", "02_c", "03_d", "04_e"], None)]
 
 
 def test_as_many_run_side_by_side_as_there_are_cores_and_memory_for(monkeypatch):
