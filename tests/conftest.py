@@ -1,7 +1,11 @@
 """What every test shares: the `flare` command, and property tests that draw the same examples on every run."""
 
 import gc
+import multiprocessing
 import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported: its kernels then run on the CPU
 
@@ -40,6 +44,24 @@ def two_processes():
     """Two processes that work side by side, for all tests of what they do: loading the library takes them longest."""
     with Processes(2, n_threads=1) as pool:
         yield pool
+
+
+@pytest.fixture(scope="session")
+def fresh_processes():
+    """Return a `ProcessPoolExecutor(n)` with new processes, for what must not happen, or not first happen, in this one.
+
+    On Linux they are forks of one that has loaded torch and what training loads with it: that takes longest.
+    """
+    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    if sys.platform == "linux":
+        from multiprocessing import forkserver
+
+        with_training = ["torch._dynamo", "torch.distributed.nn", "torch.utils.tensorboard", "flare_lib.training.loop"]
+        context.set_forkserver_preload(["numba", "pytest", *with_training])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("TRITON_INTERPRET")  # torch's compiler loads Triton, as users have it
+            forkserver.ensure_running()
+    return partial(ProcessPoolExecutor, mp_context=context)
 
 
 @pytest.fixture

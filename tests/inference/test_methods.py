@@ -2,16 +2,28 @@
 
 import hashlib
 import pickle
-import subprocess
-import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from small_nnunet import write_results
 
-from flare_lib.inference import methods
-from flare_lib.inference.methods import Ensemble, Settings, clean_up_rules, open_method, weights_sha256, weights_stamp
+from flare_lib.ct import resample
+from flare_lib.ct.preprocess import FINE
+from flare_lib.ct.volume import Volume
+from flare_lib.inference import components, methods, slice_kernels
+from flare_lib.inference.coarse_to_fine import segment
+from flare_lib.inference.methods import (
+    Ensemble,
+    Settings,
+    clean_up_rules,
+    compiling,
+    open_method,
+    weights_sha256,
+    weights_stamp,
+)
 from flare_lib.network.nnunet_plans import Plans
 from flare_lib.network.weights import packaged_weights
 
@@ -107,41 +119,35 @@ def test_an_nnunets_labels_of_a_whole_ct_follow_no_rules_of_ours(tmp_path):
     assert clean_up_rules(Settings(nnunet=tmp_path)) == {}
 
 
-# a block in air through stages that need no net; what is told is how many kinds of loops are ready before and after
-_SEGMENTED_AFTERWARDS = """
-from types import SimpleNamespace
-import numpy as np, torch
-from flare_lib.ct import resample
-from flare_lib.ct.preprocess import FINE
-from flare_lib.ct.volume import Volume
-from flare_lib.inference import components, slice_kernels
-from flare_lib.inference.coarse_to_fine import segment
-from flare_lib.inference.methods import compiling
-
-def ready():
-    loops = (resample._interpolate, slice_kernels._paint_boxes, components._measure, components._erase)
-    return [len(loop.signatures) for loop in loops]
-
 def bright_is_liver(patch):
     scores = torch.zeros(1, 14, *patch.shape[2:])
     scores[:, 1] = patch[0]
     return scores
 
-with compiling():
-    pass
-before = ready()
-hu = np.full((20, 30, 24), -1000, np.int16)
-hu[3:15, 5:22, 4:19], hu[6:12, 9:18, 8:15] = 40, 250
-net = SimpleNamespace(
-    patch_size=(16, 24, 20), predict_patch=bright_is_liver,
-    prepare=lambda ct: torch.from_numpy(FINE.apply(ct).array_zyx)[None],
-)
-labels = segment(Volume.from_array(hu, (5.0, 3.0, 4.0)), net, net).label_map_zyx
-print(before, ready(), labels[9, 13, 11])
-"""
+
+def loops_ready():
+    """Return how many kinds of each loop are compiled in this process."""
+    loops = (resample._interpolate, slice_kernels._paint_boxes, components._measure, components._erase)
+    return [len(loop.signatures) for loop in loops]
 
 
-@pytest.mark.slow("starts Python with the loops of a whole case")
-def test_what_is_compiled_ahead_is_what_a_case_needs():
-    done = subprocess.run([sys.executable, "-c", _SEGMENTED_AFTERWARDS], capture_output=True, text=True, check=True)
-    assert done.stdout == "[1, 1, 1, 1] [1, 1, 1, 1] 1\n"
+def compiled_before_and_after_a_case():
+    """Segment a block in air through stages that need no net, after compiling ahead; return also a label within it."""
+    with compiling():
+        pass
+    before = loops_ready()
+    hu = np.full((20, 30, 24), -1000, np.int16)
+    hu[3:15, 5:22, 4:19], hu[6:12, 9:18, 8:15] = 40, 250
+    net = SimpleNamespace(
+        patch_size=(16, 24, 20),
+        predict_patch=bright_is_liver,
+        prepare=lambda ct: torch.from_numpy(FINE.apply(ct).array_zyx)[None],
+    )
+    labels = segment(Volume.from_array(hu, (5.0, 3.0, 4.0)), net, net).label_map_zyx
+    return before, loops_ready(), int(labels[9, 13, 11])
+
+
+@pytest.mark.slow("a process of its own, with the loops of a whole case")
+def test_what_is_compiled_ahead_is_what_a_case_needs(fresh_processes):
+    with fresh_processes(1) as pool:
+        assert pool.submit(compiled_before_and_after_a_case).result() == ([1, 1, 1, 1], [1, 1, 1, 1], 1)

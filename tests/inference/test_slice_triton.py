@@ -1,9 +1,5 @@
 """The GPU kernel in Triton's interpreter: the labels of torch, voxel by voxel, on small grids."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -74,13 +70,12 @@ def test_kernels_that_differ_from_torch_are_not_used(monkeypatch):
         slice_triton.check_once_on(CPU)
 
 
-@pytest.mark.slow("a process that loads torch and Triton")
-def test_without_the_interpreter_a_cpu_is_refused():
-    code = (
-        "import torch; from flare_lib.inference.slice_interpolation import resize_argmax\n"
-        "try: resize_argmax(torch.ones(2, 2, 2, 3), (3, 2, 4), method='triton')\n"
-        "except ValueError as error: print(error)"
-    )
-    plain = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    run = subprocess.run([sys.executable, "-c", code], env=plain, capture_output=True, text=True, check=True)
-    assert run.stdout == "method triton needs scores on a GPU, got scores on the CPU\n"
+def labels_of_scores_on_the_cpu():
+    return resize_argmax(torch.ones(2, 2, 2, 3), (3, 2, 4), method="triton")
+
+
+@pytest.mark.slow("a process of its own")
+def test_without_the_interpreter_a_cpu_is_refused(fresh_processes):
+    refused = r"^method triton needs scores on a GPU, got scores on the CPU$"
+    with fresh_processes(1) as pool, pytest.raises(ValueError, match=refused):
+        pool.submit(labels_of_scores_on_the_cpu).result()

@@ -2,9 +2,7 @@
 
 import os
 import socket
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,52 +10,41 @@ import torch
 from flare_lib.machine.distributed import (
     all_reduce_sum,
     average_gradients,
+    end_distributed,
     init_distributed,
     main_process_first,
     rank_and_count,
 )
-
-# Both kinds of consistency in the same processes, which are forks of one: loading torch takes longer than the steps.
-KINDS = ("kl", "urpc")
-STEPS = """
-import os, sys, torch
-from flare_lib.machine.distributed import rank_and_count, init_distributed, end_distributed, main_process_first
 from flare_lib.network.unet import UNet
 from flare_lib.training.loop import train_step
 
-def take_steps(folder, kinds):
-    assert init_distributed(torch.device("cpu")) == torch.device("cpu")
+CPU = torch.device("cpu")
+
+KINDS = ("kl", "urpc")  # both in the same processes
+
+
+def take_steps(folder, torchrun):
+    """Train nets, on a share of each batch if torchrun's variables say that there are others; save them."""
+    os.environ.update(torchrun, GLOO_SOCKET_IFNAME="lo")
+    torch.set_num_threads(1)
+    assert init_distributed(CPU) == CPU
     rank, count = rank_and_count()
-    for kind in kinds:
+    for kind in KINDS:
         torch.manual_seed(0)
         net = UNet(features_per_stage=(4, 6, 8), strides=((2, 2, 2), (1, 2, 2)), n_heads=2)
         optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.99, nesterov=True)
         generator = torch.Generator().manual_seed(1)
-        for step in range(3):
+        for _ in range(3):
             image = torch.randn(4, 1, 4, 8, 12, generator=generator)
             target = torch.randint(0, 14, (4, 4, 8, 12), generator=generator)
             unlabelled = torch.randn(2, 1, 4, 8, 12, generator=generator)
             parts = {"image": image, "target": target, "unlabelled": unlabelled}
             mine = {k: t[rank * len(t) // count : (rank + 1) * len(t) // count] for k, t in parts.items()}
             train_step(net, optimizer, mine, consistency=kind, consistency_weight=0.5)
-        torch.save(net.state_dict(), f"{folder}/{kind}-{count}-{rank}.pt")
+        torch.save(net.state_dict(), folder / f"{kind}-{count}-{rank}.pt")
     with main_process_first():
         pass
     end_distributed()
-
-torch.set_num_threads(1)
-torch.optim.SGD([torch.zeros(1)], lr=0.1)  # the first one loads a lot
-port, folder, *kinds = sys.argv[1:]
-alone, two = {}, {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-for torchrun in (alone, *(two | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01")):
-    if os.fork() == 0:
-        os.environ.update(torchrun)
-        take_steps(folder, kinds)
-        sys.exit()
-for _ in range(3):
-    if os.wait()[1]:
-        sys.exit(1)
-"""
 
 
 def free_port():
@@ -67,14 +54,14 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(fresh_processes, tmp_path_factory):
     """A folder with the nets that one process trained, and those that two trained together."""
     folder = tmp_path_factory.mktemp("trained")
-    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, "-c", STEPS, str(free_port()), str(folder), *KINDS]
-    # the limit is against hanging; a busy machine is slow
-    done = subprocess.run(command, env=here, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr
+    two = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    with fresh_processes(3) as pool:
+        torchruns = [{}, *(two | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01")]
+        for done in [pool.submit(take_steps, folder, torchrun) for torchrun in torchruns]:
+            done.result(900)  # the limit is against hanging; a busy machine is slow
     return folder
 
 

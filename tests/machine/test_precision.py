@@ -1,9 +1,6 @@
 """Number formats: what each kind of hardware has of its own, and that the way through the nets bears it."""
 
-import json
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -81,17 +78,15 @@ def test_gradients_are_scaled_in_float16_alone(name, scales):
     assert Precision(name, "a test").grad_scaler(CPU).is_enabled() == scales
 
 
-CHOICE = """
-import json, torch
-from flare_lib.machine.precision import choose_precision
-print(json.dumps([choose_precision(device=torch.device("cpu")).name, torch.ops.mkldnn._is_mkldnn_bf16_supported()]))
-"""
+def choice(limit):
+    """Return the format that is chosen where oneDNN has these instructions, and whether it has kernels of bfloat16."""
+    os.environ["ONEDNN_MAX_CPU_ISA"] = limit  # read once in a process, when oneDNN is first asked
+    return choose_precision(device=CPU).name, torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-@pytest.mark.slow("a process that loads torch")
+@pytest.mark.slow("a process of its own")
 @pytest.mark.parametrize("limit", ["AVX2", "AVX512_CORE"])
-def test_the_choice_is_that_of_the_instructions_that_onednn_may_use(limit):
-    limited = os.environ | {"ONEDNN_MAX_CPU_ISA": limit}
-    done = subprocess.run([sys.executable, "-c", CHOICE], env=limited, capture_output=True, text=True, check=True)
-    chosen, has_kernels = json.loads(done.stdout)
+def test_the_choice_is_that_of_the_instructions_that_onednn_may_use(fresh_processes, limit):
+    with fresh_processes(1) as pool:
+        chosen, has_kernels = pool.submit(choice, limit).result()
     assert chosen == ("bfloat16" if has_kernels and limit != "AVX2" else "float32")

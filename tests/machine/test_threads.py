@@ -1,12 +1,13 @@
 """Work in threads: every share once, in order, and torch's own number of threads is left as it was."""
 
-import subprocess
-import sys
 import threading
 
+import numpy as np
 import pytest
 import torch
 
+from flare_lib.ct.resample import resample_trilinear
+from flare_lib.inference.slice_interpolation import resize_argmax
 from flare_lib.machine.threads import SHARES_PER_THREAD, map_shares
 
 
@@ -41,21 +42,18 @@ def test_an_exception_of_a_share_is_raised(n_threads):
         map_shares(lambda share, n_shares: 1 // (n_shares - 1 - share))
 
 
-COMPILED = """
-import numpy as np
-import torch
-from flare_lib.ct.resample import resample_trilinear
-from flare_lib.inference.slice_interpolation import resize_argmax
-
-torch.set_num_threads(1)
-resample_trilinear(np.zeros((4, 5, 6), np.int16), (6, 7, 8))
-assert torch.get_num_threads() == 1, "resample_trilinear"
-for method in ("numba_dense", "numba_pruned"):
-    resize_argmax(torch.rand(3, 4, 5, 6), (7, 8, 9), method=method)
-    assert torch.get_num_threads() == 1, method
-"""
+def threads_after_loops():
+    """Return torch's number of threads, which is set to one, after each of the compiled ways to resample."""
+    torch.set_num_threads(1)
+    resample_trilinear(np.zeros((4, 5, 6), np.int16), (6, 7, 8))
+    n_threads = [torch.get_num_threads()]
+    for method in ("numba_dense", "numba_pruned"):
+        resize_argmax(torch.rand(3, 4, 5, 6), (7, 8, 9), method=method)
+        n_threads.append(torch.get_num_threads())
+    return n_threads
 
 
-@pytest.mark.slow("a process that loads torch")
-def test_what_is_compiled_leaves_torchs_number_of_threads_alone():
-    subprocess.run([sys.executable, "-c", COMPILED], check=True)  # numba's threads would start once a process
+@pytest.mark.slow("a process of its own")
+def test_what_is_compiled_leaves_torchs_number_of_threads_alone(fresh_processes):
+    with fresh_processes(1) as pool:  # numba's threads would start once a process
+        assert pool.submit(threads_after_loops).result() == [1, 1, 1]
