@@ -6,6 +6,7 @@ line, the others go on, and the exit code is still 2. A failed notebook exits wi
 Progress is shown on a terminal only. Commands import the library when they run, so that `flare --help` is quick.
 """
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -87,6 +88,10 @@ def run(arguments: Sequence[str]) -> int:
     ours = takewhile(lambda argument: argument != "--", arguments) if arguments[:1] == ["profile"] else arguments
     if any(re.fullmatch(r"(--[\w-]+=)?", argument) for argument in ours):  # as a path it would be the current folder
         return tell_error("no argument may be empty, got an empty one (is it a variable that is not set?)")
+    try:
+        os.getcwd()
+    except OSError:
+        return tell_error("the current folder must exist, got one that has been removed")
     try:
         return app(list(arguments) or ["--help"], prog_name="flare", standalone_mode=False) or 0
     except _UsageError as error:

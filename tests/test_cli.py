@@ -59,5 +59,14 @@ def test_an_empty_argument_is_not_taken_for_the_current_folder(flare, tmp_path, 
     assert flare("profile", "-o", "p.json", "--", sys.executable, "-c", "")[0] == 0  # another program's argument
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there, a current folder cannot be removed")
+def test_a_current_folder_that_has_been_removed_is_told(flare, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    said = "error: the current folder must exist, got one that has been removed"
+    assert flare("info", "ct.nii.gz") == (2, [], [said])
+
+
 def test_the_version_is_told(flare):
     assert flare("--version") == (0, [f"flare-lib {flare_lib.__version__}"], [])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flare_lib.commands.outputs import check_new_folder, check_outputs, wrote
+from flare_lib.commands.outputs import check_new_folder, check_outputs, counted, wrote
 from flare_lib.commands.terminal import Bars, tell_error
 from flare_lib.commands.workers import Scheduler, Workers, chosen_pool
 
@@ -137,7 +137,9 @@ def check(
         for problem in found:
             typer.echo(f"{name}: {problem}")
     labelled = sum(case.label_path is not None for case in cases)
-    typer.echo(f"{len(cases)} cases, {labelled} of them with labels: {len(problems) or 'none'} with problems")
+    typer.echo(
+        f"{counted(len(cases), 'case')}, {labelled} of them with labels: {len(problems) or 'none'} with problems"
+    )
     raise typer.Exit(1 if problems else 0)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flare_lib.commands.outputs import check_new_folder, wrote
+from flare_lib.commands.outputs import check_new_folder, counted, wrote
 from flare_lib.commands.settings import parse_setting
 from flare_lib.commands.terminal import Bars, tell_error
 from flare_lib.commands.workers import Device, Engine, Job, Precision, Scheduler, Slurm, chosen_pool
@@ -153,7 +153,7 @@ def segment_many(
         tell_error(entry["error"], about=entry["ct"])
     n_before = sum(entry == before.get(entry["name"]) for entry in entries)
     typer.echo(
-        f"{len(entries)} CTs, {len(entries) - len(failed)} segmented, {len(failed)} put aside, "
+        f"{counted(len(entries), 'CT')}, {len(entries) - len(failed)} segmented, {len(failed)} put aside, "
         f"{n_before} of them in earlier runs; {wrote(folder / MANIFEST, folder / 'cohort.html')}"
     )
     raise typer.Exit(2 if failed else 0)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flare_lib.commands.outputs import check_apart, check_figure, check_folder, check_table, wrote
+from flare_lib.commands.outputs import check_apart, check_figure, check_folder, check_table, counted, wrote
 from flare_lib.commands.terminal import Bars, tell_error
 from flare_lib.commands.workers import Scheduler, Workers, chosen_pool
 
@@ -52,7 +52,7 @@ def evaluate(
         scored = [case.scores for case in cases if case.scores is not None]
         save_figure(score_boxes_figure([s.dice for s in scored], [s.nsd for s in scored]), figure)
     typer.echo(cohort_scores.summary(cases))
-    typer.echo(f"{len(cases) - len(failed)} of {len(cases)} cases scored; {wrote(output, figure)}")
+    typer.echo(f"{len(cases) - len(failed)} of {counted(len(cases), 'case')} scored; {wrote(output, figure)}")
     raise typer.Exit(2 if failed else 0)
 
 

@@ -78,6 +78,8 @@ def check_folder(what: str, path: Path) -> None:
 
 def check_new_folder(folder: Path) -> None:
     """Raise ValueError unless a folder exists and is writable, or can be created."""
+    if str(folder) == "-":
+        raise ValueError("the output must be a folder, got -: nothing but text goes to stdout")
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not (there.is_dir() and os.access(there, os.W_OK)):
         raise ValueError(f"the output must be a writable folder, or one that can be made, got {folder}")
@@ -86,3 +88,8 @@ def check_new_folder(folder: Path) -> None:
 def wrote(*paths: Path | None) -> str:
     """Return "wrote A and B", leaving out any path that is None."""
     return f"wrote {' and '.join(str(path) for path in paths if path is not None)}"
+
+
+def counted(n: int, noun: str) -> str:
+    """Return "1 case" or "3 cases"."""
+    return f"{n} {noun}{'s' * (n != 1)}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flare_lib.commands.cohorts import segment_many
-from flare_lib.commands.outputs import check_apart, check_outputs, check_report_file, check_table, wrote
+from flare_lib.commands.outputs import check_apart, check_outputs, check_report_file, check_table, counted, wrote
 from flare_lib.commands.terminal import Bars, tell_error
 from flare_lib.commands.workers import Device, Engine, Job, Precision, Scheduler, Slurm, Workers, chosen_pool
 
@@ -77,6 +77,12 @@ def segment(
     if to_file and (workers is not None or scheduler or slurm or dry_run):
         raise ValueError(f"--workers, --scheduler, --slurm and --dry-run need a folder as --output, got {output}")
     if to_file:
+        from flare_lib.ct.files import LABEL_SUFFIXES
+
+        if not output.name.lower().endswith(LABEL_SUFFIXES):
+            raise ValueError(
+                f"an output must end in {', '.join(LABEL_SUFFIXES)} or be a folder without a dot, got {output}"
+            )
         check_outputs([output], [*cts, *([reference] if reference else [])], figure, seg=True)
         if missing := [path for path in (*cts, reference) if path and not path.exists()]:
             raise FileNotFoundError(f"every input must exist, got {missing[0]}")
@@ -178,9 +184,7 @@ def measure(
         write_measurements(output, measured)
     if sr is not None:
         write_report(sr, measured, scan)
-    typer.echo(
-        f"{len(measured)} organ{'s' * (len(measured) != 1)} measured{f'; {wrote(output, sr)}' if output or sr else ''}"
-    )
+    typer.echo(f"{counted(len(measured), 'organ')} measured{f'; {wrote(output, sr)}' if output or sr else ''}")
 
 
 def _measure_many(cts: Path, labels: Path, output: Path, workers: int, scheduler: str | None) -> None:
@@ -199,5 +203,5 @@ def _measure_many(cts: Path, labels: Path, output: Path, workers: int, scheduler
     if len(failed) == len(measured):
         raise typer.Exit(2)
     write_cohort_measurements(output, measured)
-    typer.echo(f"{len(measured) - len(failed)} of {len(measured)} cases measured; {wrote(output)}")
+    typer.echo(f"{len(measured) - len(failed)} of {counted(len(measured), 'case')} measured; {wrote(output)}")
     raise typer.Exit(2 if failed else 0)

@@ -13,6 +13,7 @@ import numpy as np
 
 AIR_HU, FAT_HU, SOFT_HU = (-1100.0, -910.0), (-150.0, -50.0), (-20.0, 200.0)
 _DENSE_HU = 600.0  # only cortical bone and metal lie above
+_BRIGHT_HU = 2000.0  # a single value above this that fills a part of the image is the end of a number format
 PADDING_HU = -1100.0  # values below this that keep recurring were never measured
 _SAMPLE = 50_000  # voxels examined: takes a few milliseconds, however large the CT
 _WIDEST_HU = 2.0**17  # twice what 16 bits hold: no shift makes a wider range a CT, and its histogram would fill memory
@@ -84,9 +85,16 @@ def hu_problem(array: np.ndarray) -> str | None:
         return None
     if _are_labels(values):
         return f"fat must lie near -100, {came} and nothing between {lowest:g} and 0 (a label map with padding?)"
+    if mend and not _is_slight(mend):
+        return f"air must lie near -1000 and fat near -100, {came} ({_told(values, mend)})"
+    if padding := _bright_padding(values):
+        value, share = padding
+        return (
+            f"what was never measured, outside the scanner's circle, must look like air (-1024), got {value:g} in "
+            f"{share:.0%} of the voxels"
+        )
     if mend:
-        told = f"air must lie near -1000 and fat near -100, {came} ({_told(values, mend)})"
-        return None if _is_slight(mend) else told
+        return None
     low, high = _ends(values)
     if high - low < _FLAT_HU and low > AIR_HU[1]:
         return f"air, fat and soft tissue must differ, got {low:g} to {high:g} nearly everywhere ({_guess(values)})"
@@ -147,6 +155,14 @@ def _between(values: np.ndarray, low: float, high: float) -> float:
     """Return the share of sorted values in [low, high)."""
     start, stop = np.searchsorted(values, (low, high))
     return float(stop - start) / values.size
+
+
+def _bright_padding(values: np.ndarray) -> tuple[float, float] | None:
+    """Return the value far above bone that is padding, and its share, or None: metal never fills so much of a CT."""
+    found, counts = np.unique(values[np.searchsorted(values, _BRIGHT_HU) :], return_counts=True)
+    if not found.size or counts.max() <= _BODY * values.size:
+        return None
+    return float(found[counts.argmax()]), float(counts.max() / values.size)
 
 
 def _share_of_the_lowest(values: np.ndarray) -> float:

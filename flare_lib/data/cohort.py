@@ -52,6 +52,8 @@ def find_cases(folder: str | Path) -> list[Case]:
     name.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"a cohort must be a folder that exists, got {folder}")
     for images, labels in _FOLDERS:
         if (folder / images).is_dir():
             cts, label_maps = find_cts(folder / images, channel="_0000"), find_images(folder / labels)

@@ -103,7 +103,8 @@ def _listed(path: Path) -> list[Case]:
             if not row.get("ct"):
                 raise ValueError(f"{path} must name a CT in every row, got none in line {rows.line_num}")
             ct = _listed_file(path.parent, row["ct"])
-            cases.append(Case(row.get("name") or case_name(ct), ct))  # a missing file fails later, as a case
+            # a missing file fails later, as a case, even if it was written on another system
+            cases.append(Case(row.get("name") or case_name(Path(PureWindowsPath(ct.name).name)), ct))
     except csv.Error as error:
         raise ValueError(f"{path} must be a list, .csv, got: {error} in line {rows.line_num}") from error
     if not cases:

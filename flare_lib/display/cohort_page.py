@@ -49,7 +49,8 @@ def write_cohort_page(path: Path, entries: Sequence[dict[str, Any]], *, title: s
     head = "".join(f'<th data-column="{k}">{html.escape(name)}</th>' for k, name in enumerate(names))
     rows = "\n".join(_row(entries[k], odd[k]) for k in order)
     n_failed = sum(entry["state"] == "failed" for entry in entries)
-    about = f"{len(entries)} cases, {n_failed} put aside. Click a column's name to sort by it. Not for clinical use."
+    cases = f"{len(entries)} case{'s' * (len(entries) != 1)}"
+    about = f"{cases}, {n_failed} put aside. Click a column's name to sort by it. Not for clinical use."
     page = _PAGE.format(title=html.escape(title), about=about, head=head, rows=rows)
     with atomic_write(path) as unfinished:
         unfinished.write_text(page, encoding="utf-8", errors="replace")  # of a file's name that is not UTF-8

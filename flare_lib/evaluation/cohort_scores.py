@@ -5,6 +5,7 @@ Columns and names are those of the FLARE 2022 evaluation script, so that its tab
 
 import csv
 import functools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,12 +61,17 @@ class CaseScores:
 def find_pairs(predictions: str | Path, references: str | Path) -> list[Pair]:
     """Pair the label maps (.nii, .nii.gz) of two folders by name, including those without a counterpart.
 
-    Raises FileNotFoundError for a folder without label maps, ValueError for two files with the same case name.
+    Raises FileNotFoundError for a folder that does not exist or has no label maps, ValueError for two files with the
+    same case name and for one folder in both places, which would score 1 throughout.
     """
     found, true = find_images(predictions), find_images(references)
     for folder, label_maps in ((predictions, found), (references, true)):
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(f"label maps must be given as a folder that exists, got {folder}")
         if not label_maps:
             raise FileNotFoundError(f"{folder} must hold label maps (.nii or .nii.gz), got none")
+    if os.path.samefile(predictions, references):
+        raise ValueError(f"predictions and references must lie in two folders, got {predictions} for both")
     return [Pair(name, found.get(name), true.get(name)) for name in sorted({*found, *true})]
 
 

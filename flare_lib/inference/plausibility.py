@@ -1,7 +1,8 @@
 """Doubts about a label map: organs on the wrong side, sizes that nobody has, an organ missing among its neighbours.
 
-Nothing is changed or refused: there are people without a spleen, with their heart on the right or with a kidney in the
-pelvis. But a CT that is mirrored, upside down or not of an abdomen is more common, and is better noticed at once.
+And doubts about its CT: one too coarse or too thin to know organs by, or whose header turns the person around. Nothing
+is changed or refused: there are people without a spleen, with their heart on the right or with a kidney in the pelvis.
+But a CT that is mirrored, upside down or not of an abdomen is more common, and is better noticed at once.
 """
 
 import math
@@ -14,6 +15,13 @@ from flare_lib.ct.volume import Triple, Volume
 
 _LOOKED_AT_MM = 2.5  # finer than any organ, and hundreds of times quicker than looking at every voxel of a large CT
 _TOO_SMALL_ML = 0.5  # to tell where an organ lies
+_COARSEST_MM, _THINNEST_MM = 10.0, 20.0  # voxels; a scan
+_ASKEW_DEGREES = 30.0  # further than training turns a person
+_LAIN_OUT_MM = 4.0  # the grid on which bones are looked for
+_BONE_HU, _BODY_HU = 300.0, -200.0
+# How far the bones' centre lies off the body's, in the body's own SDs: in eight abdomens and chests 0.3 to 0.7 towards
+# the back, where the spine is, and 0.1 at most to a side.
+_TO_THE_FRONT, _TO_A_SIDE = 0.2, 0.25
 
 # Least and most mL, generously: a small child or a shrunken organ, and one swollen by disease.
 # ICRP Publication 89 (2002) gives an adult, in g: liver 1400-1800, a kidney 138-155, spleen 130-150, pancreas 120-140,
@@ -54,7 +62,7 @@ _BETWEEN = (
 
 
 def anatomy_doubts(ct: Volume, label_map_zyx: np.ndarray) -> tuple[str, ...]:
-    """Return doubts about a CT's label map (0 to 13, the CT's shape, canonical), one sentence each; often none.
+    """Return doubts about a CT and its label map (0 to 13, its shape, canonical), one sentence each; often none.
 
     Volumes are estimated from a sparse grid of voxels (2.5 mm), to within a few percent. An organ that the scan cuts is
     doubted only if its volume is too large.
@@ -66,7 +74,7 @@ def anatomy_doubts(ct: Volume, label_map_zyx: np.ndarray) -> tuple[str, ...]:
     per_slice = np.stack([np.bincount(labels.ravel(), minlength=N_CLASSES) for labels in looked_at])
     volumes_ml = per_slice.sum(axis=0) * (math.prod(steps) * ct.voxel_ml)
     if not volumes_ml[1:].any():
-        return ("none of the 13 organs was found: does this CT show an abdomen?",)
+        return ("none of the 13 organs was found: does this CT show an abdomen?", *_scan(ct))
     heights = _heights(per_slice)
     seen = {o.name for o in ORGANS if volumes_ml[o.id] >= _TOO_SMALL_ML}
     return (
@@ -74,7 +82,46 @@ def anatomy_doubts(ct: Volume, label_map_zyx: np.ndarray) -> tuple[str, ...]:
         *_upside_down(heights, seen),
         *_sizes(volumes_ml, cut_labels(label_map_zyx, ct.array_zyx)),
         *_missing(volumes_ml, heights, seen),
+        *_scan(ct),
+        *(_posture(ct) if "liver" in seen and seen & {"right kidney", "left kidney"} else ()),
     )
+
+
+def _scan(ct: Volume) -> list[str]:
+    """Return what in a CT's grid makes its labels doubtful."""
+    doubts = []
+    if max(ct.spacing_zyx_mm) > _COARSEST_MM:
+        spacing = " x ".join(f"{mm:.3g}" for mm in ct.spacing_zyx_mm)
+        doubts.append(f"voxels of {spacing} mm (z, y, x) are too large to tell the organs apart")
+    if (thinnest := min(ct.size_mm_zyx)) < _THINNEST_MM:
+        doubts.append(f"the scan is {thinnest:.3g} mm thin: organs are known by what surrounds them")
+    directions = ct.affine[:3, :3] / np.linalg.norm(ct.affine[:3, :3], axis=0)
+    askew = math.degrees(math.acos(min(1.0, np.diagonal(directions).min())))
+    if askew > _ASKEW_DEGREES:
+        doubts.append(f"the scan lies up to {askew:.0f} degrees askew in the person: the nets know upright ones")
+    return doubts
+
+
+def _posture(ct: Volume) -> list[str]:
+    """Return a doubt if the bones lie where the spine is not: in front, or, in a body deeper than wide, to a side."""
+    sparse = ct.array_zyx[tuple(slice(None, None, max(1, round(_LAIN_OUT_MM / mm))) for mm in ct.spacing_zyx_mm)]
+    bone, body = sparse > _BONE_HU, sparse > _BODY_HU
+    if not bone.any():
+        return []
+    off, widths_mm = [], []
+    for axis, others in ((1, (0, 2)), (2, (0, 1))):  # y, x
+        of_bone, of_body = bone.sum(axis=others), body.sum(axis=others)
+        places = np.arange(len(of_body))
+        middle = np.average(places, weights=of_body)
+        sd = math.sqrt(np.average((places - middle) ** 2, weights=of_body)) or 1.0
+        off.append((np.average(places, weights=of_bone) - middle) / sd)
+        widths_mm.append(sd * ct.size_mm_zyx[axis] / len(of_body))
+    (to_the_front, to_the_right), (depth, width) = off, widths_mm
+    if to_the_front > _TO_THE_FRONT:
+        return ["the bones lie in the front half of the body: does the header say rightly which way the person faces?"]
+    if depth > width and abs(to_the_right) > _TO_A_SIDE:
+        return ["the bones lie on one side of the body: does the header say rightly which way the person faces?"]
+    return []
 
 
 def _heights(per_slice: np.ndarray) -> dict[str, Triple]:

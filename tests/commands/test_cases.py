@@ -185,3 +185,4 @@ def test_check_tells_every_problem_and_fails(flare, tmp_path):
 
 def test_a_folder_without_cases_cannot_be_checked(flare, tmp_path):
     assert_refused(flare("check", tmp_path), "must hold CTs")
+    assert_refused(flare("check", tmp_path / "nowhere"), "a cohort must be a folder that exists, got ")

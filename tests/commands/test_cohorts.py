@@ -52,15 +52,15 @@ def test_pseudo_labels_ignore_what_the_nets_are_unsure_of_and_are_made_once(flar
     command = ("pseudo-label", ct_path, "-o", out, "--weights", small_net, "--scale", 1, "--workers", 0)
     code, said, err = flare(*command, "--device", "cpu")
     assert (code, err) == (0, [])
-    assert said[-1].startswith("1 CTs, 1 segmented, 0 put aside, 0 of them in earlier runs; wrote ")
+    assert said[-1].startswith("1 CT, 1 segmented, 0 put aside, 0 of them in earlier runs; wrote ")
     labels, inside = load_label_map(out / "case.nii.gz").array_zyx, grey_values().T > 0
     assert (labels[inside] == IGNORED).all()
     assert not labels[~inside].any()
     [entry] = map(json.loads, (out / "manifest.jsonl").read_text().splitlines())
     assert (entry["settings"]["sure"], entry["settings"]["scales"]) == (0.75, [1.0])
     assert set(entry["volumes_ml"].values()) == {0.0}
-    assert flare(*command)[1][-1].startswith("1 CTs, 1 segmented, 0 put aside, 1 of them in earlier runs")
-    assert flare(*command, "--sure", 0)[1][-1].startswith("1 CTs, 1 segmented, 0 put aside, 0 of them in earlier runs")
+    assert flare(*command)[1][-1].startswith("1 CT, 1 segmented, 0 put aside, 1 of them in earlier runs")
+    assert flare(*command, "--sure", 0)[1][-1].startswith("1 CT, 1 segmented, 0 put aside, 0 of them in earlier runs")
     assert (load_label_map(out / "case.nii.gz").array_zyx[inside] != IGNORED).any()
 
 
@@ -87,7 +87,7 @@ def test_other_processes_segment_with_the_packaged_nets(flare, tmp_path):
     save(tmp_path / "in_0000.nii.gz", ct, np.diag([4.0, 4.5, 5.0, 1.0]))
     code, said, _ = flare("segment", tmp_path / "in_0000.nii.gz", "-o", tmp_path / "out", "--workers", 1)
     assert code == 0
-    assert said[-1].startswith("1 CTs, 1 segmented, 0 put aside")
+    assert said[-1].startswith("1 CT, 1 segmented, 0 put aside")
     [entry] = map(json.loads, (tmp_path / "out" / "manifest.jsonl").read_text().splitlines())
     assert (entry["name"], entry["state"]) == ("in", "done")
     assert entry["peak_mib"] > 100
@@ -105,7 +105,7 @@ def test_the_page_is_written_when_a_run_is_stopped(flare, nets, ct_path, tmp_pat
     assert code == 130
     assert "stopped" in err[-1]
     page = (tmp_path / "out" / "cohort.html").read_text()
-    assert "1 cases" in page
+    assert "1 case, 0 put aside" in page
     assert len((tmp_path / "out" / "manifest.jsonl").read_text().splitlines()) == 1
 
 
@@ -148,4 +148,4 @@ def test_labels_below_their_cts_are_no_cts_of_the_next_run(flare, nets, tmp_path
     for n_before in (0, 1):
         code, out, _ = flare("segment", tmp_path / "scans", "-o", tmp_path / "scans" / "labels", "--workers", "0")
         assert code == 0
-        assert out[-1].startswith(f"1 CTs, 1 segmented, 0 put aside, {n_before} of them in earlier runs")
+        assert out[-1].startswith(f"1 CT, 1 segmented, 0 put aside, {n_before} of them in earlier runs")

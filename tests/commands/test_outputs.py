@@ -11,7 +11,7 @@ from flare_lib.commands.outputs import check_table, wrote
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("labels.png", "an output must end in .nii or .nii.gz"),
+        ("labels.png", "an output must end in .nii, .nii.gz, .dcm or be a folder without a dot"),
         (".nii.gz", "an output must have a name before its ending, got"),
         ("nowhere/labels.nii.gz", "the output's folder must exist"),
         ("case_0000.nii.gz/labels.nii.gz", "the output's folder must exist"),
@@ -60,6 +60,13 @@ def test_two_cts_of_one_name_cannot_share_a_file(flare, nets, ct_path, tmp_path)
 def test_a_figure_that_cannot_be_written_is_told_before_any_work(flare, nets, ct_path, tmp_path, figure, message):
     answer = flare("segment", ct_path, "-o", tmp_path / "labels.nii.gz", "--figure", tmp_path / figure)
     assert_refused(answer, message)
+    assert nets == []
+
+
+def test_a_new_folder_with_a_dot_and_a_dash_are_no_outputs(flare, nets, ct_path, tmp_path):
+    said = "an output must end in .nii, .nii.gz, .dcm or be a folder without a dot, got "
+    assert_refused(flare("segment", ct_path, "-o", tmp_path / "run.v2"), said)
+    assert_refused(flare("segment", ct_path, "-o", "-"), "the output must be a folder, got -: nothing but text goes to")
     assert nets == []
 
 

@@ -38,7 +38,7 @@ def test_a_scheduler_comes_before_processes_and_its_page_is_told(monkeypatch, ca
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow("two processes that load the library"))])
 def test_cases_are_checked_by_whom_one_likes(flare, ct_path, tmp_path, workers):
     code, out, _ = flare("check", tmp_path, "--workers", workers)
-    assert (code, out[-1]) == (0, "1 cases, 0 of them with labels: none with problems")
+    assert (code, out[-1]) == (0, "1 case, 0 of them with labels: none with problems")
 
 
 @pytest.fixture(scope="module")

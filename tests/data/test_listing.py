@@ -98,6 +98,17 @@ def test_a_list_that_cannot_be_read_is_refused_by_its_name_and_line(tmp_path, co
         list_cts([tmp_path / "list.csv"])
 
 
+def test_a_path_of_another_system_is_a_case_named_after_its_file_that_fails_by_itself(tmp_path):
+    write_list = tmp_path / "list.csv"
+    write_list.write_text("ct\nC:\\data\\p1_0000.nii.gz\n\\\\server\\share\\p2.zip\n", encoding="utf-8")
+    cases = list_cts([write_list])
+    assert [case.name for case in cases] == ["p1", "p2"]
+    assert [case.ct_path for case in cases] == [
+        tmp_path / "C:\\data\\p1_0000.nii.gz",
+        tmp_path / "\\\\server\\share\\p2.zip",
+    ]
+
+
 def test_links_that_lead_in_circles_are_gone_once(tmp_path):
     touch(tmp_path / "in" / "a.nii.gz")
     touch(tmp_path / "in" / "sub" / "b.nii.gz")

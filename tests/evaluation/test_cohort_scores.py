@@ -113,10 +113,19 @@ def test_what_cannot_be_paired_or_summed_up_is_refused(folders, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"must hold label maps .* got none"):
         find_pairs(tmp_path / "empty", folders[1])
     write(folders[0] / "a.nii", liver(2, 9))
-    with pytest.raises(ValueError, match="every case must have one file"):
+    with pytest.raises(ValueError, match=r"every case must have one CT or label map in .*, got a\.nii and a\.nii\.gz"):
         find_pairs(*folders)
     with pytest.raises(ValueError, match="needs a case with scores, got none"):
         summary([CaseScores("x", None, "broken")])
+
+
+def test_files_no_folder_and_one_folder_twice_are_refused_as_what_they_are(folders, tmp_path):
+    found, true = folders
+    for wrong in (found / "a.nii.gz", tmp_path / "nowhere"):
+        with pytest.raises(FileNotFoundError, match=rf"must be given as a folder that exists, got {wrong}$"):
+            find_pairs(wrong, true)
+    with pytest.raises(ValueError, match=r"must lie in two folders, got .* for both"):
+        find_pairs(true, true / ".." / true.name)
 
 
 def test_what_a_killed_process_left_is_no_case(folders):

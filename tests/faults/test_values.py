@@ -59,6 +59,13 @@ def test_padding_of_0_is_noted(tmp_path, flare):
     assert "exactly 0 HU" in notes_of_info(flare, saved(tmp_path, padded(hu(), 0)))
 
 
+def test_padding_brighter_than_bone_is_refused(tmp_path):
+    for padding in (3071, 32767, 65535):  # the highest numbers of 12 and 16 bits
+        told = refusal(tmp_path, padded(hu(), padding), np.int32)
+        share = (padded(hu(), padding) == padding).mean()
+        assert f"must look like air (-1024), got {padding} in {share:.0%} of the voxels" in told
+
+
 def test_a_lost_intercept_is_named(tmp_path):
     assert "(air lies at 2" in refusal(tmp_path, hu() + 1024)
     assert "is the intercept -1024 missing?" in refusal(tmp_path, hu() + 1024)

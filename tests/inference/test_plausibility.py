@@ -52,6 +52,51 @@ def test_volumes_do_not_depend_on_how_finely_the_scan_sees():
     assert anatomy_doubts(ct, labels) == ()
 
 
+def lying(spine_y_mm, spine_x_mm=(170, 200), *, width_mm=330, depth_mm=200):
+    """The CT of a body with a spine, canonical."""
+    ct = np.full(SHAPE, -1000, np.int16)
+    (_, y, x), (low_y, high_y), (low_x, high_x) = SPACING, spine_y_mm, spine_x_mm
+    ct[:, round(5 / y) : round(depth_mm / y), round(5 / x) : round(width_mm / x)] = 40
+    ct[:, round(low_y / y) : round(high_y / y), round(low_x / x) : round(high_x / x)] = 500
+    return ct
+
+
+@pytest.mark.parametrize(
+    ("ct", "told"),
+    [
+        (lying((20, 60)), None),
+        (lying((140, 180)), "the bones lie in the front half of the body: does the header say rightly"),
+        (lying((80, 120), (20, 60), width_mm=200, depth_mm=178), None),  # an arm beside the body, perhaps
+        (lying((60, 100), (20, 60), width_mm=150, depth_mm=178), "the bones lie on one side of the body: does the"),
+        (np.full(SHAPE, 40, np.int16), None),  # no bone at all
+    ],
+)
+def test_a_header_that_turns_the_person_around_is_doubted(ct, told):
+    found = [doubt for doubt in doubts(person(), ct) if "bones" in doubt]
+    assert [doubt.startswith(told) for doubt in found] == ([True] if told else [])
+    alone = np.where(person() == organ("liver").id, person(), 0)  # a head in which a net has seen a liver, perhaps
+    assert not any("bones" in doubt for doubt in doubts(alone, ct))
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_scan_too_coarse_too_thin_or_askew_is_doubted(empty):
+    labels = np.zeros(SHAPE, np.uint8) if empty else person()
+    ct = np.zeros(SHAPE, np.int16)
+    assert not {"too large", "thin", "askew"} & set(" ".join(doubts(labels)).split())
+
+    def last(spacing, affine=None, shape=SHAPE):
+        part = tuple(map(slice, shape))
+        volume = Volume.from_array(ct[part], spacing)
+        volume = volume if affine is None else Volume(ct[part], spacing, affine)
+        return anatomy_doubts(volume, labels[part])[-1]
+
+    assert last((10.5, 3.0, 4.0)) == "voxels of 10.5 x 3 x 4 mm (z, y, x) are too large to tell the organs apart"
+    assert last(SPACING, shape=(3, 60, 90)) == "the scan is 15 mm thin: organs are known by what surrounds them"
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(0.7), -np.sin(0.7)], [np.sin(0.7), np.cos(0.7)]]
+    assert last(SPACING, turn @ np.diag([4.0, 3.0, 5.0, 1.0])).startswith("the scan lies up to 40 degrees askew")
+
+
 def test_a_scan_without_organs_is_doubted():
     assert doubts(np.zeros(SHAPE, np.uint8)) == ("none of the 13 organs was found: does this CT show an abdomen?",)
 
