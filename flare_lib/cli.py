@@ -23,14 +23,14 @@ from flare_lib.machine.failures import reason_of
 
 
 class _Interruptible(typer.core.TyperGroup):
-    """Commands that end with a single line on Ctrl-C, wherever it arrives."""
+    """A group of commands that ends with a single line on Ctrl-C, wherever it arrives."""
 
     def invoke(self, ctx: Any) -> object:
         """Run the command; exit with 130, as shells do, if it is interrupted."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            typer.echo("stopped; what was complete is kept, and nothing is half-written", err=True)
+            typer.echo("stopped; whatever was complete is kept, and nothing is half-written", err=True)
             raise typer.Exit(130) from None
 
 
@@ -87,7 +87,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run `flare` with these arguments; return the exit code."""
     ours = takewhile(lambda argument: argument != "--", arguments) if arguments[:1] == ["profile"] else arguments
     if any(re.fullmatch(r"(--[\w-]+=)?", argument) for argument in ours):  # as a path it would be the current folder
-        return tell_error("no argument may be empty, got an empty one (is it a variable that is not set?)")
+        return tell_error("no argument may be empty, got an empty one (an unset variable?)")
     try:
         os.getcwd()
     except OSError:

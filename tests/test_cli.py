@@ -53,7 +53,7 @@ def test_a_wrong_command_line_is_told_in_one_line(flare, arguments, message):
 )
 def test_an_empty_argument_is_not_taken_for_the_current_folder(flare, tmp_path, monkeypatch, empty):
     monkeypatch.chdir(tmp_path)
-    said = "error: no argument may be empty, got an empty one (is it a variable that is not set?)"
+    said = "error: no argument may be empty, got an empty one (an unset variable?)"
     assert flare("segment", *empty) == (2, [], [said])
     assert list(tmp_path.iterdir()) == []
     assert flare("profile", "-o", "p.json", "--", sys.executable, "-c", "")[0] == 0  # another program's argument

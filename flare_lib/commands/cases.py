@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def fetch(
     to: Annotated[Path | None, typer.Option(help="Folder for the files: ct.nii.gz and reference.nii.gz.")] = None,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Use what was fetched earlier, or else a phantom.")
+        bool, typer.Option("--offline", help="Use only what was fetched earlier; without it, make a phantom.")
     ] = False,
     unlabelled: Annotated[
         bool, typer.Option("--unlabelled", help="Fetch CTs without labels instead, for semi-supervised training.")

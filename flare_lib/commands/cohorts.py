@@ -1,4 +1,4 @@
-"""Commands whose labels go into a folder, stopped and resumed at any moment: segment, of many CTs, and pseudo-label."""
+"""Commands that label many CTs into a folder and can be stopped and resumed at any moment: segment, pseudo-label."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,11 +31,11 @@ def pseudo_label(
     scale: Annotated[
         list[float] | None,
         typer.Option(
-            min=0.5, max=2.0, help="How large each net is shown the body; repeatable. Default: 1, 0.92, 1.08."
+            min=0.5, max=2.0, help="The size at which each net sees the body; repeatable. Default: 1, 0.92, 1.08."
         ),
     ] = None,
     sure: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Ignored is a voxel whose mean probability is below this.")
+        float, typer.Option(min=0.0, max=1.0, help="Ignore voxels whose label has a lower mean probability.")
     ] = 0.75,
     tile_step: Annotated[
         float, typer.Option(min=0.1, max=1.0, help="How far apart tiles lie, in patches; 1: they touch.")
@@ -49,15 +49,15 @@ def pseudo_label(
     scheduler: Scheduler = None,
     slurm: Slurm = False,
     job: Job = None,
-    time_limit_s: Annotated[float, typer.Option(min=1.0, help="What takes longer has failed.")] = 3600.0,
+    time_limit_s: Annotated[float, typer.Option(min=1.0, help="A case that takes longer has failed.")] = 3600.0,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try again what an earlier run put aside.")
+        bool, typer.Option("--retry-failed", help="Retry the cases that an earlier run put aside.")
     ] = False,
 ) -> None:
-    """Label CTs for flare train --pseudo-labelled; voxels of which the nets are unsure become 255: not learnt from.
+    """Label CTs for flare train --pseudo-labelled; voxels that the nets are unsure of become 255, to be ignored.
 
-    Each net looks at the whole CT at each scale, and the probabilities are averaged. The folder is like that of flare
-    segment, with cohort.html and manifest.jsonl, and the same command goes on wherever it was stopped.
+    Each net looks at the whole CT at each scale, and the probabilities are averaged. As with flare segment, the folder
+    also gets cohort.html and manifest.jsonl, and the same command continues where it was stopped.
     """
     from flare_lib.ct.files import LABEL_SUFFIXES
     from flare_lib.inference.methods import Ensemble, Settings

@@ -29,7 +29,7 @@ def notebooks(
         int | None,
         typer.Option(
             min=0,
-            help="Notebooks that run side by side, by default one a core; those that measure time run alone, at the"
+            help="How many notebooks run side by side; default: one per core. Those that measure time run alone, at the"
             " end. 0: one after another.",
         ),
     ] = None,

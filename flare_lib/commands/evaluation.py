@@ -65,7 +65,7 @@ def profile(
 ) -> None:
     """Run any command and measure its time, CPU, memory and GPU memory: flare profile -- flare segment ct.nii.gz ..."""
     if output.suffix.lower() != ".json":
-        raise ValueError(f"what was sampled must go to a .json file, got {output}")
+        raise ValueError(f"the samples must go to a .json file, got {output}")
     check_folder("profile", output)
     check_figure(figure)
     check_apart([path for path in (output, figure) if path], [Path(word) for word in command])

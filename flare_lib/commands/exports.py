@@ -9,10 +9,14 @@ from flare_lib.commands.outputs import check_new_folder, wrote
 
 
 def export(
-    nnunet: Annotated[Path, typer.Option(help="Folder to write a results folder of nnU-Net v2 into: nnUNet_results.")],
-    weights: Annotated[Path | None, typer.Option(help="Your own weights, .safetensors; default: the fine net.")] = None,
+    nnunet: Annotated[
+        Path, typer.Option(help="Folder in which to write the model, as in nnU-Net v2's nnUNet_results.")
+    ],
+    weights: Annotated[
+        Path | None, typer.Option(help="Your own weights, .safetensors. Default: the packaged fine net.")
+    ] = None,
 ) -> None:
-    """Write the packaged fine net as an nnU-Net v2 model, for nnUNetv2_predict or whatever reads such models."""
+    """Write the packaged fine net as an nnU-Net v2 model, for nnUNetv2_predict or anything else that reads them."""
     check_new_folder(nnunet)
 
     from flare_lib.network.nnunet_export import CONFIGURATION, DATA_SET, save_nnunet_folder

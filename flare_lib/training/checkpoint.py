@@ -42,7 +42,7 @@ def load_checkpoint(
         raise ValueError(f"{path} must be a complete checkpoint, got {type(error).__name__}") from error
     if not (isinstance(state, dict) and {"net", "optimizer", "step", "recipe"} <= state.keys()):
         raise ValueError(f"{path} must be a checkpoint of a training run, got a file of something else")
-    began_before = {"keep": "last"}  # what recipes said that could not say it yet
+    began_before = {"keep": "last"}  # what a recipe meant before it had these fields
     stored = {name: value for name, value in began_before.items() if name in recipe} | state["recipe"]
     if stored != recipe:
         differ = sorted(name for name in {*recipe, *stored} if recipe.get(name) != stored.get(name))

@@ -203,7 +203,7 @@ PRESETS: dict[str, dict[str, Recipe]] = {
         "coarse": _RELEASE,
         "fine": _RELEASE_FINE,
     },
-    # on from weights of `release`, now with a quarter of real CTs that these weights have labelled: flare pseudo-label
+    # goes on from weights of `release`; a quarter of the patches are of real CTs labelled by them (flare pseudo-label)
     "real": {
         "coarse": replace(_RELEASE, sources={"pseudo_labelled": 0.25, "label_maps": 0.55, "phantoms": 0.2}, **_REAL),
         "fine": replace(_RELEASE_FINE, sources={"pseudo_labelled": 0.25, "label_maps": 0.65, "phantoms": 0.1}, **_REAL),

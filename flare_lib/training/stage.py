@@ -60,7 +60,7 @@ def train_stage(
     stem = folder / recipe.stage
     written = {pair_of(path)[0].resolve() for path in (stem, stem / "best")}
     if init is not None and pair_of(init)[0].resolve() in written:
-        raise ValueError(f"the weights to start from must lie elsewhere than those to be written, got {init} for both")
+        raise ValueError(f"the weights to start from must not be those that the run writes, got {init} for both")
     if recipe.augmentation:
         check_extra("monai", "train")
     start = None if init is None else load_trained(init)  # first, so that a wrong path is reported before any work
@@ -120,7 +120,7 @@ def train_stage(
                 save_trained(stem, kept.net, kept.card)
                 if on_note:
                     step, dice = kept.card["step"], kept.card["validation_dice"]
-                    on_note(f"kept the weights of step {step}, the best on what was held out: mean Dice {dice:.3f}")
+                    on_note(f"kept the weights of step {step}, the best on what was held out (mean Dice {dice:.3f})")
     finally:
         end_distributed()
     return stem

@@ -154,7 +154,9 @@ def _given(folder: str | Path | None, name: str, recipe: Recipe) -> str | Path:
 def _split_persons(persons: Sequence[Path], n_held_out: int, seed: int) -> tuple[list[Path], list[Path]]:
     """Split persons into those to learn from and those held out, drawn with `seed`; ValueError if none is left."""
     if persons and n_held_out >= len(persons):
-        raise ValueError(f"n_validation must leave a person of {len(persons)} to learn from, got {n_held_out}")
+        raise ValueError(
+            f"n_validation must leave at least one of {len(persons)} people to learn from, got {n_held_out}"
+        )
     held_out = set(np.random.default_rng(seed).permutation(len(persons))[:n_held_out].tolist())
     return [path for k, path in enumerate(persons) if k not in held_out], [persons[k] for k in sorted(held_out)]
 
@@ -176,8 +178,9 @@ def _unlabelled_cases(cases: Sequence[Case], unlabelled: str | Path | None, reci
 def _pseudo_labelled_cases(folder: str | Path, recipe: Recipe) -> list[Case]:
     """Return the cases of a folder that have labels; ValueError if there is none, or if the recipe draws from none."""
     if not (recipe.sources.get("cases") or recipe.sources.get("pseudo_labelled")):
+        drawn_from = ", ".join(recipe.sources)
         raise ValueError(
-            f"pseudo-labelled CTs need a recipe that draws from cases, got one of {', '.join(recipe.sources)}"
+            f"pseudo-labelled CTs need a recipe that draws from cases, got one that draws from {drawn_from}"
         )
     cases = [case for case in find_cases(folder) if case.label_path is not None]
     if not cases:

@@ -74,7 +74,7 @@ def test_profile_measures_any_command_and_passes_its_status_on(flare, tmp_path):
         (["--", "no-such-command"], "no-such-command"),
         (
             ["-o", "p.json", "--", "cat", "./p.json"],
-            "must be a file of its own, not an input or another output, got p.json",
+            "must be a separate file, neither an input nor another output, got p.json",
         ),
     ],
 )

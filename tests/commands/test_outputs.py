@@ -15,7 +15,7 @@ from flare_lib.commands.outputs import check_table, wrote
         (".nii.gz", "an output must have a name before its ending, got"),
         ("nowhere/labels.nii.gz", "the output's folder must exist"),
         ("case_0000.nii.gz/labels.nii.gz", "the output's folder must exist"),
-        ("case_0000.nii.gz", "every output must be a file of its own, not an input"),
+        ("case_0000.nii.gz", "every output must be a separate file, neither an input"),
     ],
 )
 def test_an_output_that_cannot_be_written_is_told_before_any_work(flare, nets, ct_path, tmp_path, output, message):
@@ -37,7 +37,7 @@ def test_a_list_is_not_replaced_by_the_table_of_its_cts(flare, tmp_path):
     (tmp_path / "LINK.csv").symlink_to(listed)
     for table in (listed, tmp_path / "LINK.csv"):
         answer = flare("measure", listed, tmp_path / "labels", "-o", table)
-        assert_refused(answer, "every output must be a file of its own, not an input or another output, got")
+        assert_refused(answer, "every output must be a separate file, neither an input nor another output, got")
     assert listed.read_text() == "ct\ncase.nii.gz\n"
 
 

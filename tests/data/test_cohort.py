@@ -254,5 +254,5 @@ def test_a_split_is_drawn_by_the_seed_and_holds_every_labelled_case_once():
 
 @pytest.mark.parametrize("n_validation", [-1, 3, 7])
 def test_a_split_leaves_a_case_to_train_on(n_validation):
-    with pytest.raises(ValueError, match=f"a labelled case of 3 to train on, got {n_validation}"):
+    with pytest.raises(ValueError, match=f"at least one of 3 labelled cases to train on, got {n_validation}"):
         split_cases(cases(3), n_validation)

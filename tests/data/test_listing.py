@@ -85,7 +85,10 @@ def test_lists_are_read_as_spreadsheets_of_any_country_write_them(tmp_path, cont
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"name,ct\nx,b, c.nii.gz\n", r"must have 2 columns, got 3 in line 2 \(what holds a comma stands in quotes\)"),
+        (
+            b"name,ct\nx,b, c.nii.gz\n",
+            r"must have 2 columns, got 3 in line 2 \(a cell that contains a comma must be quoted\)",
+        ),
         (b"name,ct\nx,a.nii\n\nonly a name\n", "must name a CT in every row, got none in line 4"),
         ("name,ct\nx,a.nii\nübung,a.nii\n".encode("latin-1"), "must be text in UTF-8, got another encoding in line 3"),
         (b"name,ct\nx,a\0.nii\n", "must be text, got a NUL character"),

@@ -201,7 +201,7 @@ def test_a_user_without_a_home_is_asked_for_a_cache_folder(monkeypatch, chosen, 
 
     monkeypatch.setenv("FLARE_LIB_CACHE", chosen)
     monkeypatch.setattr(platformdirs, "user_cache_path", no_home)
-    with pytest.raises(ValueError, match=f"FLARE_LIB_CACHE must be a folder for what is fetched, got {got}"):
+    with pytest.raises(ValueError, match=f"FLARE_LIB_CACHE must name a folder for fetched data, got {got}"):
         cache_folder()
 
 
@@ -212,7 +212,7 @@ def test_the_cache_folder_is_the_users_own(monkeypatch, tmp_path):
 
 
 def answer(monkeypatch, *, code=0, stderr="", makes=None):
-    """Let pip answer so; returns the list of the commands it was given, with the wish they point to."""
+    """Let pip answer so; returns the list of the commands it was given, with the requirement they point to."""
     asked = []
 
     def run(command, **_how):
@@ -229,10 +229,10 @@ def test_pip_is_asked_for_the_source_with_its_hash(monkeypatch, tmp_path, index)
     file = tmp_path / "small-1.0.tar.gz"
     asked = answer(monkeypatch, makes=file)
     assert pip_download(index.archive, tmp_path) == file
-    [(command, wish)] = asked
+    [(command, requirement)] = asked
     assert command[:3] == [sys.executable, "-m", "pip"]
     assert {"download", "--no-deps", "--no-binary", "--require-hashes"} <= set(command)
-    assert wish == f"small==1.0 --hash=sha256:{index.archive.sha256}\n"
+    assert requirement == f"small==1.0 --hash=sha256:{index.archive.sha256}\n"
 
 
 def test_pip_is_asked_for_a_wheel_where_the_archive_is_one(monkeypatch, tmp_path, index):

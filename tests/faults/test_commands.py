@@ -177,11 +177,14 @@ def test_a_case_that_checking_fails_on_is_a_problem_of_its_own(flare, tmp_path, 
         (["evaluate", "a", "b", "-o", f"{'x' * 252}.csv"], "File name too long"),
         (
             ["train", "coarse", "-o", "a-file"],
-            "the output must be a writable folder, or one that can be made, got a-file",
+            "the output must be a writable folder, or one that can be created, got a-file",
         ),
-        (["train", "coarse", "-o", "a-file/new"], "the output must be a writable folder, or one that can be made"),
-        (["fetch", "--to", "a-file"], "the output must be a writable folder, or one that can be made, got a-file"),
-        (["notebooks", "--out", "a-file"], "the output must be a writable folder, or one that can be made, got a-file"),
+        (["train", "coarse", "-o", "a-file/new"], "the output must be a writable folder, or one that can be created"),
+        (["fetch", "--to", "a-file"], "the output must be a writable folder, or one that can be created, got a-file"),
+        (
+            ["notebooks", "--out", "a-file"],
+            "the output must be a writable folder, or one that can be created, got a-file",
+        ),
         (["phantom", "no/ct.nii.gz", "labels.nii.gz"], "the output's folder must exist, got no"),
     ],
 )

@@ -75,9 +75,7 @@ def test_a_run_does_not_write_over_the_weights_that_it_starts_from(tmp_path):
         *(tmp_path / "fine", tmp_path / "fine.safetensors", tmp_path / "x" / ".." / "fine.json"),
         *(tmp_path / "fine" / "best", tmp_path / "fine" / "best.json"),
     ):
-        with pytest.raises(
-            ValueError, match="the weights to start from must lie elsewhere than those to be written, got"
-        ):
+        with pytest.raises(ValueError, match="the weights to start from must not be those that the run writes, got"):
             train_stage(preset("course", "fine"), folder=tmp_path, init=init)
 
 
@@ -106,7 +104,7 @@ def test_real_cts_with_ignored_voxels_are_learnt_from_beside_painted_people_and_
     assert all(np.isfinite(entry["loss"]) for entry in entries)
     assert (trained.card["step"], trained.card["validation_dice"]) == (best["step"] + 1, best["validation_dice"])
     [note] = [note for note in told if "kept" in note]
-    assert note.startswith(f"kept the weights of step {best['step'] + 1}, the best on what was held out: mean Dice ")
+    assert note.startswith(f"kept the weights of step {best['step'] + 1}, the best on what was held out (mean Dice ")
     kept = load_trained(tmp_path / "second" / "fine" / "best").net.state_dict()
     assert all(torch.equal(weight, kept[name]) for name, weight in trained.net.state_dict().items())
 

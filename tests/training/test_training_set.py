@@ -157,7 +157,7 @@ def test_pseudo_labels_that_are_not_there_or_that_nothing_draws_from_are_refused
     shutil.copy(next((cohort / "images").iterdir()), tmp_path / "alone")
     with pytest.raises(ValueError, match=r"alone must hold CTs with labels, .*, got CTs only"):
         gather(preset("paper", "fine", **REAL), cohort=cohort, pseudo_labelled=tmp_path / "alone", cache=tmp_path)
-    with pytest.raises(ValueError, match="need a recipe that draws from cases, got one of phantoms"):
+    with pytest.raises(ValueError, match="need a recipe that draws from cases, got one that draws from phantoms"):
         gather(preset("course", "coarse", n_unlabelled=0), pseudo_labelled=cohort)
 
 
@@ -169,7 +169,7 @@ def test_a_person_held_out_is_none_to_learn_from(persons, tmp_path):
     strangers = {int(body.mask("liver").sum()) for body in gathered.held_out["label_maps"]}
     assert volumes[0] == volumes[1] | strangers and not volumes[1] & strangers
     assert gathered.card()["held_out"] == gathered.held_out_names
-    with pytest.raises(ValueError, match="n_validation must leave a person of 2 to learn from, got 2"):
+    with pytest.raises(ValueError, match="n_validation must leave at least one of 2 people to learn from, got 2"):
         gather(replace(recipe, n_validation=2), label_maps=persons)
 
 
