@@ -179,7 +179,7 @@ class Cache:
     def fetched(self, below: str | os.PathLike, *, instead_of: Path) -> Iterator[Path]:
         """Fetch the archive into a temporary folder in `below` (created if missing), check its hash, give its path.
 
-        `instead_of`: what was looked for, in vain. Whatever fails, also in what is done with the archive, is raised as
+        `instead_of`: the path that was missing. Whatever fails, also in what is done with the archive, is raised as
         SourceUnavailable; nothing of the archive stays behind.
         """
         if self.offline:

@@ -199,7 +199,7 @@ def _never_held_out(
         raise ValueError(f"the {what} CTs must not all be held out for validation as well, got {some_of(same)}")
     if same and on_note:
         on_note(
-            f"{len(same)} of {len(cases)} {what} CTs are held out for validation, so not learnt from: {some_of(same)}"
+            f"held out for validation, so not learnt from: {some_of(same)} ({len(same)} of {len(cases)} {what} CTs)"
         )
     return kept
 

@@ -122,8 +122,8 @@ def test_a_ct_that_is_held_out_is_learnt_from_under_no_other_name(cohort, tmp_pa
     assert "again" not in [case.name for case in gathered.unlabelled]
     assert (gathered.n_pseudo_labelled, len(gathered.unlabelled)) == (1, 3)
     assert notes == [
-        "1 of 2 pseudo-labelled CTs are held out for validation, so not learnt from: again",
-        "1 of 4 unlabelled CTs are held out for validation, so not learnt from: again",
+        "held out for validation, so not learnt from: again (1 of 2 pseudo-labelled CTs)",
+        "held out for validation, so not learnt from: again (1 of 4 unlabelled CTs)",
     ]
     (nets / "labels" / others[0].label_path.name).unlink()
     with pytest.raises(
