@@ -128,8 +128,8 @@ def place_slices(headers: Sequence[Header], where: Path) -> Stack:
             if not shear_mm.any():
                 raise ValueError(
                     f"the slices in {where} must be evenly spaced and straight above one another, or tilted as a "
-                    f"gantry tilts them (none missing), got one {max(off_mm):.1f} mm off its place: "
-                    f"{_name(ordered[int(np.argmax(off_mm))])}"
+                    f"gantry tilts them, got one {max(off_mm):.1f} mm off its place: "
+                    f"{_name(ordered[int(np.argmax(off_mm))])} (are some missing?)"
                 )
     tilt_rows = float(shear_mm @ along_column) / row_mm
     first = first + first_row(tilt_rows, len(ordered)) * row_mm * along_column

@@ -175,7 +175,7 @@ def test_a_result_without_organs_is_noted():
 
 
 def test_a_mirrored_result_is_noted():
-    assert "mirrored" not in note(organs(**UPRIGHT))
+    assert "to the left of" not in note(organs(**UPRIGHT))
     assert "the liver lies to the left of the spleen: is the CT mirrored?" in note(organs(**UPRIGHT)[:, :, ::-1])
 
 

@@ -97,6 +97,15 @@ def test_a_scan_too_coarse_too_thin_or_askew_is_doubted(empty):
     assert last(SPACING, turn @ np.diag([4.0, 3.0, 5.0, 1.0])).startswith("the scan lies up to 40 degrees askew")
 
 
+def test_a_spleen_nearly_as_large_as_the_liver_is_doubted():
+    """The nets call much of a mirrored liver a spleen: no organ then lies on the wrong side."""
+    large = person(spleen=((160, 290), (30, 130), (10, 92)), liver=((180, 300), (60, 160), (220, 320)))
+    [told] = [doubt for doubt in doubts(large) if "spleen" in doubt]
+    assert told == "the spleen has 956 mL and the liver 1188: is the CT mirrored, or the spleen swollen?"
+    smaller = person(spleen=((160, 290), (30, 115), (10, 92)), liver=((180, 300), (60, 160), (220, 320)))
+    assert not any("spleen" in doubt for doubt in doubts(smaller))
+
+
 def test_a_scan_without_organs_is_doubted():
     assert doubts(np.zeros(SHAPE, np.uint8)) == ("none of the 13 organs was found: does this CT show an abdomen?",)
 
