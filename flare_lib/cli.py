@@ -20,6 +20,7 @@ from flare_lib.commands import cases, cohorts, course, evaluation, exports, segm
 from flare_lib.commands.terminal import tell_error, write_any_text
 from flare_lib.machine.extras import MissingExtra
 from flare_lib.machine.failures import reason_of
+from flare_lib.machine.huge_pages import ask_for_huge_pages
 
 
 class _Interruptible(typer.core.TyperGroup):
@@ -80,6 +81,7 @@ _UsageError: Any = typer.BadParameter.__base__
 def main() -> None:
     """Run the `flare` command and exit with its code (see the top of this module)."""
     write_any_text()
+    ask_for_huge_pages()
     sys.exit(run(sys.argv[1:]))
 
 

@@ -31,6 +31,7 @@ from flare_lib.machine.device import memory_errors_of
 from flare_lib.machine.precision import Precision, choose_precision
 from flare_lib.machine.progress import StageProgress
 from flare_lib.network.engines import check_engine, compile_net
+from flare_lib.network.kernels import inferring
 from flare_lib.network.nnunet_folder import NnunetModel
 from flare_lib.network.nnunet_nets import Predict
 from flare_lib.network.nnunet_plans import Plans, Scaling
@@ -95,7 +96,7 @@ class NnunetStage:
 
         Raises MemoryError for a full device.
         """
-        with memory_errors_of(self.device), torch.inference_mode(), self.precision.autocast(self.device):
+        with memory_errors_of(self.device), inferring(self.device, self.precision):
             patch = patch.to(self.device)
             logits = self.folds[0](patch).float()
             for predict in self.folds[1:]:

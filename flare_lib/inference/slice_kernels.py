@@ -188,7 +188,7 @@ def _paint_boxes(work, scratch, first, every):
     return True
 
 
-@njit()
+@njit(no_cpython_wrapper=True)
 def _find_winners(work, start, winners, best, holder):
     """Find the first class with the largest score for each of the voxels from `start` on.
 
@@ -215,7 +215,7 @@ def _find_winners(work, start, winners, best, holder):
     return top
 
 
-@njit()
+@njit(no_cpython_wrapper=True)
 def _compare(a, b, c, d, columns, cells):
     """Set cells[x] to the winner that the four rows share at x and x + 1, or to MIXED; return how many are mixed.
 
@@ -233,7 +233,7 @@ def _compare(a, b, c, d, columns, cells):
     return n_mixed
 
 
-@njit()
+@njit(no_cpython_wrapper=True)
 def _fill_uniform(work, z, y, cells, line):
     """Fill the outputs of a row of cells with each cell's winner (or MIXED, in mixed cells)."""
     x_starts = work.x_starts
@@ -251,7 +251,7 @@ def _fill_uniform(work, z, y, cells, line):
                 row[i] = line[i]
 
 
-@njit(fastmath={"contract"})
+@njit(fastmath={"contract"}, no_cpython_wrapper=True)
 def _paint_cell(work, z, y, x, candidates, corners):
     """Interpolate the outputs of one mixed cell, for the classes that can win there."""
     z_weights, y_weights, x_weights = work.z_weights, work.y_weights, work.x_weights
@@ -293,7 +293,7 @@ def _paint_cell(work, z, y, x, candidates, corners):
                 work.out[z_out, y_out, x_out] = label
 
 
-@njit(fastmath={"contract"})
+@njit(fastmath={"contract"}, no_cpython_wrapper=True)
 def _paint_row(work, z, y, rows, held, sides, value, label):
     """Interpolate all outputs of a row of cells: rows (2 y, 2 z, C, X) -> sides (2 z, C, X) -> labels.
 

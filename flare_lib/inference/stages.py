@@ -17,6 +17,7 @@ from flare_lib.ct.volume import Shape, Triple, Volume, extent_mm, triple
 from flare_lib.machine.device import choose_device, memory_errors_of
 from flare_lib.machine.precision import Precision, choose_precision
 from flare_lib.network.engines import check_engine, compile_net
+from flare_lib.network.kernels import inferring
 from flare_lib.network.weights import TrainedNet, load_trained, packaged_weights
 
 
@@ -83,7 +84,7 @@ class NetStage:
     def predict_patch(self, patch: torch.Tensor) -> torch.Tensor:
         """Return the finest head's softmax as float32, from the stage's precision; MemoryError for a full device."""
         with memory_errors_of(self.device):
-            with torch.inference_mode(), self.precision.autocast(self.device):
+            with inferring(self.device, self.precision):
                 logits = self._finest(patch.to(self.device))
             return logits.float().softmax(dim=1)
 

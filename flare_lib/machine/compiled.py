@@ -17,6 +17,7 @@ from numba.core import event
 def njit(**options: Any) -> Callable[[Callable], Callable]:
     """Return numba's decorator with these options (nogil, fastmath), keeping code on disk if possible.
 
+    `no_cpython_wrapper` is for loops that only other loops call: a way in from Python takes long to compile, too.
     In the loops, whole arrays are neither made nor assigned: numba would also compile how they are allocated, or how an
     error about their shapes would be worded, which takes longer than the loops themselves.
     """

@@ -1,5 +1,6 @@
 """Where a net runs: the requested device, or the best available; and the error when it is full."""
 
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,13 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA raises the latter
         reason = str(error).splitlines()[0]
         raise ValueError(f"device must be auto or one that torch can use here, got {device} ({reason})") from error
+
+
+def has_x86_onednn() -> bool:
+    """Say whether this is an x86 processor on which torch has oneDNN, its library of fast kernels, and may use it."""
+    # those for ARM were not measured
+    known = platform.machine() in ("x86_64", "AMD64")
+    return known and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
 
 
 @contextmanager

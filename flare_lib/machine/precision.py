@@ -8,10 +8,11 @@ in float32 where the short formats would not do (torch's autocast).
 References: https://docs.pytorch.org/docs/stable/amp.html; Micikevicius et al., Mixed Precision Training, ICLR 2018
 """
 
-import platform
 from typing import NamedTuple
 
 import torch
+
+from flare_lib.machine.device import has_x86_onednn
 
 
 class Precision(NamedTuple):
@@ -69,8 +70,7 @@ def _native(device: torch.device) -> tuple[tuple[str, ...], str]:
 
 
 def _native_to_cpu() -> tuple[tuple[str, ...], str]:
-    # without oneDNN, torch has no convolution kernels worth the name; those for ARM were not measured
-    if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():
+    if not has_x86_onednn():  # without it, torch has no convolution kernels worth the name
         return ("float32",), "short formats are used only on x86 processors with oneDNN"
     has_bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     has_float16 = torch.ops.mkldnn._is_mkldnn_fp16_supported()

@@ -46,7 +46,7 @@ def test_a_patch_is_given_the_softmax_of_the_finest_head(trained):
     probabilities = NetStage(trained, precision="float32").predict_patch(patch)
     assert probabilities.dtype == torch.float32
     torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(1, *PATCH), atol=1e-6, rtol=0)
-    torch.testing.assert_close(probabilities, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(probabilities, expected, atol=1e-5, rtol=0)
 
 
 def test_a_stage_knows_the_extent_of_its_patch(trained):
@@ -79,7 +79,7 @@ def test_a_stage_says_what_it_computes_in(trained):
     assert NetStage(trained).precision == choose_precision(device=torch.device("cpu"))
 
 
-@pytest.mark.parametrize(("name", "apart"), [("float32", 1e-6), ("float16", 3e-3), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize(("name", "apart"), [("float32", 1e-5), ("float16", 3e-3), ("bfloat16", 2e-2)])
 def test_a_stage_computes_in_its_precision(trained, name, apart):
     patch = torch.randn(1, 1, *PATCH, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -87,7 +87,7 @@ def test_a_stage_computes_in_its_precision(trained, name, apart):
     found = NetStage(trained, precision=Precision(name, "a test")).predict_patch(patch)
     assert found.dtype == torch.float32
     assert (found - expected).abs().max() <= apart
-    assert (name == "float32") == ((found - expected).abs().max() < 1e-6)
+    assert (name == "float32") == ((found - expected).abs().max() < 1e-5)
 
 
 def rounded(net, dtype):

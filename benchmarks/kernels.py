@@ -1,0 +1,97 @@
+"""What the choice of torch's kernels and huge pages save: one patch of each net, with and without them.
+
+    python benchmarks/kernels.py             # the packaged nets
+    python benchmarks/kernels.py --paper     # and the paper's net, with random weights
+
+Kernels (`network.kernels`) take turns in one process, so that their ratio holds on a machine that is not quiet; pages
+(`machine.huge_pages`) are chosen when a process starts. A patch is noise: the time does not depend on what is in it.
+Results go to `benchmarks/results/kernels.json`.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from measure import in_a_process, machine, store
+
+from flare_lib.machine.huge_pages import REQUEST
+from flare_lib.machine.precision import FLOAT32
+from flare_lib.network.kernels import inferring
+from flare_lib.network.unet import UNet
+from flare_lib.network.weights import load_trained, packaged_weights
+from flare_lib.training.recipes import preset
+
+RESULTS = Path(__file__).parent / "results" / "kernels.json"
+
+
+def nets(paper: bool) -> Iterator[tuple[str, UNet, tuple[int, ...]]]:
+    """Yield the name, net and patch size of each net."""
+    for name in ("coarse", "fine"):
+        trained = load_trained(packaged_weights(name))
+        yield f"packaged, {name}", trained.net, trained.patch_size
+    if paper:
+        recipe = preset("paper", "fine")
+        yield "paper, fine", recipe.new_net().eval(), recipe.patch_size
+
+
+def measure(net: UNet, patch_size: tuple[int, ...], rounds: int) -> dict:
+    """Return the medians of CPU and wall seconds a patch of both ways, and how far their logits are apart."""
+    patch = torch.randn(1, 1, *patch_size, generator=torch.Generator().manual_seed(0))
+
+    def plain() -> torch.Tensor:
+        with torch.inference_mode():
+            return net.finest(patch)
+
+    def chosen() -> torch.Tensor:
+        with inferring(torch.device("cpu"), FLOAT32):
+            return net.finest(patch)
+
+    ways: dict[str, Callable[[], torch.Tensor]] = {"torch_chooses": plain, "chosen": chosen}
+    cpu, wall, logits = ({way: [] for way in ways} for _ in range(3))
+    for _ in range(rounds + 1):  # the first is a warm-up
+        for way, run in ways.items():
+            began = time.process_time(), time.perf_counter()
+            logits[way] = run()
+            cpu[way].append(time.process_time() - began[0])
+            wall[way].append(time.perf_counter() - began[1])
+    medians = {
+        f"{kind}_s_{way}": round(statistics.median(seconds[way][1:]), 3)
+        for kind, seconds in (("cpu", cpu), ("wall", wall))
+        for way in ways
+    }
+    apart = float((logits["chosen"] - logits["torch_chooses"]).abs().max())
+    ratio = statistics.median(cpu["torch_chooses"][1:]) / statistics.median(cpu["chosen"][1:])
+    return medians | {"cpu_ratio": round(ratio, 2), "logits_apart": float(f"{apart:.1e}"), "rounds": rounds}
+
+
+def measure_all(threads: int, rounds: int, paper: bool) -> list[dict]:
+    """Measure every net in this process; return one row a net, which says whether the pages were huge."""
+    torch.set_num_threads(threads)
+    rows = []
+    for name, net, patch_size in nets(paper):
+        row = {"net": name, "patch": list(patch_size), "huge_pages": os.environ[REQUEST] == "1"}
+        rows.append(row | measure(net, patch_size, rounds))
+        print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    """Measure, print and store."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--paper", action="store_true", help="also the paper's net: some minutes")
+    arguments = parser.parse_args()
+    rows = []
+    for huge in ("0", "1"):
+        os.environ[REQUEST] = huge
+        rows += in_a_process(measure_all, arguments.threads, arguments.rounds, arguments.paper)
+    store(RESULTS, {"machine": machine(), "threads": arguments.threads, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

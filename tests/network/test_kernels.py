@@ -1,0 +1,125 @@
+"""Torch's faster kernels for inference: the same logits, really in use, and only where they are meant to be."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from flare_lib.machine.precision import FLOAT32, Precision
+from flare_lib.network import kernels
+from flare_lib.network.kernels import inferring
+from flare_lib.network.unet import UNet
+
+CPU = torch.device("cpu")
+onednn = pytest.mark.skipif(not kernels.has_x86_onednn(), reason="elsewhere the kernels are torch's own choice")
+
+
+def random(*shape, seed=1):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    net = UNet(2, 5, (4, 6, 8), ((1, 2, 2), (2, 2, 1)), n_heads=2, up_and_head_bias=True)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape)  # no bias is 0, no scale 1
+    return net
+
+
+def operations(run):
+    """Return {name: how often} of the operations that `run` calls."""
+    with torch.profiler.profile() as profile:
+        run()
+    return {event.key.removeprefix("aten::"): event.count for event in profile.key_averages()}
+
+
+def inferred(run, precision=FLOAT32, device=CPU):
+    with inferring(device, precision):
+        return run()
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_the_logits_are_the_same_to_rounding(net, n):
+    patches = random(n, 2, 8, 12, 16)
+    with torch.no_grad():
+        expected = net.finest(patches)
+    assert expected.std() > 0.5
+    torch.testing.assert_close(inferred(lambda: net.finest(patches)), expected, atol=2e-5, rtol=0)
+
+
+@onednn
+def test_every_convolution_is_onednns_and_no_normalisation_that_of_a_batch(net):
+    patch = random(1, 2, 8, 12, 16)
+    n_blocks = 2 * (3 + 2)
+    count = operations(lambda: inferred(lambda: net.finest(patch)))
+    assert count["mkldnn_convolution"] == n_blocks + 1  # and the finest head
+    assert count["native_group_norm"] == n_blocks
+    assert {"slow_conv3d", "native_batch_norm"}.isdisjoint(count)
+    plain = operations(lambda: net.finest(patch))
+    assert plain["slow_conv3d"] > n_blocks / 2  # why all this: patches are small for torch
+    assert plain["native_batch_norm"] == n_blocks
+    assert "native_group_norm" not in plain
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv3d(4, 6, (3, 1, 5), stride=(2, 1, 3), padding=(1, 0, 2)),
+        nn.Conv3d(4, 6, 3, dilation=(1, 2, 3), groups=2, bias=False),
+        nn.Conv3d(4, 6, (1, 3, 5), padding="same"),
+        nn.Conv3d(4, 6, 3, padding=(1, 2, 0), padding_mode="replicate"),
+        nn.InstanceNorm3d(4),
+        nn.InstanceNorm3d(4, affine=True, eps=0.5),
+        nn.InstanceNorm3d(4, track_running_stats=True).eval(),
+    ],
+    ids=repr,
+)
+def test_layers_of_all_kinds_give_what_they_give_without(layer):
+    x = 3 * random(2, 4, 9, 13, 11) + 2
+    with torch.no_grad():
+        torch.testing.assert_close(inferred(lambda: layer(x)), layer(x), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(inferred(lambda: layer(x[0])), layer(x[0]), atol=1e-5, rtol=1e-5)  # not a batch
+
+
+def test_functions_called_by_name_or_with_one_number_for_three_axes_are_understood():
+    x, weight = random(1, 4, 9, 13, 11), random(6, 4, 3, 3, 3)
+    by_name = inferred(lambda: F.conv3d(x, weight, stride=2, padding=1))
+    torch.testing.assert_close(by_name, F.conv3d(x, weight, None, (2, 2, 2), (1, 1, 1)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(inferred(lambda: F.instance_norm(x, eps=0.1)), F.instance_norm(x, eps=0.1))
+
+
+def test_what_torch_refuses_is_refused_in_the_same_words():
+    for run in (
+        lambda: F.instance_norm(random(1, 4, 1, 1, 1)),
+        lambda: F.conv3d(random(1, 3, 4, 5, 6), random(6, 4, 3, 3, 3).double()),
+    ):
+        with pytest.raises((ValueError, RuntimeError)) as plain:
+            run()
+        with pytest.raises(type(plain.value)) as found:
+            inferred(run)
+        assert str(found.value) == str(plain.value)
+
+
+@pytest.mark.parametrize("why", ["another number format", "no oneDNN", "another device"])
+def test_elsewhere_torch_chooses(net, monkeypatch, why):
+    precision = Precision("bfloat16", "a test") if why == "another number format" else FLOAT32
+    device = torch.device("cuda") if why == "another device" else CPU
+    if why == "no oneDNN":
+        monkeypatch.setattr(kernels, "has_x86_onednn", lambda: False)
+    x = random(1, 4, 5, 6, 7)
+    count = operations(lambda: inferred(lambda: F.instance_norm(x), precision, device))
+    assert "native_batch_norm" in count
+    assert "native_group_norm" not in count
+
+
+def test_the_net_and_what_is_computed_after_the_block_are_untouched(net):
+    before, x = copy.deepcopy(net.state_dict()), random(1, 2, 8, 12, 16).requires_grad_()
+    inferred(lambda: net.finest(x.detach()))
+    assert all(tensor.equal(before[name]) for name, tensor in net.state_dict().items())
+    net.finest(x).square().mean().backward()  # a convolution that knows no gradients would raise an error
+    assert x.grad is not None
+    assert all(p.grad is not None and p.grad.any() for name, p in net.named_parameters() if "heads.1" not in name)
