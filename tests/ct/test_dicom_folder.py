@@ -52,6 +52,17 @@ def test_an_archive_is_read_like_the_folder_in_it(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ct.zip"]
 
 
+def test_archives_as_windows_and_macos_pack_them_are_read(tmp_path):
+    write_series(tmp_path / "ct")
+    with zipfile.ZipFile(tmp_path / "windows.zip", "w") as windows, zipfile.ZipFile(tmp_path / "mac.zip", "w") as mac:
+        for path in sorted((tmp_path / "ct").iterdir()):
+            windows.write(path, f"study\\series\\{path.name}")
+            mac.write(path, f"Größe 影/{path.name}")
+            mac.writestr(f"__MACOSX/Größe 影/._{path.name}", b"\0\5\x16\7" + bytes(100))
+    np.testing.assert_array_equal(hu_of(tmp_path / "windows.zip"), HU)
+    np.testing.assert_array_equal(hu_of(tmp_path / "mac.zip"), HU)
+
+
 def test_a_damaged_member_of_an_archive_is_refused_by_name(tmp_path):
     write_series(tmp_path / "ct")
     archive = tmp_path / "ct.zip"

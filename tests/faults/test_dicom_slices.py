@@ -20,6 +20,7 @@ from dicoms import (
     every,
     only,
     other_series,
+    set_elements,
     store,
     write,
     write_series,
@@ -545,6 +546,53 @@ def test_private_elements_do_not_disturb(tmp_path):
         ds.private_block(0x7FDF, "BEFORE THE PIXELS", create=True).add_new(0x10, "UN", b"\xe0\x7f\x10\0" * 4)
 
     assert_is_the_series(write_series(tmp_path, change))
+
+
+def eight_bits(ds, _):
+    tens = np.frombuffer(ds.PixelData, "<u2") // 10
+    set_elements(ds, BitsAllocated=8, BitsStored=8, HighBit=7, RescaleSlope=10, PixelData=tens.astype("u1").tobytes())
+
+
+@pytest.mark.parametrize(
+    ("change", "hu"),
+    [
+        (lambda ds, k: set_elements(ds, ImagePositionPatient=["-3.1e+01", "4.2E1", f"{7.5 + 3 * k:.3e}"]), HU),
+        (lambda ds, k: set_elements(ds, ImagePositionPatient=[-31, 42, 7.5 + 3 * k + 0.05 * (-1) ** k]), HU),
+        (lambda ds, k: set_elements(ds, InstanceNumber=1, SliceThickness=-5), HU),
+        (lambda ds, k: set_elements(ds, SpecificCharacterSet=["", "ISO 2022 IR 87"], PatientName="Yamada=山田"), HU),
+        (lambda ds, k: set_elements(ds, ImageType=None, NumberOfFrames=1, SeriesDescription="a\nb\a"), HU),
+        (eight_bits, (HU + 1024) // 10 * 10 - 1024),
+    ],
+    ids=["scientific", "rounded places", "one number for all", "Japanese", "odd texts", "8 bits"],
+)
+def test_odd_headers_that_leave_no_doubt_are_read(tmp_path, change, hu):
+    assert_is_the_series(write_series(tmp_path, change), hu)
+
+
+def test_an_overlay_in_the_upper_bits_is_refused(tmp_path):
+    def change(ds, _):
+        values = np.frombuffer(ds.PixelData, "<u2").reshape(ROWS, COLUMNS)
+        set_elements(ds, BitsStored=12, HighBit=11)
+        store(ds, values | np.uint16(1 << 12))
+
+    assert "must use only the 12 bits per value that it states, got others set (an overlay" in refusal_of(
+        write_series(tmp_path, change)
+    )
+
+
+@pytest.mark.parametrize(
+    ("axes", "spacing_zyx_mm", "canonical"),
+    [
+        ([1, 0, 0, 0, 1, 0], (3.0, 1.25, 0.75), HU[:, ::-1, ::-1]),
+        ([-1, 0, 0, 0, -1, 0], (3.0, 1.25, 0.75), HU),
+        ([0, 1, 0, -1, 0, 0], (3.0, 0.75, 1.25), HU.transpose(0, 2, 1)[:, ::-1, :]),
+    ],
+    ids=["supine", "prone", "on a side"],
+)
+def test_a_person_prone_or_on_a_side_is_turned_as_the_header_says(tmp_path, axes, spacing_zyx_mm, canonical):
+    folder = write_series(tmp_path, every(ImageOrientationPatient=axes, PatientPosition="FFDL"))
+    volume = assert_is_the_series(folder, spacing_zyx_mm=spacing_zyx_mm)
+    np.testing.assert_array_equal(volume.array_zyx, canonical)
 
 
 def test_loading_nifti_and_the_command_do_not_wait_for_dicom():
