@@ -60,9 +60,7 @@ def find_cases(folder: str | Path) -> list[Case]:
             break
     else:
         label_maps = {path.parent.name: path for path in folder.glob("*/segmentations")}
-        cts = _patients(folder)
-        if not cts:
-            cts = {folder.resolve().name: folder} if holds_dicom(folder) else find_cts(folder, channel="_0000")
+        cts = _in_folder(folder)
     if not cts:
         raise FileNotFoundError(
             f"{folder} must hold CTs, NIfTI or DICOM, as images/ + labels/, imagesTr/ + labelsTr/, NAME/ct.nii.gz or "
@@ -86,12 +84,13 @@ def ct_with_masks(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def _patients(folder: Path) -> dict[str, Path]:
-    """Return {name: CT} for the patients' folders of a data set like TotalSegmentator's; empty if it is no such one."""
+def _in_folder(folder: Path) -> dict[str, Path]:
+    """Return {name: CT} for a folder without images/: patients' folders, the slices of one CT, or CTs side by side."""
     folders = sorted(path for path in folder.glob("[!.]*") if path.is_dir())
-    cts = {path.name: ct_with_masks(path) or (path if holds_dicom(path, deep=True) else None) for path in folders}
-    like_totalsegmentators = any(ct != folder / name for name, ct in cts.items() if ct)
-    return {name: ct for name, ct in cts.items() if ct} if like_totalsegmentators else {}
+    patients = {path.name: ct for path in folders if (ct := ct_with_masks(path))}
+    if patients:
+        return patients | {p.name: p for p in folders if p.name not in patients and holds_dicom(p, deep=True)}
+    return {folder.resolve().name: folder} if holds_dicom(folder) else find_cts(folder, channel="_0000")
 
 
 def load_labels(case: Case) -> Volume:
