@@ -44,9 +44,10 @@ def fetch(
                 failed = tell_error(str(error))
         raise typer.Exit(failed)
 
-    case = sample_or_phantom(Cache(offline=offline))
+    cache = Cache(offline=offline)
+    case = sample_or_phantom(cache)
     if to is not None:
-        case = case.copy_to(to)
+        case = case.copy_to(to, replaces=cache.phantom_paths)  # made when there was no network
     typer.echo(f"this is {case.about}", err=True)
     typer.echo(f"CT:     {case.ct_path}\nlabels: {case.label_map_path}")
 

@@ -55,25 +55,28 @@ class SampleCase:
     label_map_path: Path
     about: str
 
-    def copy_to(self, folder: str | os.PathLike) -> "SampleCase":
+    def copy_to(self, folder: str | os.PathLike, *, replaces: Sequence[Path] = ()) -> "SampleCase":
         """Copy both to `folder` (created if missing) as ct.nii.gz and reference.nii.gz; an identical copy is kept.
 
-        Raises ValueError, and copies nothing, if another file has one of the two names: it may be somebody's CT.
+        Copies of the files `replaces` are replaced. Raises ValueError, and copies nothing, if any other file has one of
+        the two names: it may be somebody's CT.
         """
         folder = Path(folder)
         copies = SampleCase(folder / "ct.nii.gz", folder / "reference.nii.gz", self.about)
         pairs = (self.ct_path, copies.ct_path), (self.label_map_path, copies.label_map_path)
-        missing = [(source, copy) for source, copy in pairs if not os.path.lexists(copy)]
-        for source, copy in pairs:
-            if (source, copy) not in missing and not (copy.is_file() and filecmp.cmp(source, copy, shallow=False)):
-                raise ValueError(
-                    f"a folder for the sample must hold no other {copy.name}, got {copy}: it would be lost"
-                )
+        to_write = [(source, copy) for source, copy in pairs if not _are_alike(source, copy)]
+        for _, copy in to_write:
+            if os.path.lexists(copy) and not any(_are_alike(file, copy) for file in replaces):
+                raise ValueError(f"a folder for the sample must hold no {copy.name} of your own, got {copy}")
         folder.mkdir(parents=True, exist_ok=True)
-        for source, copy in missing:
+        for source, copy in to_write:
             with atomic_write(copy) as unfinished:
                 shutil.copyfile(source, unfinished)
         return copies
+
+
+def _are_alike(one: Path, other: Path) -> bool:
+    return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)
 
 
 def unavailable(archive: Archive, reason: str) -> SourceUnavailable:
@@ -175,6 +178,11 @@ class Cache:
         """The cache folder."""
         return Path(self.folder or cache_folder())
 
+    @property
+    def phantom_paths(self) -> tuple[Path, Path]:
+        """Where the CT and the labels of the phantom are kept that stands in for the sample."""
+        return self.path / "phantom_ct.nii.gz", self.path / "phantom_13_organs.nii.gz"
+
     @contextmanager
     def fetched(self, below: str | os.PathLike, *, instead_of: Path) -> Iterator[Path]:
         """Fetch the archive into a temporary folder in `below` (created if missing), check its hash, give its path.
@@ -243,7 +251,7 @@ def sample_or_phantom(cache: Cache | None = None) -> SampleCase:
         return fetch_sample(cache)
     except SourceUnavailable as reason:
         about = f"a phantom, a synthetic CT, in place of the real one ({reason})"
-    case = SampleCase(cache.path / "phantom_ct.nii.gz", cache.path / "phantom_13_organs.nii.gz", about)
+    case = SampleCase(*cache.phantom_paths, about)
     if not (case.ct_path.is_file() and case.label_map_path.is_file()):
         cache.path.mkdir(parents=True, exist_ok=True)
         ct, labels = phantom_case(0)

@@ -305,7 +305,9 @@ def test_copies_are_written_once_and_replace_nobodys_files(fetch, tmp_path):
     assert copy.label_map_path.read_bytes() == case.label_map_path.read_bytes()
     copy.label_map_path.write_bytes(b"somebody's own")
     copy.ct_path.unlink()
-    with pytest.raises(ValueError, match=r"must hold no other reference\.nii\.gz, got .*: it would be lost"):
+    with pytest.raises(ValueError, match=r"must hold no reference\.nii\.gz of your own, got"):
         case.copy_to(tmp_path / "new" / "folder")
     assert copy.label_map_path.read_bytes() == b"somebody's own"
     assert not copy.ct_path.exists()  # both or none
+    case.copy_to(tmp_path / "new" / "folder", replaces=[copy.label_map_path])  # as if it were our own phantom
+    assert copy.label_map_path.read_bytes() == case.label_map_path.read_bytes()
