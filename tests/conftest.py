@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, settings
 from flare_lib import cli
 from flare_lib.machine.processes import Processes
 
+gc.disable()  # until all modules are loaded: few of their objects ever become garbage
+
 settings.register_profile(
     "derandomised",
     derandomize=True,
@@ -27,6 +29,7 @@ settings.load_profile("derandomised")
 
 def pytest_collection_finish():
     """All modules are loaded and stay: no later search for garbage needs to go through their millions of objects."""
+    gc.enable()
     gc.collect()
     gc.freeze()
 

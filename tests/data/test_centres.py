@@ -11,17 +11,23 @@ from flare_lib.data.cohort import check_cases
 pytestmark = pytest.mark.usefixtures("quick_phantoms")
 
 
-@pytest.fixture
-def quick(monkeypatch):
+@pytest.fixture(scope="module")
+def quick():
     """Centres with the names of the real ones and coarse voxels."""
     small = tuple(
         Centre(c.name, c.phases, c.noise_hu, c.lesion_probability, (9.9, 9.0, 8.0), c.field_of_view) for c in CENTRES
     )
-    monkeypatch.setattr(centres, "CENTRES", small)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(centres, "CENTRES", small)
+        yield
 
 
-def test_a_cohort_has_labels_of_the_first_centre_alone_and_patients_of_all(tmp_path, quick):
-    cohort = write_centres(tmp_path, 2, 5, 6)
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory, quick, quick_phantoms):
+    return write_centres(tmp_path_factory.mktemp("cohort"), 2, 5, 6)
+
+
+def test_a_cohort_has_labels_of_the_first_centre_alone_and_patients_of_all(cohort):
     with_labels = [case for case in cohort.training if case.label_path]
     assert [case.name.rpartition("_")[0] for case in with_labels] == ["portal", "portal"]
     assert cohort.training[:2] == with_labels
@@ -42,10 +48,9 @@ def test_what_is_there_is_not_made_again(tmp_path, quick):
     assert before == [case.ct_path.stat().st_mtime_ns for case in (*again.training, *again.test)]
 
 
-def test_a_case_is_scanned_as_its_centre_scans(tmp_path, quick):
-    test = write_centres(tmp_path, 1, 0, 5).test
+def test_a_case_is_scanned_as_its_centre_scans(cohort):
     heights_mm, aortas = {}, {}
-    for case in test:
+    for case in cohort.test:
         ct, labels = load_ct(case.ct_path), load_label_map(case.label_path)
         centre = case.name.rpartition("_")[0]
         assert ct.spacing_zyx_mm == pytest.approx((9.9, 9, 8), rel=1e-3)

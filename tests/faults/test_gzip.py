@@ -123,7 +123,7 @@ def test_a_small_stream_that_inflates_without_end_is_refused_unread(tmp_path):
 @pytest.mark.parametrize("signs", [(1, 1, 1), (-1, -1, 1)])
 def test_a_ct_is_in_memory_once(tmp_path, signs):
     affine = np.diag([*signs, 1.0]) @ AFFINE
-    hu = body_hu((256, 224, 96))
+    hu = body_hu((208, 176, 120))
     path = put(tmp_path / "case.nii.gz", gzipped(nifti(hu, affine=np.diag([0.1, 0.1, 0.1, 1.0]) @ affine), 1))
     tracemalloc.start()
     ct = load_ct(path)

@@ -230,7 +230,7 @@ def test_a_box_smaller_than_a_patch_grows_to_it_along_the_cts_own_axes_as_far_as
     # the net's axes are the file's j, k, i: 12 voxels of 2.5 mm along y, 16 of 3.1 along z, 20 of 2.2 along x
     assert ct.shape_zyx == (18, 22, 29)
     assert small.shape_zyx == (18, math.ceil(30 / 2.3), math.ceil(44 / 1.9))
-    fine = replace(stage().plans, spacing_mm=(0.5, 0.5, 0.5))
+    fine = replace(stage().plans, spacing_mm=(1.0, 1.0, 1.0))
     tiny = stage()
     tiny.plans = fine
     assert segment_with_nnunet(ct, tiny, coarse=Box(), margin_mm=0.0).roi.shape_zyx < small.shape_zyx

@@ -51,7 +51,6 @@ def test_what_is_killed_or_hangs_there_costs_the_others_nothing(pool):
     assert late == [(0, "it must end within 2 s, got no result"), (1, 4)]
 
 
-@pytest.mark.slow("a cluster, and processes beside its workers")
 def test_a_worker_that_dies_in_the_middle_costs_no_case_and_none_is_told_twice():
     with (
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, **HERE) as cluster,

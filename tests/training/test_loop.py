@@ -114,7 +114,7 @@ def test_unlabelled_cts_bring_the_heads_together(tmp_path, kind):
     ct = unlabelled_ct()
     last = {}
     for weight in (0.0, 5.0):
-        r = recipe(n_unlabelled=2, consistency=kind, consistency_weight=weight, ramp_up_steps=1, n_steps=25)
+        r = recipe(n_unlabelled=2, consistency=kind, consistency_weight=weight, ramp_up_steps=1, n_steps=16)
         r = replace(r, warm_up_steps=1, learning_rate=1e-2)
         train(new_net(r), patches(r, [ct]), r, folder=tmp_path / str(weight), n_workers=0, precision="float32")
         entries = read_log(tmp_path / str(weight) / "log.jsonl")
