@@ -44,6 +44,27 @@ def test_padding_says_nothing(padding):
     assert hu_doubts(padded(patient(), padding).astype(np.int16)) == ()
 
 
+@pytest.mark.parametrize("padding", [2047, 3071, 32767, 65535])
+def test_padding_brighter_than_bone_is_refused_with_its_share(padding):
+    array = padded(patient().astype(np.int32), padding)
+    share = (array == padding).mean()
+    assert 0.2 < share < 0.25
+    assert hu_problem(array) == (
+        "what was never measured, outside the scanner's circle, must look like air (-1024), "
+        f"got {padding} in {share:.0%} of the voxels"
+    )
+
+
+def test_metal_fills_little_of_a_ct_and_bone_is_no_number_formats_end():
+    metal, more, bone = patient(), patient(), patient()
+    metal[:, 20:24, 25:38] = 3071  # 2 % of the voxels
+    more[:, 17:27, 22:38] = 3071  # 6 %
+    bone[:, 17:27, 22:38] = 1999
+    assert hu_problem(metal) is None
+    assert hu_problem(more).endswith("got 3071 in 6% of the voxels")
+    assert hu_problem(bone) is None
+
+
 @pytest.mark.parametrize(
     "ct",
     {
