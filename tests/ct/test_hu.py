@@ -120,6 +120,16 @@ def test_what_is_not_hu_is_refused_and_the_mend_is_named(spoil, told):
     assert "\n" not in problem
 
 
+def test_a_rarer_mistake_is_named_where_it_explains_a_little_more():
+    """Fluid at 0 HU, a seventh of the image, would lie below soft tissue if the common intercept were missing."""
+    hu = patient()
+    hu[:, 14:28, 17:44] = np.random.default_rng(1).normal(0, 2, (20, 14, 27)).round()
+    assert hu_problem(hu) is None
+    assert 0.1 < 14 * 27 / (44 * 60) < 0.2
+    assert "is the intercept -1000 missing?" in hu_problem(hu + 1000)
+    assert "is the intercept -1024 missing?" in hu_problem(patient() + 1000)  # as good, and more common
+
+
 def test_where_air_lies_is_told():
     assert "(air lies at 24:" in hu_problem(patient(noise=1).astype(np.int32) + 1024)
     assert "(fat lies at 9" in hu_problem(core(patient()).astype(np.int32) + 1024)
