@@ -4,7 +4,8 @@ For a batch of one and fewer than about 20,000 channels x slices x rows, the dee
 convolution leaves oneDNN aside and falls back on a kernel that copies every voxel 27 times. And instance normalisation
 is computed as a batch normalisation, though a group normalisation with one channel a group has the same mean and
 variance from a quicker kernel. Here both are asked for by name, whatever net it is, and no net is changed. Logits
-differ in their last digits (benchmarks/README.md, `kernels`).
+differ in their last digits (benchmarks/README.md, `kernels`). Large convolutions are computed a few slices at a time,
+which gives the same numbers in less memory.
 
 References: PyTorch, aten/src/ATen/native/Convolution.cpp (`use_mkldnn`); Wu and He, Group Normalization, ECCV 2018
 """
@@ -19,6 +20,9 @@ from torch.overrides import TorchFunctionMode
 
 from flare_lib.machine.device import has_x86_onednn
 from flare_lib.machine.precision import Precision
+
+
+PIECE_BYTES = 16 * 2**20  # of the input: oneDNN computes on copies in its own order, which are as large
 
 
 @contextmanager
@@ -53,11 +57,26 @@ def _conv3d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> torch.Tensor | None:
-    """Return oneDNN's convolution of a batch (B, C, Z, Y, X); None for what is torch's to decide."""
+    """Return oneDNN's convolution of a batch (B, C, Z, Y, X), a few slices at a time; None for what torch decides."""
     if x.ndim != 5 or isinstance(padding, str) or not _all_float32(x, weight):
         return None
     padding, stride, dilation = (([n] * 3 if isinstance(n, int) else [*n]) for n in (padding, stride, dilation))
-    return torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation, groups)
+    step, reach = stride[0], dilation[0] * (weight.shape[2] - 1)  # of the windows along z
+    depth, n_out = x.shape[2], (x.shape[2] + 2 * padding[0] - reach - 1) // step + 1
+    n_slices = max(1, int(PIECE_BYTES / x.nbytes * n_out))
+    if n_slices >= n_out or padding[0] > reach:  # it is one piece, or there are windows that see no slice at all
+        return torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation, groups)
+    answer = torch.empty(0)
+    for start in range(0, n_out, n_slices):
+        stop = min(start + n_slices, n_out)
+        first, last = start * step - padding[0], (stop - 1) * step - padding[0] + reach  # that the windows see
+        seen = x[:, :, max(first, 0) : last + 1]
+        seen = F.pad(seen, (0, 0, 0, 0, max(-first, 0), max(last + 1 - depth, 0)))
+        part = torch.mkldnn_convolution(seen, weight, bias, [0, *padding[1:]], stride, dilation, groups)
+        if not answer.numel():
+            answer = part.new_empty((*part.shape[:2], n_out, *part.shape[3:]))
+        answer[:, :, start:stop] = part
+    return answer
 
 
 def _instance_norm(

@@ -16,7 +16,8 @@ References:
 """
 
 import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -38,7 +39,11 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (B, out_features, Z / stride, Y / stride, X / stride)."""
-        return F.leaky_relu(self.norm(self.conv(x)), NEGATIVE_SLOPE, inplace=True)
+        return self.activate(self.conv(x))
+
+    def activate(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the convolution gave, normalised and rectified."""
+        return F.leaky_relu(self.norm(x), NEGATIVE_SLOPE, inplace=True)
 
 
 class UNet(nn.Module):
@@ -102,27 +107,28 @@ class UNet(nn.Module):
 
         `x` is (B, in_channels, Z, Y, X). Raises ValueError unless Z, Y, X are multiples of `size_multiple_zyx`.
         """
-        return [head(features) for head, features in zip(self.heads, self._decode(x), strict=False)]
+        decoded = [*self._decode(x)][::-1]
+        return [head(features) for head, features in zip(self.heads, decoded, strict=False)]
 
     def finest(self, x: torch.Tensor) -> torch.Tensor:
         """Return `forward(x)[0]` alone, (B, n_classes, Z, Y, X): what inference needs."""
-        return self.heads[0](self._decode(x)[0])
+        return self.heads[0](deque(self._decode(x), maxlen=1).pop())
 
-    def _decode(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Return the decoder's features of every stage, finest first."""
+    def _decode(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield the decoder's features of every stage, coarsest first; no stage is kept longer than it is needed."""
         self._check_input(x)
         skips = []
         for stage in self.encoder:
             x = stage(x)  # (B, features[s], Z, Y, X of stage s)
             skips.append(x)
         skips.pop()  # the coarsest is where the decoder starts
-        decoded = []
-        for up, stage in zip(reversed(self.ups), reversed(self.decoder), strict=True):
-            x = torch.cat([up(x), skips.pop()], dim=1)  # (B, 2 * features[s], Z, Y, X of stage s)
-            for block in stage.children():  # one by one, so that the joined tensor is freed after the first
-                x = block(x)  # (B, features[s], Z, Y, X of stage s)
-            decoded.append(x)
-        return decoded[::-1]
+        for up, (first, second) in zip(
+            reversed(self.ups), map(nn.Module.children, reversed(self.decoder)), strict=True
+        ):
+            # no name for the joined tensor, (B, 2 * features[s], Z, Y, X of stage s): it is gone before the next is made
+            x = first.conv(torch.cat([up(x), skips.pop()], dim=1))
+            x = second(first.activate(x))  # (B, features[s], Z, Y, X of stage s)
+            yield x
 
     def _check_input(self, x: torch.Tensor) -> None:
         channels, multiple = self.architecture["in_channels"], self.size_multiple_zyx

@@ -123,3 +123,34 @@ def test_the_net_and_what_is_computed_after_the_block_are_untouched(net):
     net.finest(x).square().mean().backward()  # a convolution that knows no gradients would raise an error
     assert x.grad is not None
     assert all(p.grad is not None and p.grad.any() for name, p in net.named_parameters() if "heads.1" not in name)
+
+
+@onednn
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"padding": 1},
+        {"padding": (2, 1, 0), "dilation": (2, 1, 1)},
+        {"padding": (0, 1, 2), "stride": (2, 1, 3)},
+        {"padding": (1, 1, 1), "stride": (3, 2, 1), "groups": 2},
+        {"padding": (3, 0, 0)},  # windows that see no slice
+        {"padding": (0, 0, 0), "stride": (9, 1, 1)},
+    ],
+)
+@pytest.mark.parametrize("piece", [1, 3000, 9000])
+def test_convolutions_in_pieces_are_those_of_the_whole(monkeypatch, how, piece):
+    x, weight, bias = random(2, 4, 11, 9, 8), random(6, 4 // how.get("groups", 1), 3, 3, 3, seed=2), random(6, seed=3)
+    whole = inferred(lambda: F.conv3d(x, weight, bias, **how))
+    torch.testing.assert_close(whole, F.conv3d(x, weight, bias, **how), atol=1e-4, rtol=0)
+    monkeypatch.setattr(kernels, "PIECE_BYTES", piece)
+    torch.testing.assert_close(inferred(lambda: F.conv3d(x, weight, bias, **how)), whole, atol=1e-5, rtol=0)
+
+
+@onednn
+def test_a_large_convolution_is_given_few_slices_at_a_time(monkeypatch):
+    x, weight = random(1, 4, 32, 8, 8), random(6, 4, 3, 3, 3)
+    monkeypatch.setattr(kernels, "PIECE_BYTES", x.nbytes / 8)
+    given, convolve = [], torch.mkldnn_convolution
+    monkeypatch.setattr(torch, "mkldnn_convolution", lambda x, *rest: given.append(x.shape[2]) or convolve(x, *rest))
+    assert inferred(lambda: F.conv3d(x, weight, padding=1)).shape == (1, 6, 32, 8, 8)
+    assert given == [6] * 8  # 4 slices each, and one more on either side
