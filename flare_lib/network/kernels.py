@@ -21,7 +21,6 @@ from torch.overrides import TorchFunctionMode
 from flare_lib.machine.device import has_x86_onednn
 from flare_lib.machine.precision import Precision
 
-
 PIECE_BYTES = 16 * 2**20  # of the input: oneDNN computes on copies in its own order, which are as large
 
 

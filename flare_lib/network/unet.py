@@ -18,7 +18,7 @@ References:
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -122,10 +122,9 @@ class UNet(nn.Module):
             x = stage(x)  # (B, features[s], Z, Y, X of stage s)
             skips.append(x)
         skips.pop()  # the coarsest is where the decoder starts
-        for up, (first, second) in zip(
-            reversed(self.ups), map(nn.Module.children, reversed(self.decoder)), strict=True
-        ):
-            # no name for the joined tensor, (B, 2 * features[s], Z, Y, X of stage s): it is gone before the next is made
+        for up, stage in zip(reversed(self.ups), reversed(self.decoder), strict=True):
+            first, second = cast(tuple[ConvBlock, ConvBlock], tuple(stage.children()))
+            # the joined tensor, (B, 2 * features[s], Z, Y, X of stage s), has no name: it is gone before the next comes
             x = first.conv(torch.cat([up(x), skips.pop()], dim=1))
             x = second(first.activate(x))  # (B, features[s], Z, Y, X of stage s)
             yield x
