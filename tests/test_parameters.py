@@ -1,13 +1,14 @@
 """The teachers' edition of every notebook runs with other parameters than the committed ones, as papermill gives them.
 
 The students' edition has the code of the committed notebooks (`test_editions`): nbval runs it in kernels, with their
-parameters and the real sample. Here nothing can be fetched, and the sample is a phantom of a small child's size, which
-takes the nets one tile or two. The cells run in this process: a kernel would load the library anew for each notebook.
-(`test_execution` has kernels that are given parameters.)
+parameters and the real sample. Here nothing can be fetched, and the sample is a phantom, which the nets see in large
+voxels. The cells run in this process: a kernel would load the library anew for each notebook. (`test_execution` has
+kernels that are given parameters.)
 """
 
 import atexit
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -26,6 +27,7 @@ from flare_lib.course.execution import find_notebooks
 from flare_lib.ct.files import save_ct, save_label_map
 from flare_lib.ct.volume import Volume
 from flare_lib.data.sources import SourceUnavailable
+from flare_lib.inference.stages import load_stages
 from flare_lib.synthetic.phantom import phantom_case
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -66,9 +68,8 @@ class Shell(InteractiveShell):
 def small(tmp_path_factory):
     """A cache folder with the phantom that stands in for the sample, and predictions and references of one case."""
     folder = tmp_path_factory.mktemp("cache")
-    # drawn at 5, 4, 4 mm; now the body is as high and as deep as the fine net's patch, and a fifth wider
     ct, labels = (
-        Volume.from_array(volume.array_zyx, (3.84, 2.595, 3.2))
+        Volume.from_array(volume.array_zyx, (5.0, 4.0, 4.4))  # as wide as notebook 06 wants it, for its two tiles
         for volume in phantom_case(0, shape_zyx=(50, 85, 110), spacing_zyx_mm=(5.0, 4.0, 4.0))
     )
     save_ct(folder / "phantom_ct.nii.gz", ct)
@@ -87,7 +88,16 @@ def shell(small, tmp_path, monkeypatch):
     def offline(cache):
         raise SourceUnavailable("there is no network here")
 
+    def quick_stages(*folder, **settings):
+        stages = load_stages(*folder, **settings)
+        for stage in stages:  # an eighth of the voxels
+            mm = stage.preprocessing.spacing_zyx_mm
+            stage.preprocessing = replace(stage.preprocessing, spacing_zyx_mm=tuple(2 * spacing for spacing in mm))
+            stage.patch_size = (32, 32, 48)
+        return stages
+
     monkeypatch.setattr("flare_lib.data.sources.fetch_sample", offline)
+    monkeypatch.setattr("flare_lib.inference.stages.load_stages", quick_stages)
     monkeypatch.setattr("flare_lib.synthetic.phantom._DRAWING_MM", 5.0)  # not 2.5: drawing takes longest
     monkeypatch.setenv("FLARE_LIB_CACHE", str(small))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
