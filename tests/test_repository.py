@@ -76,6 +76,9 @@ def direct_requirements():
 ELSEWHERE = {"nnunetv2", "nnunet", "mutmut"}
 
 
+distributions_of_packages = cache(packages_distributions)
+
+
 def imported_by(folder):
     """Return the packages that the Python files of a folder import, anywhere in them."""
     found = set()
@@ -94,7 +97,7 @@ def imported_by(folder):
 )
 def test_what_is_imported_is_asked_for(folder, extras):
     wanted = [*map(Requirement, PYPROJECT["dependencies"]), *(r for e in extras.split(",") for r in required_by(e))]
-    brought = packages_distributions()
+    brought = distributions_of_packages()
     own = {path.stem for path in FILES if path.suffix == ".py"} | {"flare_lib"}
     foreign = imported_by(folder) - set(sys.stdlib_module_names) - own - ELSEWHERE
     names = {canonicalize_name(requirement.name) for requirement in wanted}

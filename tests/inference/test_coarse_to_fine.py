@@ -71,7 +71,7 @@ def abdomen(shape_zyx, spacing_zyx_mm, seed=0):
     return Volume.from_array(hu, spacing_zyx_mm)
 
 
-COARSE, FINE = Oracle((6.0, 5.0, 4.5), (16, 24, 28)), Oracle((2.5, 2.2, 2.0), (40, 32, 36))
+COARSE, FINE = Oracle((6.0, 5.0, 4.5), (16, 24, 28)), Oracle((3.2, 2.8, 2.5), (32, 26, 30))
 
 
 @settings(max_examples=5)
