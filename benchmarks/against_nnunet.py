@@ -14,9 +14,9 @@ nnU-Net is not among flare-lib's dependencies; it lives in an environment of its
 
 The packaged fine net is exported to a results folder, which both programs then read. nnU-Net runs without mirroring;
 flare-lib runs in float32, as nnU-Net does on a CPU, in the processor's own format, computed by OpenVINO, and with the
-region found first (`--roi`), there also with tiles that just touch. Every run is a process of its own; seconds are from
-the CT's file to the labels in memory, with the nets loaded. Each run is printed when it is done. Results go to
-`benchmarks/results/against_nnunet.json` and, as a table, to the terminal.
+region found first (`--roi`), there also with tiles that just touch; and with tiles fitted to the image. Every run is a
+process of its own; seconds are from the CT's file to the labels in memory, with the nets loaded. Each run is printed
+when it is done. Results go to `benchmarks/results/against_nnunet.json` and, as a table, to the terminal.
 """
 
 import argparse
@@ -38,6 +38,7 @@ from flare_lib.ct.files import load_ct, load_label_map, save_label_map
 from flare_lib.ct.preprocess import FINE
 from flare_lib.data.sources import Cache, sample_or_phantom
 from flare_lib.evaluation.metrics import dice_scores
+from flare_lib.inference.methods import FITTED
 from flare_lib.inference.nnunet_stage import NnunetStage, segment_with_nnunet
 from flare_lib.inference.stages import load_stages
 from flare_lib.network.nnunet_export import save_nnunet_folder
@@ -56,6 +57,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "openvino": {"engine": "openvino"},
     "openvino, --roi": {"engine": "openvino", "roi": True},
     "openvino, --roi --tile-step 1": {"engine": "openvino", "roi": True, "tile_step": 1.0},
+    "openvino, --fit-tiles": {"engine": "openvino", "fit_tiles": FITTED},
+    "openvino, --roi --fit-tiles": {"engine": "openvino", "roi": True, "fit_tiles": FITTED},
 }
 
 
@@ -78,7 +81,8 @@ def run_ours(results: str, ct_path: str, labels: str, settings: dict[str, Any]) 
     coarse = load_stages(device="cpu", **numbers)[0] if settings.get("roi") else None
     began, cpu_began = time.perf_counter(), time.process_time()
     ct = load_ct(ct_path)
-    result = segment_with_nnunet(ct, stage, coarse=coarse, tile_step=settings.get("tile_step", 0.5))
+    tiles = {"tile_step": settings.get("tile_step", 0.5), "fit_tiles": settings.get("fit_tiles", 1.0)}
+    result = segment_with_nnunet(ct, stage, coarse=coarse, **tiles)
     measured = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu_began}
     save_label_map(labels, result.label_map_zyx, ct)
     steps = {step: round(seconds, 2) for step, seconds in result.seconds.items()}

@@ -48,6 +48,9 @@ def segment(
     tile_step: Annotated[
         float, typer.Option(min=0.1, max=1.0, help="How far apart the last net's tiles lie, in patches; 1: they touch.")
     ] = 0.5,
+    fit_tiles: Annotated[
+        bool, typer.Option("--fit-tiles", help="Larger tiles, up to twice, where fewer do: faster, less accurate.")
+    ] = False,
     engine: Engine = "torch",
     workers: Annotated[
         int | None,
@@ -94,10 +97,13 @@ def segment(
             raise FileNotFoundError(f"every input must exist, got {missing[0]}")
 
     from flare_lib.ct.roi import check_margin
-    from flare_lib.inference.methods import Settings, compiling, open_method
+    from flare_lib.inference.methods import FITTED, Settings, compiling, open_method
 
     check_margin(margin_mm)
-    settings = Settings(weights_dir, nnunet, tuple(fold or ()), roi, margin_mm, device, precision, engine, tile_step)
+    largest, folds = FITTED if fit_tiles else 1.0, tuple(fold or ())
+    settings = Settings(
+        weights_dir, nnunet, folds, roi, margin_mm, device, precision, engine, tile_step, fit_tiles=largest
+    )
     if to_file:
         with compiling():
             method = open_method(settings)

@@ -21,8 +21,8 @@ from flare_lib.ct.volume import Triple, Volume
 from flare_lib.inference.plausibility import anatomy_doubts
 from flare_lib.inference.postprocess import MAX_DISTANCE_MM, MIN_SHARE, Report, check_rules, postprocess
 from flare_lib.inference.slice_interpolation import resize_argmax
-from flare_lib.inference.sliding_window import Slab, Weights, sliding_window
-from flare_lib.inference.stages import PatchPredictor, Stage
+from flare_lib.inference.sliding_window import Slab, Weights, fitted_patch, sliding_window
+from flare_lib.inference.stages import PatchPredictor, ResizablePredictor, Stage
 from flare_lib.machine.progress import StageProgress, of_stage
 
 # what `postprocess` does once its settings are chosen
@@ -58,6 +58,7 @@ def segment(
     max_distance_mm: float = MAX_DISTANCE_MM,
     min_share: float = MIN_SHARE,
     tile_steps: tuple[float, float] = (1.0, 0.5),
+    fit_tiles: float = 1.0,
     clean_up: bool = True,
     progress: StageProgress | None = None,
 ) -> Segmentation:
@@ -67,10 +68,11 @@ def segment(
     the fine stage, it grows to the patch. `max_distance_mm` is how far from the great vessels a region may lie; of thin
     organs, pieces of at least `min_share` of the largest one's size stay (1: the largest alone, the paper's rule);
     `clean_up=False` skips the post-processing after both stages. `tile_steps` are those of the coarse and the fine
-    sliding window, in patches. `progress(stage, tiles done, tiles in total)` is called along the way. If the coarse
-    stage finds nothing, the fine stage looks at the whole foreground, and the notes say so. Raises the errors of
-    `check_rules` and `check_margin` before any work is done, ValueError for a step outside (0, 1], and MemoryError if a
-    device is full.
+    sliding window, in patches. `fit_tiles`: the most voxels of a tile of the fine stage, in patches; above 1, tiles are
+    fitted to the region (`fitted_patch`), unless the stage cannot change its patch. `progress(stage, tiles done, tiles
+    in total)` is called along the way. If the coarse stage finds nothing, the fine stage looks at the whole foreground,
+    and the notes say so. Raises the errors of `check_rules` and `check_margin` before any work is done, ValueError for
+    a step outside (0, 1] or a `fit_tiles` below 1, and MemoryError if a device is full.
     """
     check_margin(margin_mm)
     run = Run(_rules(max_distance_mm, min_share) if clean_up else None, progress)
@@ -80,7 +82,7 @@ def segment(
     seen, roi = run.find_region(body, coarse, tile_steps[0], margin_mm)
     # a patch that reaches beyond a small region shows what lies there, not air: a neck is known by its jaw
     roi = roi.grow(getattr(fine, "patch_mm", (0.0, 0.0, 0.0)), body.spacing_zyx_mm, body.shape_zyx)
-    fine_labels = run.segment_region(crop_volume(body, roi), fine, tile_steps[1], "fine")
+    fine_labels = run.segment_region(crop_volume(body, roi), fine, tile_steps[1], "fine", fit_tiles)
     return run.result(ct, fine_labels, roi.shift(foreground.start_zyx), seen)
 
 
@@ -89,6 +91,7 @@ def segment_in_one_stage(
     stage: Stage,
     *,
     tile_step: float = 0.5,
+    fit_tiles: float = 1.0,
     max_distance_mm: float = MAX_DISTANCE_MM,
     min_share: float = MIN_SHARE,
     clean_up: bool = True,
@@ -102,7 +105,7 @@ def segment_in_one_stage(
     foreground = find_foreground(ct.array_zyx)
     body = crop_volume(ct, foreground)
     run.lap("foreground")
-    labels = run.segment_region(body, stage, tile_step, "one stage")
+    labels = run.segment_region(body, stage, tile_step, "one stage", fit_tiles)
     return run.result(ct, labels, foreground, None)
 
 
@@ -136,13 +139,20 @@ class Run:
         tile_step: float,
         name: str,
         *,
+        fit_tiles: float = 1.0,
         weights: Weights = "uniform",
         pad_value: float | None = None,
     ) -> Iterator[Slab]:
         """Slide the stage's net over the image and return averaged scores in finished slabs.
 
-        `pad_value`: what fills a patch beyond the image; None is the image's lowest value, air.
+        `fit_tiles` as in `segment`. `pad_value`: what fills a patch beyond the image; None is the image's lowest value,
+        air.
         """
+        if fit_tiles != 1 and isinstance(stage, ResizablePredictor):
+            size = fitted_patch(
+                image.shape[1:], stage.patch_size, tile_step, multiple_of=stage.size_multiple, cap=fit_tiles
+            )
+            stage = stage.with_patch(size)
         if precision := getattr(stage, "precision", None):
             self.precision[name] = precision.name
         return sliding_window(
@@ -172,11 +182,11 @@ class Run:
         self.lap("coarse clean-up")
         return seen, roi
 
-    def segment_region(self, region: Volume, stage: Stage, tile_step: float, name: str) -> np.ndarray:
+    def segment_region(self, region: Volume, stage: Stage, tile_step: float, name: str, fit_tiles: float) -> np.ndarray:
         """Return the labels of a region on its own grid, cleaned up."""
         image = stage.prepare(region)
         self.lap(f"{name} preprocessing")
-        slabs = self.slide(image, stage, tile_step, name)
+        slabs = self.slide(image, stage, tile_step, name, fit_tiles=fit_tiles)
         labels = resize_argmax(slabs, region.shape_zyx, in_shape_zyx=image.shape[1:])
         self.lap(f"{name} net, resize + argmax")
         labels = self.clean_up(labels, region.spacing_zyx_mm, name)

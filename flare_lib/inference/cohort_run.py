@@ -43,6 +43,7 @@ MANIFEST = "manifest.jsonl"
 Also = Callable[[Path, str, Volume, np.ndarray], None]  # (folder, name, CT, label map): a picture, for example
 
 _PROCESS_MIB = 900.0  # torch, both nets and what they compute
+_PATCH_MIB = 150.0  # for tiles of one patch more: 137 measured of the packaged fine net (benchmarks/README.md)
 _BYTES_PER_VOXEL = 4  # the CT, its labels, and what exists for a moment
 
 
@@ -73,7 +74,7 @@ def segment_cohort(
         asked |= {"scales": list(settings.ensemble.scales), "sure": settings.ensemble.sure}
     key = {
         "weights_sha256": weights_sha256(settings),
-        "settings": asked | {"tile_step": settings.tile_step},
+        "settings": asked | {"tile_step": settings.tile_step, "fit_tiles": settings.fit_tiles},
         "rules": clean_up_rules(settings),
         "version": __version__,  # another one may tile, resample or choose the region in another way
     }
@@ -89,7 +90,8 @@ def segment_cohort(
                 progress(done + 1 - len(todo), len(cases))
         work = functools.partial(segment_case, folder=folder, settings=settings, also=also)
         n_there = len(cases) - len(todo)
-        outcomes = run(work, todo, pool, time_limit_s=time_limit_s, memory_mib=expected_memory_mib)
+        memory_mib = functools.partial(expected_memory_mib, fit_tiles=settings.fit_tiles)
+        outcomes = run(work, todo, pool, time_limit_s=time_limit_s, memory_mib=memory_mib)
         for n, (k, outcome) in enumerate(outcomes, start=1):
             manifest.add(_entry(todo[k], outcome, key, tried))
             if progress:
@@ -163,8 +165,11 @@ def without_labels(cases: Sequence[Case], folder: Path, entries: Mapping[str, En
     return [case for case in cases if case.ct_path.resolve() not in own]
 
 
-def expected_memory_mib(case: Case) -> float:
-    """Return roughly how much memory a process needs for a case, in MiB; if it cannot be read, as if it were empty."""
+def expected_memory_mib(case: Case, *, fit_tiles: float = 1.0) -> float:
+    """Return roughly how much memory a process needs for a case, in MiB; if it cannot be read, as if it were empty.
+
+    `fit_tiles`: how many patches the largest tile may hold.
+    """
     path = case.ct_path
     try:
         if path.name.lower().endswith(SUFFIXES):
@@ -174,7 +179,7 @@ def expected_memory_mib(case: Case) -> float:
             n_voxels = float(sum(file.stat().st_size for file in files))  # 2 bytes per voxel, compressed by half
     except Exception:  # whatever is wrong, segmenting the case will say so
         n_voxels = 0.0
-    return _PROCESS_MIB + _BYTES_PER_VOXEL * n_voxels / 2**20
+    return _PROCESS_MIB + _PATCH_MIB * (fit_tiles - 1) + _BYTES_PER_VOXEL * n_voxels / 2**20
 
 
 def _is_settled(

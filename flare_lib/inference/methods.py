@@ -46,7 +46,8 @@ class Settings:
     `weights_dir`: a folder of coarse and fine weights; None for the packaged ones. `nnunet`: a results folder of
     nnU-Net whose nets give the labels; `folds`: which of them, or every one if empty; `roi`: only within the coarse
     net's box. `margin_mm`: how far beyond the organs the last net looks. `tile_step`: how far apart its tiles lie, in
-    patches. `device`, `precision`, `engine`: see `load_stages`. `ensemble`: make pseudo-labels with these nets instead.
+    patches; `fit_tiles`: how many patches a tile fitted to the CT may hold. `device`, `precision`, `engine`: see
+    `load_stages`. `ensemble`: make pseudo-labels with these nets instead, whose tiles are patches.
     """
 
     weights_dir: Path | None = None
@@ -58,7 +59,11 @@ class Settings:
     precision: str = "auto"
     engine: str = "torch"
     tile_step: float = 0.5
+    fit_tiles: float = 1.0
     ensemble: Ensemble | None = None
+
+
+FITTED = 2.0  # `Settings.fit_tiles` as `flare segment --fit-tiles` has it: see benchmarks/README.md, fitted tiles
 
 
 class Method(NamedTuple):
@@ -86,12 +91,13 @@ def open_method(settings: Settings, stamp: str = "") -> Method:
     if settings.nnunet is None:
         coarse, fine = stages.load_stages(settings.weights_dir, **numbers)
         near: dict[str, Any] = {"margin_mm": settings.margin_mm, "tile_steps": (1.0, step)}
-        both = partial(coarse_to_fine.segment, coarse=coarse, fine=fine, **near)
+        both = partial(coarse_to_fine.segment, coarse=coarse, fine=fine, fit_tiles=settings.fit_tiles, **near)
         return Method(both, ORGAN_NAMES, "fine")
     from flare_lib.inference import nnunet_stage  # its splines take scipy a while to import
     from flare_lib.network.nnunet_folder import load_nnunet_folder
 
     stage = nnunet_stage.NnunetStage(load_nnunet_folder(settings.nnunet, settings.folds), **numbers)
+    tiles: dict[str, Any] = {"tile_step": step, "fit_tiles": settings.fit_tiles}
     only_here: dict[str, Any] = {}
     notes: tuple[str, ...] = ()
     if settings.roi:
@@ -99,7 +105,7 @@ def open_method(settings: Settings, stamp: str = "") -> Method:
         only_here = {"coarse": coarse, "margin_mm": settings.margin_mm}
         if not stage.plans.has_flares_organs:
             notes = ("--roi looks only near FLARE's 13 organs; anything far from them is missed",)
-    alone = partial(nnunet_stage.segment_with_nnunet, stage=stage, tile_step=step, **only_here)
+    alone = partial(nnunet_stage.segment_with_nnunet, stage=stage, **tiles, **only_here)
     return Method(alone, stage.plans.names, nnunet_stage.NAME, notes)
 
 

@@ -11,6 +11,7 @@ The region makes the difference in speed: most tiles of a whole CT hold none of 
 References: nnU-Net 2.8, `DefaultPreprocessor`, `nnUNetPredictor`, `export_prediction`; for v1, see `nnunet_v1`.
 """
 
+import copy
 from functools import partial
 
 import numpy as np
@@ -21,7 +22,7 @@ from flare_lib.ct.preprocess import find_foreground
 from flare_lib.ct.resample import resample_nearest, resampled_shape
 from flare_lib.ct.roi import Box, bounding_box, check_margin, crop, crop_volume
 from flare_lib.ct.spline import resample_spline, thick_axis
-from flare_lib.ct.volume import Triple, Volume, extent_mm, triple
+from flare_lib.ct.volume import Shape, Triple, Volume, extent_mm, triple
 from flare_lib.inference.coarse_to_fine import Run, Segmentation
 from flare_lib.inference.components import keep_largest_piece
 from flare_lib.inference.postprocess import MIN_SHARE, postprocess
@@ -72,6 +73,17 @@ class NnunetStage:
         """The extent of one patch in mm, along the net's axes."""
         return extent_mm(self.patch_size, self.plans.spacing_mm)
 
+    @property
+    def size_multiple(self) -> Shape:
+        """What each side of a patch must be a multiple of, along the net's axes."""
+        return self.plans.size_multiple
+
+    def with_patch(self, patch_size: Shape) -> "NnunetStage":
+        """Return a stage with the same nets for patches of another size, a multiple of `size_multiple`."""
+        other = copy.copy(self)
+        other.patch_size = patch_size
+        return other
+
     def prepare(self, array: np.ndarray, spacing_mm: Triple, scaling: Scaling) -> torch.Tensor:
         """Return the image that the nets see of a CT: clipped, resampled and scaled, float32 (1, ...).
 
@@ -115,14 +127,15 @@ def segment_with_nnunet(
     coarse: Stage | None = None,
     margin_mm: float = 20.0,
     tile_step: float = 0.5,
+    fit_tiles: float = 1.0,
     progress: StageProgress | None = None,
 ) -> Segmentation:
     """Segment a CT with an nnU-Net: all of it, or the box that a coarse stage finds around the 13 organs.
 
-    `coarse` and `margin_mm` as in `segment`, `tile_step` as in `sliding_window`, with their errors. A box smaller than
-    one patch grows to it, as far as the CT reaches. Labels are those of the net's data set, cleaned up only as the
-    model's own rules say. In a box, tiles lie elsewhere and see less around them, so labels can differ a little from
-    those in the whole CT; what lies outside is background. Grey values are scaled as in the whole CT.
+    `coarse`, `margin_mm` and `fit_tiles` as in `segment`, `tile_step` as in `sliding_window`, with their errors. A box
+    smaller than one patch grows to it, as far as the CT reaches. Labels are those of the net's data set, cleaned up
+    only as the model's own rules say. In a box, tiles lie elsewhere and see less around them, so labels can differ a
+    little from those in the whole CT; what lies outside is background. Grey values are scaled as in the whole CT.
     """
     check_margin(margin_mm)
     run = Run(None if coarse is None else partial(postprocess, min_share=MIN_SHARE), progress)
@@ -138,7 +151,7 @@ def segment_with_nnunet(
         # what a patch holds beyond a small box is the CT, not padding: beyond a whole CT there is none to be had
         patch_mm = axes.turn_size_back(stage.patch_mm)
         region = roi.shift(foreground.start_zyx).grow(patch_mm, ct.spacing_zyx_mm, ct.shape_zyx)
-    labels = _segment_region(run, axes, crop_volume(ct, region), stage, scaling, tile_step)
+    labels = _segment_region(run, axes, crop_volume(ct, region), stage, scaling, tile_step, fit_tiles)
     if stage.rules:
         for rule in stage.rules:
             keep_largest_piece(labels, rule.labels, rule.min_mm3 / (1000 * ct.voxel_ml))
@@ -161,13 +174,19 @@ def _thick_on_the_way_back(plans: Plans, spacing_mm: Triple) -> int | None:
 
 
 def _segment_region(
-    run: Run, axes: Axes, region: Volume, stage: NnunetStage, scaling: Scaling, tile_step: float
+    run: Run,
+    axes: Axes,
+    region: Volume,
+    stage: NnunetStage,
+    scaling: Scaling,
+    tile_step: float,
+    fit_tiles: float,
 ) -> np.ndarray:
     """Return the labels of a region on its own grid, canonical; `axes`: the net's."""
     array, spacing_mm = axes.turn(region.array_zyx), axes.turn_spacing(region.spacing_zyx_mm)
     image = stage.prepare(array, spacing_mm, scaling)
     run.lap(f"{NAME} preprocessing")
-    slabs = run.slide(image, stage, tile_step, NAME, weights="gaussian", pad_value=0.0)
+    slabs = run.slide(image, stage, tile_step, NAME, fit_tiles=fit_tiles, weights="gaussian", pad_value=0.0)
     small = triple(image.shape[1:])
     thick = _thick_on_the_way_back(stage.plans, spacing_mm)
     # between thick slices nothing is interpolated: every new slice gets the labels of the nearest one

@@ -15,6 +15,7 @@ from typing import Literal
 
 import torch
 
+from flare_lib.ct.volume import Shape, triple
 from flare_lib.machine.progress import Progress
 
 PredictPatch = Callable[[torch.Tensor], torch.Tensor]
@@ -53,6 +54,28 @@ def tile_starts(size: int, patch: int, tile_step: float) -> tuple[int, ...]:
 def n_tiles(shape_zyx: Sequence[int], patch_size: Sequence[int], tile_step: float) -> int:
     """Return how many patches `sliding_window` predicts for an image of this shape; errors as in `tile_starts`."""
     return math.prod(len(starts) for starts in _tile_grid(shape_zyx, patch_size, tile_step))
+
+
+def fitted_patch(
+    shape_zyx: Sequence[int], patch_size: Sequence[int], tile_step: float, *, multiple_of: Sequence[int], cap: float
+) -> Shape:
+    """Return the patch size (z, y, x) with which the fewest voxels are computed in all tiles of an image together.
+
+    Where an image is a little larger than the patch, one larger tile does the work of two or three. Every side is the
+    patch's or larger by a multiple of `multiple_of` (the net's strides together), and the patch holds at most `cap`
+    times the voxels of the net's own, so 1 returns that. Of sizes that are equally good, the one with the fewest voxels
+    is chosen. A larger patch is not what a net was trained on, and its tiles overlap less.
+    Raises ValueError for a cap below 1, a patch that is not a multiple of `multiple_of`, and as `tile_starts` does.
+    """
+    patch, multiples = triple(_checked_patch(patch_size)), triple(multiple_of)
+    if not cap >= 1:
+        raise ValueError(f"the cap of a fitted patch must be 1 or more patches, got {cap}")
+    if any(multiple < 1 or side % multiple for side, multiple in zip(patch, multiples, strict=True)):
+        raise ValueError(f"patch_size must be a multiple of {multiples}, got {patch}")
+    sides = (_useful_sides(*axis, tile_step) for axis in zip(shape_zyx, patch, multiples, strict=True))
+    most = cap * math.prod(patch)
+    fitting = (size for size in map(triple, product(*sides)) if math.prod(size) <= most)
+    return min(fitting, key=lambda size: (n_tiles(shape_zyx, size, tile_step) * math.prod(size), math.prod(size), size))
 
 
 def tile_weights(patch_size: Sequence[int], kind: Weights) -> torch.Tensor:
@@ -195,6 +218,17 @@ def _tile_grid(shape_zyx: Sequence[int], patch_size: Sequence[int], tile_step: f
     """Return the tiles' starts along z, y and x."""
     sizes = zip(shape_zyx, _checked_patch(patch_size), strict=True)
     return tuple(tile_starts(size, patch, tile_step) for size, patch in sizes)
+
+
+def _useful_sides(size: int, patch: int, multiple: int, tile_step: float) -> list[int]:
+    """Return the tiles of an axis, from the patch on, that compute fewer voxels of it than any smaller one."""
+    useful, least = [], math.inf
+    for side in range(patch, max(size + multiple, patch + 1), multiple):  # the last one holds the whole axis
+        computed = len(tile_starts(size, side, tile_step)) * side
+        if computed < least:
+            useful.append(side)
+            least = computed
+    return useful
 
 
 def _checked_patch(patch_size: Sequence[int]) -> tuple[int, ...]:

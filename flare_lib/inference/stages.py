@@ -6,7 +6,7 @@
 import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -32,6 +32,18 @@ class PatchPredictor(Protocol):
 
     def predict_patch(self, patch: torch.Tensor) -> torch.Tensor:
         """Return the scores of K classes (1, K, Z, Y, X) for a patch (1, C, Z, Y, X); a stage's are probabilities."""
+
+
+@runtime_checkable
+class ResizablePredictor(PatchPredictor, Protocol):
+    """A predictor whose patch can have other sizes, so that its tiles can be fitted to an image."""
+
+    @property
+    def size_multiple(self) -> Shape:
+        """What each side (z, y, x) of a patch must be a multiple of."""
+
+    def with_patch(self, patch_size: Shape) -> PatchPredictor:
+        """Return the same predictor for patches of this size (z, y, x), a multiple of `size_multiple`."""
 
 
 class Stage(PatchPredictor, Protocol):
@@ -67,6 +79,17 @@ class NetStage:
     def patch_mm(self) -> Triple:
         """The extent (z, y, x) of one patch in mm."""
         return extent_mm(self.patch_size, self.preprocessing.spacing_zyx_mm)
+
+    @property
+    def size_multiple(self) -> Shape:
+        """What each side (z, y, x) of a patch must be a multiple of: the net's strides together."""
+        return self.net.size_multiple_zyx
+
+    def with_patch(self, patch_size: Shape) -> "NetStage":
+        """Return a stage with the same net for patches of another size (z, y, x), a multiple of `size_multiple`."""
+        other = copy.copy(self)
+        other.patch_size = patch_size
+        return other
 
     def scaled(self, scale: float) -> "NetStage":
         """Return a stage with the same net that is shown bodies `scale` times as large; ValueError unless above 0."""

@@ -1,9 +1,9 @@
 """What computes a net: torch itself, or OpenVINO, which compiles our U-Net for the processor at hand (opt-in).
 
-OpenVINO gets the net layer by layer, as a graph of its own operations, for patches of one size. The arithmetic is the
-same but the order of sums is not, so logits differ in their last digits. On a processor that has AVX2 and no more it is
-the faster one (benchmarks/README.md, `against nnU-Net`); it is an extra because it is large. OpenVINO's converter,
-which has telemetry, is never called.
+OpenVINO gets the net layer by layer, as a graph of its own operations, for patches of one size at a time. The
+arithmetic is the same but the order of sums is not, so logits differ in their last digits. On a processor that has AVX2
+and no more it is the faster one (benchmarks/README.md, `against nnU-Net`); it is an extra because it is large.
+OpenVINO's converter, which has telemetry, is never called.
 
 Reference: https://docs.openvino.ai, operation set 13 (Convolution, MVN, PRelu)
 """
@@ -37,28 +37,37 @@ def check_engine(engine: str, device: torch.device) -> None:
 def compile_net(net: nn.Module, patch_size: Sequence[int], precision: Precision) -> Predict:
     """Return `UNet.finest` compiled by OpenVINO for one patch (1, C, *patch_size) on the CPU, in torch's threads.
 
-    `precision`: what OpenVINO computes in. The weights are copied. Raises ValueError for a net that is not our UNet or
-    that OpenVINO refuses, MissingExtra if it is not installed. The function returned raises ValueError for a patch of
-    another size, and MemoryError if memory runs out.
+    For a patch of another size it is compiled again, which takes as long as it did at first, and the last one is
+    forgotten. `precision`: what OpenVINO computes in. The weights are copied whenever it compiles. Raises ValueError
+    for a net that is not our UNet or that OpenVINO refuses, MissingExtra if it is not installed. The function returned
+    raises ValueError for a patch that the net cannot compute, and MemoryError if memory runs out.
     """
     if not isinstance(net, UNet):
         raise ValueError(f"the engine openvino computes plain U-Nets (without it: any), got a {type(net).__name__}")
     with extra("openvino"):
         import openvino
-    size = (1, net.architecture["in_channels"], *patch_size)
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "INFERENCE_PRECISION_HINT": _HINTS[precision.name],
     }
-    try:
-        request = openvino.Core().compile_model(_graph(net, size), "CPU", settings).create_infer_request()
-    except RuntimeError as error:
-        raise ValueError(f"OpenVINO must know this processor and net, got: {_last_line(error)}") from error
+
+    def compiled(size: tuple[int, ...]) -> Any:
+        try:
+            return openvino.Core().compile_model(_graph(net, size), "CPU", settings).create_infer_request()
+        except RuntimeError as error:
+            raise ValueError(f"OpenVINO must know this processor and net, got: {_last_line(error)}") from error
+
+    size: tuple[int, ...] = (1, net.architecture["in_channels"], *patch_size)
+    request = compiled(size)
 
     def predict(patch: torch.Tensor) -> torch.Tensor:
+        nonlocal size, request
         if tuple(patch.shape) != size:
-            raise ValueError(f"the net was compiled for patches of {size}, got {tuple(patch.shape)}")
+            net.check_input(patch)
+            size, request = (), None  # two at once would take twice the memory
+            request = compiled(tuple(patch.shape))
+            size = tuple(patch.shape)
         try:
             return torch.from_numpy(request.infer([patch.float().contiguous().numpy()])[0])
         except RuntimeError as error:  # after a compilation that succeeded, only memory can be lacking

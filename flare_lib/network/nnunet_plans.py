@@ -9,6 +9,7 @@ the order `transpose_forward`.
 Reference: nnU-Net 2.8, `plans_handler`, `label_handling`, `default_normalization_schemes`; Isensee et al., 2021.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from flare_lib.ct.axes import Axes
 from flare_lib.ct.labels import are_flares
 from flare_lib.ct.moments import Moments
 from flare_lib.ct.resample import Window, check_window
-from flare_lib.ct.volume import FileGrid, Shape, Triple
+from flare_lib.ct.volume import FileGrid, Shape, Triple, triple
 from flare_lib.network.plan_numbers import (
     LARGEST_STRIDE,
     MOST_FEATURES,
@@ -128,6 +129,11 @@ class Plans:
     def n_classes(self) -> int:
         """The number of labels, the background included."""
         return len(self.names) + 1
+
+    @property
+    def size_multiple(self) -> Shape:
+        """What each side of a patch must be a multiple of, along the net's axes: the product of the strides."""
+        return triple(math.prod(along) for along in zip(*self.architecture.arguments["strides"], strict=True))
 
     @property
     def has_flares_organs(self) -> bool:

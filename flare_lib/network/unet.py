@@ -116,7 +116,7 @@ class UNet(nn.Module):
 
     def _decode(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yield the decoder's features of every stage, coarsest first; no stage is kept longer than it is needed."""
-        self._check_input(x)
+        self.check_input(x)
         skips = []
         for stage in self.encoder:
             x = stage(x)  # (B, features[s], Z, Y, X of stage s)
@@ -129,7 +129,8 @@ class UNet(nn.Module):
             x = second(first.activate(x))  # (B, features[s], Z, Y, X of stage s)
             yield x
 
-    def _check_input(self, x: torch.Tensor) -> None:
+    def check_input(self, x: torch.Tensor) -> None:
+        """Raise ValueError unless the net can compute an image of this shape; its values do not matter."""
         channels, multiple = self.architecture["in_channels"], self.size_multiple_zyx
         if x.ndim != 5 or x.shape[1] != channels:
             raise ValueError(f"the image must have the shape (B, {channels}, Z, Y, X), got {tuple(x.shape)}")

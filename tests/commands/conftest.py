@@ -13,9 +13,9 @@ def nets(monkeypatch):
     """Nets that always find the two organs; the list holds what `segment` was asked for."""
     asked = []
 
-    def segment(ct, coarse, fine, *, margin_mm, tile_steps, progress=None):
+    def segment(ct, coarse, fine, *, margin_mm, tile_steps, fit_tiles, progress=None):
         asked.append((coarse, fine, margin_mm))
-        assert tile_steps == (1.0, 0.5)
+        assert (tile_steps, fit_tiles) == ((1.0, 0.5), 1.0)
         if progress:
             progress("coarse", 1, 1)
         box = Box((0, 0, 0), ct.shape_zyx)

@@ -9,11 +9,12 @@ from pydicom import dcmread, uid
 from scans import AFFINE, VOXEL_ML, assert_refused, files_in, grey_values, labels_zyx, save, save_labels
 from small_nnunet import small_ct, write_results
 
-from flare_lib.ct.files import load_ct, save_ct, save_label_map
+from flare_lib.ct.files import load_ct, load_label_map, save_ct, save_label_map
 from flare_lib.ct.roi import Box
 from flare_lib.ct.volume import Volume
 from flare_lib.inference import nnunet_stage, stages
 from flare_lib.inference.coarse_to_fine import Segmentation
+from flare_lib.network.nnunet_folder import load_nnunet_folder
 
 
 def test_labels_are_saved_on_the_cts_own_grid(flare, nets, ct_path, tmp_path):
@@ -145,6 +146,26 @@ def test_an_nnunet_folder_gives_its_own_labels_with_its_own_names(flare, tmp_pat
     assert_refused(answer, "a DICOM-SEG holds FLARE's 13 organs, got a net with other labels: lung_vessels, rib, skin")
 
 
+def test_tiles_are_fitted_to_a_ct_on_request(flare, tmp_path):
+    folder, path = write_results(tmp_path / "r"), tmp_path / "ct.nii.gz"
+    nib.save(small_ct("mild"), path)
+    settings = ("--nnunet", folder, "--device", "cpu", "--precision", "float32")
+    labels = {}
+    for name, options in {"plain": (), "fitted": ("--fit-tiles",)}.items():
+        code, _, err = flare("segment", path, "-o", tmp_path / f"{name}.nii.gz", *settings, *options)
+        assert (code, err) == (0, [])
+        labels[name] = load_label_map(tmp_path / f"{name}.nii.gz").array_zyx
+    stage = nnunet_stage.NnunetStage(load_nnunet_folder(folder), precision="float32")
+    for name, cap in (("plain", 1.0), ("fitted", 2.0)):
+        expected = nnunet_stage.segment_with_nnunet(load_ct(path), stage, fit_tiles=cap).label_map_zyx
+        np.testing.assert_array_equal(labels[name], expected)
+    assert (labels["plain"] != labels["fitted"]).any()  # untrained nets see something else in larger tiles
+    out = tmp_path / "out"
+    code, _, err = flare("segment", path, "-o", out, *settings, "--fit-tiles", "--workers", 0)
+    assert (code, err) == (0, [])
+    np.testing.assert_array_equal(load_label_map(out / "ct.nii.gz").array_zyx, labels["fitted"])
+
+
 def test_an_nnunet_can_look_where_the_coarse_net_finds_the_organs(flare, monkeypatch, ct_path, tmp_path):
     asked = {}
 
@@ -159,7 +180,7 @@ def test_an_nnunet_can_look_where_the_coarse_net_finds_the_organs(flare, monkeyp
     settings = ("--nnunet", folder, "--roi", "--margin-mm", 7, "--weights-dir", "w", "--tile-step", 0.75)
     code, _, err = flare("segment", ct_path, "-o", target, *settings)
     assert code == 0
-    assert asked == {"coarse": "coarse of w", "margin_mm": 7.0, "folds": 2, "tile_step": 0.75}
+    assert asked == {"coarse": "coarse of w", "margin_mm": 7.0, "folds": 2, "tile_step": 0.75, "fit_tiles": 1.0}
     assert err == ["note: --roi looks only near FLARE's 13 organs; anything far from them is missed"]
 
 
@@ -201,7 +222,7 @@ def test_measurements_of_a_dicom_series_become_a_report(flare, tmp_path):
     assert dcmread(report).Modality == "SR"
     assert_refused(flare("measure", folder, labels, "--sr", tmp_path / "r.pdf"), "the report must be a .dcm file, got")
     assert_refused(
-        flare("measure", report, labels, "--sr", report), "every output must be a file of its own, not an inp"
+        flare("measure", report, labels, "--sr", report), "every output must be a separate file, neither an i"
     )
     assert_refused(flare("measure", folder, tmp_path, "--sr", report), "many CTs are measured into a table, without")
     save_ct(tmp_path / "ct.nii.gz", Volume.from_array(ct.array_zyx, ct.spacing_zyx_mm))

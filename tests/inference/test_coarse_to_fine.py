@@ -101,6 +101,50 @@ def test_the_region_of_interest_is_the_box_of_the_organs_and_the_margin_on_every
         np.testing.assert_array_less(np.abs(room_mm - margin_mm), COARSE.spacing_zyx_mm)
 
 
+class Resizable(Oracle):
+    """An oracle that can take larger patches, and remembers those that it was shown."""
+
+    size_multiple = (8, 4, 2)
+
+    def __init__(self, spacing_zyx_mm, patch_size, shown):
+        super().__init__(spacing_zyx_mm, patch_size)
+        self.shown = shown
+
+    def with_patch(self, patch_size):
+        return Resizable(self.spacing_zyx_mm, patch_size, self.shown)
+
+    def predict_patch(self, patch):
+        self.shown.append(tuple(patch.shape[2:]))
+        return patch
+
+
+@pytest.mark.parametrize("stages", [(COARSE,), ()])
+def test_tiles_fitted_to_the_region_are_larger_and_fewer_and_give_an_oracles_labels(stages):
+    ct, patch = abdomen((36, 72, 100), (5.0, 3.0, 2.9)), (24, 20, 22)
+    segmenting = segment if stages else segment_in_one_stage
+    runs = []
+    for cap in (1.0, 2.0):
+        fine = Resizable((4.0, 3.5, 3.2), patch, [])
+        runs.append((segmenting(ct, *stages, fine, fit_tiles=cap).label_map_zyx, fine.shown))
+        assert fine.patch_size == patch
+    (labels, patches), (same, larger) = runs
+    np.testing.assert_array_equal(same, labels)
+    assert dice_scores(labels, labels_of(ct)).min() >= 0.9
+    assert set(patches) == {patch}
+    [size] = set(larger)
+    assert size != patch
+    assert len(larger) * np.prod(size) < len(patches) * np.prod(patch)
+
+
+def test_tiles_that_cannot_be_fitted_are_refused_or_stay_as_they_are():
+    ct = abdomen((36, 72, 100), (5.0, 3.0, 2.9))
+    one_size, other = Oracle((4.0, 3.5, 3.2), (24, 20, 22)), Resizable((4.0, 3.5, 3.2), (24, 20, 22), [])
+    with pytest.raises(ValueError, match=r"^the cap of a fitted patch must be 1 or more patches, got 0\.5$"):
+        segment_in_one_stage(ct, other, fit_tiles=0.5)
+    kept, plain = (segment_in_one_stage(ct, one_size, fit_tiles=cap).label_map_zyx for cap in (2.0, 1.0))
+    np.testing.assert_array_equal(kept, plain)
+
+
 def test_a_coarse_stage_that_finds_nothing_hands_over_the_whole_foreground_and_says_so():
     ct = abdomen((50, 100, 140), (3.1, 2.1, 2.0))
     result = segment(ct, Blind(COARSE.spacing_zyx_mm, COARSE.patch_size), FINE)

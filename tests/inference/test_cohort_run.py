@@ -82,6 +82,11 @@ def test_what_is_done_is_not_done_again_unless_something_changed(segmented, case
     assert segmented[3:] == [50, 42]
     segment_cohort(cases[:1], out, Settings(margin_mm=5.0))
     assert segmented[5:] == [40]
+    entry, *_ = segment_cohort(cases[:1], out, Settings(margin_mm=5.0, tile_step=0.75, fit_tiles=1.5))
+    assert (segmented.pop(), len(segmented)) == (40, 6)
+    assert (entry["settings"]["tile_step"], entry["settings"]["fit_tiles"]) == (0.75, 1.5)
+    segment_cohort(cases[:1], out, Settings(margin_mm=5.0, tile_step=0.75, fit_tiles=2.0))
+    assert (segmented.pop(), len(segmented)) == (40, 6)
     monkeypatch.setattr(cohort_run, "weights_sha256", lambda _: {"coarse": "other", "fine": "other"})
     entries = segment_cohort(cases, out)
     assert segmented[6:] == [40, 50, 42]
@@ -174,12 +179,26 @@ def test_what_a_caller_wants_beside_the_labels_is_made_in_the_worker(segmented, 
     assert made == [("c0", 12)]
 
 
-def test_memory_is_expected_by_the_voxels(cases, tmp_path):
+def test_memory_is_expected_by_the_voxels_of_the_ct_and_of_a_tile(cases, tmp_path):
     least = expected_memory_mib(Case("none", tmp_path / "none.nii.gz"))
     assert expected_memory_mib(cases[0]) == pytest.approx(least + 4 * 5 * 6 * 7 / 2**20)
     (tmp_path / "series").mkdir()
     (tmp_path / "series" / "IM0").write_bytes(bytes(2**20))
     assert expected_memory_mib(Case("s", tmp_path / "series")) == pytest.approx(least + 4)
+    larger, largest = (expected_memory_mib(cases[0], fit_tiles=cap) for cap in (1.5, 2.0))
+    assert expected_memory_mib(cases[0]) < larger < largest
+
+
+def test_workers_are_counted_by_the_memory_of_fitted_tiles(segmented, cases, tmp_path, monkeypatch):
+    expected, runs = [], cohort_run.run
+
+    def run(work, todo, pool, *, memory_mib, **how):
+        expected.append(memory_mib(todo[0]))
+        return runs(work, todo, pool, memory_mib=memory_mib, **how)
+
+    monkeypatch.setattr(cohort_run, "run", run)
+    segment_cohort(cases[:1], tmp_path / "out", Settings(fit_tiles=2.0))
+    assert expected == [expected_memory_mib(cases[0], fit_tiles=2.0)]
 
 
 def test_labels_that_no_run_of_ours_has_made_are_never_replaced(segmented, cases, tmp_path):

@@ -38,11 +38,12 @@ def closed():
 def test_settings_travel_and_equal_ones_open_the_nets_once(monkeypatch):
     opened = []
     monkeypatch.setattr(methods.stages, "load_stages", lambda folder, **_: opened.append(folder) or ("c", "f"))
-    settings = Settings(device="cpu", margin_mm=7.0, tile_step=0.75)
+    settings = Settings(device="cpu", margin_mm=7.0, tile_step=0.75, fit_tiles=1.5)
     method = open_method(settings)
     assert open_method(pickle.loads(pickle.dumps(settings))) is method
     assert opened == [None]
-    assert method.segment.keywords == {"coarse": "c", "fine": "f", "margin_mm": 7.0, "tile_steps": (1.0, 0.75)}
+    tiles = {"tile_steps": (1.0, 0.75), "fit_tiles": 1.5}
+    assert method.segment.keywords == {"coarse": "c", "fine": "f", "margin_mm": 7.0, **tiles}
     assert (method.names[1], method.stage, method.notes) == ("liver", "fine", ())
 
 
@@ -62,10 +63,11 @@ def test_an_nnunet_is_opened_with_its_folds_alone_or_behind_the_coarse_net(tmp_p
     monkeypatch.setattr(methods.stages, "load_stages", lambda folder, **how: asked.append((folder, how)) or ("c", "f"))
     monkeypatch.setattr(Plans, "has_flares_organs", organs)
     folder = write_results(tmp_path / "r")
-    settings = Settings(tmp_path, folder, ("1",), margin_mm=7.0, device="cpu", precision="float32", tile_step=0.75)
+    tiles = {"tile_step": 0.75, "fit_tiles": 1.5}
+    settings = Settings(tmp_path, folder, ("1",), margin_mm=7.0, device="cpu", precision="float32", **tiles)
     alone = open_method(settings)
-    assert set(alone.segment.keywords) == {"stage", "tile_step"}
-    assert (alone.segment.keywords["tile_step"], asked) == (0.75, [])
+    assert set(alone.segment.keywords) == {"stage", *tiles}
+    assert (alone.segment.keywords.items() >= tiles.items(), asked) == (True, [])
     assert (len(alone.segment.keywords["stage"].folds), alone.stage, alone.notes) == (1, "nnU-Net", ())
     assert alone.names == alone.segment.keywords["stage"].plans.names
     behind = open_method(replace(settings, roi=True))

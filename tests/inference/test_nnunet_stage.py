@@ -257,6 +257,38 @@ def test_every_step_is_timed_and_told_by_its_name_and_tiles_lie_as_asked(ct):
     assert near < as_usual == far
 
 
+@pytest.mark.parametrize("coarse", [None, Box()])
+def test_tiles_fitted_to_the_image_are_what_the_nets_are_shown(ct, coarse):
+    def run(fit_tiles):
+        shown = []
+        nets = stage([lambda patch: shown.append(tuple(patch.shape[2:])) or brighter_than_0(patch)])
+        assert nets.size_multiple == (2, 4, 4)
+        labels = segment_with_nnunet(ct, nets, coarse=coarse, margin_mm=10.0, fit_tiles=fit_tiles).label_map_zyx
+        assert nets.patch_size == (12, 16, 20)
+        return labels, shown
+
+    (labels, patches), (same, larger) = run(1.0), run(2.0)
+    np.testing.assert_array_equal(same, labels)
+    assert 0 < labels.mean() < 1
+    assert set(patches) == {(12, 16, 20)}
+    [size] = set(larger)
+    assert all(n % multiple == 0 for n, multiple in zip(size, (2, 4, 4), strict=True))
+    assert size > (12, 16, 20)
+    assert len(larger) < len(patches)
+    assert np.prod(size) <= 2 * 12 * 16 * 20
+
+
+def test_openvinos_nets_are_compiled_for_fitted_tiles(ct):
+    nets = [small_net(seed) for seed in (0, 1)]
+    folds = tuple(Fold(str(n), net, net.finest) for n, net in enumerate(nets))
+    model = NnunetModel(read_plans(PLANS, DATASET, "3d_fullres"), folds)
+    ours, theirs = (
+        segment_with_nnunet(ct, NnunetStage(model, precision="float32", engine=engine), fit_tiles=2.0).label_map_zyx
+        for engine in ("torch", "openvino")
+    )
+    assert (ours != theirs).mean() < 0.001
+
+
 def test_a_ct_of_0_everywhere_is_looked_at_as_a_whole(ct):
     flat = ct.with_array(np.zeros(ct.shape_zyx, np.int16))
     result = segment_with_nnunet(flat, stage([lambda patch: brighter_than_0(patch + 1)]))

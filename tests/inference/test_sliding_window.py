@@ -12,7 +12,7 @@ from monai.inferers import sliding_window_inference
 from scipy.ndimage import gaussian_filter
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from flare_lib.inference.sliding_window import n_tiles, sliding_window, tile_starts, tile_weights
+from flare_lib.inference.sliding_window import fitted_patch, n_tiles, sliding_window, tile_starts, tile_weights
 
 STEPS = (1.0, 0.5, 0.3)
 
@@ -343,6 +343,77 @@ def test_slabs_may_be_kept():
 
 
 # --- what cannot be
+
+
+# --- tiles fitted to an image
+
+
+def fitted(shape, patch, step=0.5, multiple_of=(2, 4, 1), cap=2.0):
+    return fitted_patch(shape, patch, step, multiple_of=multiple_of, cap=cap)
+
+
+def n_computed(shape, patch, step):
+    return n_tiles(shape, patch, step) * math.prod(patch)
+
+
+def test_one_larger_tile_takes_the_place_of_two_or_three():
+    patch, multiples = (64, 64, 80), (16, 16, 16)
+    assert fitted((60, 72, 110), patch, multiple_of=multiples) == (64, 80, 112)  # instead of 1 x 2 x 2 tiles
+    assert fitted((60, 72, 110), patch, multiple_of=multiples, cap=1.3) == (64, 80, 80)  # 2 tiles of 1.25 patches
+    assert fitted((60, 72, 110), patch, multiple_of=multiples, cap=1.0) == patch
+    assert fitted((50, 31, 80), patch, multiple_of=multiples, cap=8.0) == patch
+    assert fitted((128, 64, 80), patch, 1.0, multiple_of=multiples) == patch  # two tiles that touch are no more work
+    assert fitted((200, 300, 90), patch, multiple_of=multiples, cap=math.inf) == (208, 304, 96)
+
+
+@given(
+    shape=st.tuples(*[st.integers(1, 90)] * 3),
+    patch=st.tuples(st.integers(1, 10), st.integers(1, 5), st.integers(1, 20)),
+    step=st.floats(0.2, 1.0),
+    cap=st.floats(1.0, 4.0),
+)
+def test_a_fitted_patch_is_the_best_of_all_that_are_allowed(shape, patch, step, cap):
+    multiples = (2, 4, 1)
+    patch = tuple(n * m for n, m in zip(patch, multiples, strict=True))
+    found = fitted(shape, patch, step, multiples, cap)
+    assert all(size >= least for size, least in zip(found, patch, strict=True))
+    assert not any(size % multiple for size, multiple in zip(found, multiples, strict=True))
+    assert math.prod(found) <= cap * math.prod(patch)
+    cost = n_computed(shape, found, step), math.prod(found)
+    assert cost <= (n_computed(shape, patch, step), math.prod(patch))
+    if all(size <= whole for size, whole in zip(shape, patch, strict=True)):
+        assert found == patch
+    # along one axis alone nothing larger or smaller is better
+    for axis in range(3):
+        for size in range(patch[axis], int(cap * patch[axis]) + 1, multiples[axis]):
+            other = (*found[:axis], size, *found[axis + 1 :])
+            if math.prod(other) <= cap * math.prod(patch):
+                assert cost <= (n_computed(shape, other, step), math.prod(other))
+
+
+def test_constant_in_gives_constant_out_and_the_identity_the_image_with_fitted_tiles():
+    shape, patch = (17, 9, 26), (8, 12, 20)
+    size = fitted(shape, patch)
+    assert size == (12, 12, 26)
+    for image in (torch.full((1, *shape), 2.5), image_of(1, *shape)):
+        scores = whole(sliding_window(image, identity, patch_size=size, tile_step=0.5, weights="gaussian"))
+        torch.testing.assert_close(scores, image)
+
+
+def test_a_cap_multiple_or_image_that_fits_nothing_is_refused():
+    for cap in (0.9, -2.0, math.nan):
+        with pytest.raises(ValueError, match=f"^the cap of a fitted patch must be 1 or more patches, got {cap}$"):
+            fitted((5, 6, 7), (2, 4, 3), cap=cap)
+    for along_y in (3, 0):
+        with pytest.raises(ValueError, match=rf"patch_size must be a multiple of \(2, {along_y}, 1\), got \(2, 4, 3\)"):
+            fitted((5, 6, 7), (2, 4, 3), multiple_of=(2, along_y, 1))
+    with pytest.raises(ValueError, match="size and patch must be at least 1 voxel, got 0 and 4"):
+        fitted((5, 0, 7), (2, 4, 3))
+    with pytest.raises(ValueError, match="patch_size must be 3 positive integers"):
+        fitted((5, 6, 7), (2, 4))
+
+
+# --- what is refused
 
 
 @pytest.mark.parametrize("tile_step", [0.0, -0.5, 1.01, math.nan])

@@ -8,7 +8,7 @@ from flare_lib.ct.preprocess import Preprocessing
 from flare_lib.ct.volume import Volume
 from flare_lib.evaluation.metrics import dice_scores
 from flare_lib.inference.coarse_to_fine import segment
-from flare_lib.inference.stages import NetStage, SqueezedStage, load_stages
+from flare_lib.inference.stages import NetStage, ResizablePredictor, SqueezedStage, load_stages
 from flare_lib.machine.precision import Precision, choose_precision
 from flare_lib.network.unet import UNet
 from flare_lib.network.weights import TrainedNet, load_trained, packaged_weights, save_trained
@@ -64,6 +64,22 @@ def test_a_scaled_stage_shows_the_same_net_larger_bodies(trained):
     assert stage.preprocessing == trained.preprocessing
     with pytest.raises(ValueError, match=r"^scale must be above 0, got 0$"):
         stage.scaled(0)
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_a_stage_for_larger_patches_has_the_same_net_and_leaves_the_stage_as_it_is(trained, engine):
+    stage = NetStage(trained, precision="float32", engine=engine)
+    assert stage.size_multiple == (2, 4, 4)
+    larger = stage.with_patch((10, 16, 20))
+    assert (stage.patch_size, larger.patch_size) == (PATCH, (10, 16, 20))
+    assert larger.net is stage.net
+    assert isinstance(larger, ResizablePredictor)
+    patch = torch.randn(1, 1, 10, 16, 20, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = trained.net.eval()(patch)[0].softmax(dim=1)
+    torch.testing.assert_close(larger.predict_patch(patch), expected, atol=1e-5, rtol=0)
+    first = patch[..., : PATCH[0], : PATCH[1], : PATCH[2]]
+    assert stage.predict_patch(first).shape == (1, 14, *PATCH)
 
 
 def test_openvino_gives_torchs_probabilities(trained):

@@ -48,10 +48,32 @@ def test_the_weights_are_those_of_the_moment(patch):
     assert predict(patch).equal(before)
 
 
-def test_a_patch_of_another_size_is_refused(patch):
+def test_for_a_patch_of_another_size_the_net_is_compiled_again(patch, monkeypatch):
+    import openvino
+
+    sizes, compiles = [], openvino.Core.compile_model
+    monkeypatch.setattr(
+        openvino.Core,
+        "compile_model",
+        lambda core, model, *how: sizes.append(tuple(model.inputs[0].shape)[2:]) or compiles(core, model, *how),
+    )
+    torch.manual_seed(0)
+    net = UNet(2, 3, (4, 6), ((2, 2, 2),), n_heads=1).eval()
+    predict, smaller = compile_net(net, PATCH, FLOAT32), patch[..., :6]
+    with torch.no_grad():
+        for image in (patch, smaller, smaller, patch):
+            torch.testing.assert_close(predict(image), net.finest(image), atol=1e-4, rtol=0)
+    assert sizes == [PATCH, (8, 12, 6), PATCH]
+
+
+def test_a_patch_that_the_net_cannot_compute_is_refused_and_others_still_are_computed(patch):
     predict = compile_net(UNet(2, 3, (4, 6), ((2, 2, 2),), n_heads=1).eval(), PATCH, FLOAT32)
-    with pytest.raises(ValueError, match=r"was compiled for patches of \(1, 2, 8, 12, 16\), got \(1, 2, 8, 12, 8\)"):
-        predict(patch[..., :8])
+    before = predict(patch).clone()
+    with pytest.raises(ValueError, match=r"size ZYX must be a multiple of \(2, 2, 2\), got \(8, 12, 7\)"):
+        predict(patch[..., :7])
+    with pytest.raises(ValueError, match=r"the shape \(B, 2, Z, Y, X\), got \(1, 1, 8, 12, 16\)"):
+        predict(patch[:, :1])
+    assert predict(patch).equal(before)
 
 
 def test_another_net_is_refused():
@@ -95,5 +117,10 @@ def test_what_openvino_says_is_told_in_one_line_without_where_in_its_source(patc
     with pytest.raises(ValueError, match=r"^OpenVINO must know this processor and net, got: Device is not registered$"):
         compile_net(net, PATCH, FLOAT32)
     monkeypatch.setattr(openvino, "Core", Full)
+    predict = compile_net(net, PATCH, FLOAT32)
     with pytest.raises(MemoryError, match=r"^OpenVINO must have memory for a patch of .*, got: std::bad_alloc$"):
-        compile_net(net, PATCH, FLOAT32)(patch)
+        predict(patch)
+    monkeypatch.setattr(openvino, "Core", Refusing)
+    for _ in range(2):  # a size that it refuses leaves nothing half compiled
+        with pytest.raises(ValueError, match=r"got: Device is not registered$"):
+            predict(patch[..., :6])

@@ -35,6 +35,7 @@ def test_everything_a_net_needs_is_read():
     assert (found.names, found.n_classes, found.ct_order) == (NAMES, 5, 3)
     assert found.architecture.name == "PlainConvUNet"
     assert found.architecture.arguments["features_per_stage"] == [4, 6, 8]
+    assert found.size_multiple == (2, 4, 4)
     assert not found.has_flares_organs
 
 
