@@ -49,7 +49,7 @@ def segment(
         float, typer.Option(min=0.1, max=1.0, help="How far apart the last net's tiles lie, in patches; 1: they touch.")
     ] = 0.5,
     fit_tiles: Annotated[
-        bool, typer.Option("--fit-tiles", help="Larger tiles, up to twice, where fewer do: faster, less accurate.")
+        bool, typer.Option("--fit-tiles", help="Fewer, larger tiles where they fit the CT: faster, less accurate.")
     ] = False,
     engine: Engine = "torch",
     workers: Annotated[
