@@ -12,13 +12,17 @@ def check_outputs(
 ) -> None:
     """Raise ValueError unless every output can be written and differs from every input and every other output.
 
-    Outputs are NIfTI files, or DICOM-SEG too if `seg`, whose extra must then be installed.
+    Outputs are NIfTI files. If `seg`, they may be DICOM-SEG, whose extra must then be installed, and the command also
+    takes a folder, which the message says.
     """
-    from flare_lib.ct.files import LABEL_SUFFIXES, SUFFIXES, check_writable, is_seg
+    from flare_lib.ct.files import LABEL_SUFFIXES, check_writable, is_seg
     from flare_lib.machine.extras import check_extra
 
     for output in outputs:
-        check_writable(output, suffixes=LABEL_SUFFIXES if seg else SUFFIXES)
+        if seg:
+            check_writable(output, suffixes=LABEL_SUFFIXES, instead="be a folder that exists or has no ending")
+        else:
+            check_writable(output)
         if is_seg(output):
             check_extra("highdicom", "dicom")
     check_figure(figure)

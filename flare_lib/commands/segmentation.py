@@ -86,12 +86,6 @@ def segment(
     if to_file and (workers is not None or scheduler or slurm or dry_run):
         raise ValueError(f"--workers, --scheduler, --slurm and --dry-run need a folder as --output, got {output}")
     if to_file:
-        from flare_lib.ct.files import LABEL_SUFFIXES
-
-        if not output.name.lower().endswith(LABEL_SUFFIXES):
-            raise ValueError(
-                f"an output must end in {', '.join(LABEL_SUFFIXES)} or be a folder without a dot, got {output}"
-            )
         check_outputs([output], [*cts, *([reference] if reference else [])], figure, seg=True)
         if missing := [path for path in (*cts, reference) if path and not path.exists()]:
             raise FileNotFoundError(f"every input must exist, got {missing[0]}")

@@ -70,17 +70,18 @@ def holds_dicom(path: Path, *, deep: bool = False) -> bool:
 
     False for any other file. An archive that cannot be opened counts: it may hold a CT; `load_ct` says what is wrong.
     """
-    files: Iterable[FilePath]
     if path.is_dir():
-        files = path.rglob("[!.]*") if deep else path.glob("[!.]*")
-    elif path.name.lower().endswith(ZIP_SUFFIX) and path.is_file():
-        try:
-            archive = zipfile.ZipFile(path)
-        except (OSError, ValueError, zipfile.BadZipFile):
-            return True
-        files = (MemberPath(archive, name) for name in archive.namelist())
-    else:
+        return _is_any_dicom(path.rglob("[!.]*") if deep else path.glob("[!.]*"))
+    if not (path.name.lower().endswith(ZIP_SUFFIX) and path.is_file()):
         return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _is_any_dicom(MemberPath(archive, name) for name in archive.namelist())
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return True
+
+
+def _is_any_dicom(files: Iterable[FilePath]) -> bool:
     for file in files:
         if not file.name.lower().endswith(_NEVER_DICOM) and file.is_file():
             try:
@@ -172,11 +173,15 @@ def save_ct(path: str | os.PathLike, volume: Volume) -> None:
     _save(path, volume.with_array(volume.array_zyx.astype(dtype, copy=False)))
 
 
-def check_writable(path: str | os.PathLike, *, suffixes: tuple[str, ...] = SUFFIXES) -> None:
-    """Raise ValueError unless a file with one of `suffixes` can be written to `path`; leaves nothing behind."""
+def check_writable(path: str | os.PathLike, *, suffixes: tuple[str, ...] = SUFFIXES, instead: str = "") -> None:
+    """Raise ValueError unless a file with one of `suffixes` can be written to `path`; leaves nothing behind.
+
+    `instead`: what else an output may do than end in one of them, for the message; nothing if empty.
+    """
     path = Path(path)
     if not path.name.lower().endswith(suffixes):
-        raise ValueError(f"an output must end in {' or '.join(suffixes)}, got {path}")
+        ways = " or ".join(suffixes) + (f", or {instead}" if instead else "")
+        raise ValueError(f"an output must end in {ways}, got {path}")
     if path.name.lower() in suffixes:  # what a shell makes of $NAME.nii.gz where NAME is not set
         raise ValueError(f"an output must have a name before its ending, got {path}")
     if not path.parent.is_dir():

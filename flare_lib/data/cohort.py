@@ -49,7 +49,7 @@ def find_cases(folder: str | Path) -> list[Case]:
 
     A label map without a CT is a case too: `check_case` says what is wrong with it. A folder of DICOM slices is one
     case. Raises FileNotFoundError for a folder without cases, ValueError for two CTs or label maps with the same case
-    name.
+    name and for DICOM slices that lie beside NIfTI files.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -90,7 +90,9 @@ def _in_folder(folder: Path) -> dict[str, Path]:
     patients = {path.name: ct for path in folders if (ct := ct_with_masks(path))}
     if patients:
         return patients | {p.name: p for p in folders if p.name not in patients and holds_dicom(p, deep=True)}
-    return {folder.resolve().name: folder} if holds_dicom(folder) else find_cts(folder, channel="_0000")
+    if not find_images(folder) and holds_dicom(folder):
+        return {folder.resolve().name: folder}
+    return find_cts(folder, channel="_0000")
 
 
 def load_labels(case: Case) -> Volume:

@@ -14,6 +14,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -67,7 +68,7 @@ class SampleCase:
         to_write = [(source, copy) for source, copy in pairs if not _are_alike(source, copy)]
         for _, copy in to_write:
             if os.path.lexists(copy) and not any(_are_alike(file, copy) for file in replaces):
-                raise ValueError(f"a folder for the sample must hold no {copy.name} of your own, got {copy}")
+                raise ValueError(f"the sample's folder must hold no other {copy.name}, got {copy} (move or remove it)")
         folder.mkdir(parents=True, exist_ok=True)
         for source, copy in to_write:
             with atomic_write(copy) as unfinished:
@@ -187,8 +188,8 @@ class Cache:
     def fetched(self, below: str | os.PathLike, *, instead_of: Path) -> Iterator[Path]:
         """Fetch the archive into a temporary folder in `below` (created if missing), check its hash, give its path.
 
-        `instead_of`: the path that was missing. Whatever fails, also in what is done with the archive, is raised as
-        SourceUnavailable; nothing of the archive stays behind.
+        `instead_of`: the path that was missing. A download, disk or archive that fails, also in what is done with it in
+        the block, is raised as SourceUnavailable; nothing of the archive stays behind.
         """
         if self.offline:
             raise unavailable(self.archive, f"{instead_of} is missing or damaged, and fetching was not allowed")
@@ -200,7 +201,7 @@ class Cache:
                 yield file
         except SourceUnavailable:
             raise
-        except (OSError, ValueError, tarfile.TarError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile) as error:
             raise unavailable(self.archive, reason_of(error)) from error
 
     def get(self, *names: str) -> list[Path]:

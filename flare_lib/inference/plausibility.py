@@ -1,8 +1,8 @@
 """Doubts about a label map: organs on the wrong side, sizes that nobody has, an organ missing among its neighbours.
 
-And doubts about its CT: one too coarse or too thin to know organs by, or whose header turns the person around. Nothing
-is changed or refused: there are people without a spleen, with their heart on the right or with a kidney in the pelvis.
-But a CT that is mirrored, upside down or not of an abdomen is more common, and is better noticed at once.
+And doubts about its CT: one too coarse or too thin to recognise organs in, or whose header turns the person around.
+Nothing is changed or refused: there are people without a spleen, with their heart on the right or with a kidney in the
+pelvis. But a CT that is mirrored, upside down or not of an abdomen is more common, and is better noticed at once.
 """
 
 import math
@@ -78,11 +78,12 @@ def anatomy_doubts(ct: Volume, label_map_zyx: np.ndarray) -> tuple[str, ...]:
         return ("none of the 13 organs was found: does this CT show an abdomen?", *_scan(ct))
     heights = _heights(per_slice)
     seen = {o.name for o in ORGANS if volumes_ml[o.id] >= _TOO_SMALL_ML}
+    cut = cut_labels(label_map_zyx, ct.array_zyx)
     return (
         *_sides(looked_at, seen),
-        *_large_spleen(volumes_ml),
+        *_large_spleen(volumes_ml, cut),
         *_upside_down(heights, seen),
-        *_sizes(volumes_ml, cut_labels(label_map_zyx, ct.array_zyx)),
+        *_sizes(volumes_ml, cut),
         *_missing(volumes_ml, heights, seen),
         *_scan(ct),
         *(_posture(ct) if "liver" in seen and seen & {"right kidney", "left kidney"} else ()),
@@ -96,7 +97,7 @@ def _scan(ct: Volume) -> list[str]:
         spacing = " x ".join(f"{mm:.3g}" for mm in ct.spacing_zyx_mm)
         doubts.append(f"voxels of {spacing} mm (z, y, x) are too large to tell the organs apart")
     if (thinnest := min(ct.size_mm_zyx)) < _THINNEST_MM:
-        doubts.append(f"the scan is {thinnest:.3g} mm thin: organs are known by what surrounds them")
+        doubts.append(f"the scan is only {thinnest:.3g} mm thick: organs are known by what surrounds them")
     directions = ct.affine[:3, :3] / np.linalg.norm(ct.affine[:3, :3], axis=0)
     askew = math.degrees(math.acos(min(1.0, np.diagonal(directions).min())))
     if askew > _ASKEW_DEGREES:
@@ -120,9 +121,11 @@ def _posture(ct: Volume) -> list[str]:
         widths_mm.append(sd * ct.size_mm_zyx[axis] / len(of_body))
     (to_the_front, to_the_right), (depth, width) = off, widths_mm
     if to_the_front > _TO_THE_FRONT:
-        return ["the bones lie in the front half of the body: does the header say rightly which way the person faces?"]
+        return [
+            "the bones lie in the front half of the body: does the header say correctly which way the person faces?"
+        ]
     if depth > width and abs(to_the_right) > _TO_A_SIDE:
-        return ["the bones lie on one side of the body: does the header say rightly which way the person faces?"]
+        return ["the bones lie on one side of the body: does the header say correctly which way the person faces?"]
     return []
 
 
@@ -145,8 +148,10 @@ def _sides(looked_at: np.ndarray, seen: set[str]) -> list[str]:
     ]
 
 
-def _large_spleen(volumes_ml: np.ndarray) -> list[str]:
-    """Return a doubt if the spleen is nearly as large as the liver, or larger: nets call a mirrored liver a spleen."""
+def _large_spleen(volumes_ml: np.ndarray, cut: frozenset[int]) -> list[str]:
+    """Return a doubt if the spleen is nearly as large as a whole liver: nets call a mirrored liver a spleen."""
+    if organ("liver").id in cut:
+        return []
     spleen_ml, liver_ml = (volumes_ml[organ(name).id] for name in ("spleen", "liver"))
     if liver_ml < _VOLUMES_ML["liver"][0] or spleen_ml < _LARGE_SPLEEN * liver_ml:
         return []

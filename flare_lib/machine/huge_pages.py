@@ -1,7 +1,8 @@
 """Large tensors on huge pages (Linux): a net's feature maps come and go, and with each of them its pages.
 
 For a map of 250 MB the system hands out, clears and takes back 60,000 pages of 4 KiB, or 120 of 2 MiB. NumPy asks for
-the latter by itself, torch on request. Systems on which nobody may ask for them, or everybody gets them, do as always.
+the latter by itself, torch on request. Systems on which nobody may ask for them, or everybody gets them, behave as
+before.
 
 Reference: https://docs.kernel.org/admin-guide/mm/transhuge.html; PyTorch, c10/core/impl/alloc_cpu.cpp
 """

@@ -10,6 +10,7 @@ which gives the same numbers in less memory.
 References: PyTorch, aten/src/ATen/native/Convolution.cpp (`use_mkldnn`); Wu and He, Group Normalization, ECCV 2018
 """
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -48,7 +49,7 @@ class _Chosen(TorchFunctionMode):
 
 
 def _conv3d(
-    x: torch.Tensor,
+    input: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None = None,
     stride: Any = 1,
@@ -57,29 +58,32 @@ def _conv3d(
     groups: int = 1,
 ) -> torch.Tensor | None:
     """Return oneDNN's convolution of a batch (B, C, Z, Y, X), a few slices at a time; None for what torch decides."""
-    if x.ndim != 5 or isinstance(padding, str) or not _all_float32(x, weight):
+    stride, padding, dilation = _along_zyx(stride, 1), _along_zyx(padding, 0), _along_zyx(dilation, 1)
+    if not (stride and padding and dilation) or input.ndim != 5 or weight.ndim != 5:
         return None
-    padding, stride, dilation = (([n] * 3 if isinstance(n, int) else [*n]) for n in (padding, stride, dilation))
-    step, reach = stride[0], dilation[0] * (weight.shape[2] - 1)  # of the windows along z
-    depth, n_out = x.shape[2], (x.shape[2] + 2 * padding[0] - reach - 1) // step + 1
-    n_slices = max(1, int(PIECE_BYTES / x.nbytes * n_out))
-    if n_slices >= n_out or padding[0] > reach:  # it is one piece, or there are windows that see no slice at all
-        return torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation, groups)
-    answer = torch.empty(0)
+    reach = [d * (n - 1) for d, n in zip(dilation, weight.shape[2:], strict=True)]  # of a window, from its first voxel
+    starts = [n + 2 * pad - r for n, pad, r in zip(input.shape[2:], padding, reach, strict=True)]  # where it may begin
+    if not input.numel() or min(starts) < 1 or not _all_float32(input, weight, bias):
+        return None
+    n_out, *in_slice = ((n - 1) // step + 1 for n, step in zip(starts, stride, strict=True))
+    n_slices = max(1, int(PIECE_BYTES / input.nbytes * n_out))
+    if n_slices >= n_out or padding[0] > reach[0]:  # it is one piece, or there are windows that see no slice at all
+        return torch.mkldnn_convolution(input, weight, bias, padding, stride, dilation, groups)
+    answer = input.new_empty((len(input), len(weight), n_out, *in_slice))
     for start in range(0, n_out, n_slices):
         stop = min(start + n_slices, n_out)
-        first, last = start * step - padding[0], (stop - 1) * step - padding[0] + reach  # that the windows see
-        seen = x[:, :, max(first, 0) : last + 1]
-        seen = F.pad(seen, (0, 0, 0, 0, max(-first, 0), max(last + 1 - depth, 0)))
+        first, last = (k * stride[0] - padding[0] for k in (start, stop - 1))  # slices at which a window begins
+        last += reach[0]
+        above, below = max(-first, 0), max(last + 1 - input.shape[2], 0)
+        seen = input[:, :, max(first, 0) : last + 1]
+        seen = F.pad(seen, (0, 0, 0, 0, above, below)) if above or below else seen
         part = torch.mkldnn_convolution(seen, weight, bias, [0, *padding[1:]], stride, dilation, groups)
-        if not answer.numel():
-            answer = part.new_empty((*part.shape[:2], n_out, *part.shape[3:]))
         answer[:, :, start:stop] = part
     return answer
 
 
 def _instance_norm(
-    x: torch.Tensor,
+    input: torch.Tensor,
     running_mean: torch.Tensor | None = None,
     running_var: torch.Tensor | None = None,
     weight: torch.Tensor | None = None,
@@ -90,15 +94,29 @@ def _instance_norm(
 ) -> torch.Tensor | None:
     """Return the normalisation of every channel by its own mean and SD; None where other statistics are asked for.
 
-    A channel of a single voxel, which torch refuses, is left to torch, too.
+    What torch refuses, like a channel of a single voxel, is left to torch, and so is an empty batch.
     """
-    if running_mean is not None or not use_input_stats or x.ndim != 5 or x[0, 0].numel() < 2 or not _all_float32(x):
+    if running_mean is not None or not use_input_stats or input.ndim != 5 or not _all_float32(input, weight, bias):
         return None
-    return F.group_norm(x, x.shape[1], weight, bias, eps)
+    n_channels = input.shape[1]
+    fitting = all(scale is None or scale.shape == (n_channels,) for scale in (weight, bias))
+    if not fitting or not input.numel() or input.shape[2:].numel() < 2:
+        return None
+    return F.group_norm(input, n_channels, weight, bias, eps)
 
 
-def _all_float32(*tensors: torch.Tensor) -> bool:
-    return all(tensor.dtype == torch.float32 and tensor.device.type == "cpu" for tensor in tensors)
+def _along_zyx(setting: Any, least: int) -> list[int] | None:
+    """Return a convolution's setting for three axes, given for each or for all; None for what torch may refuse."""
+    try:
+        along = [operator.index(n) for n in (setting if isinstance(setting, Sequence) else [setting])]
+    except TypeError:  # "same", for example
+        return None
+    along = along * 3 if len(along) == 1 else along
+    return along if len(along) == 3 and min(along) >= least else None
+
+
+def _all_float32(*tensors: torch.Tensor | None) -> bool:
+    return all(t is None or (t.dtype == torch.float32 and t.device.type == "cpu") for t in tensors)
 
 
 _REPLACED: dict[Any, Callable[..., torch.Tensor | None]] = {F.conv3d: _conv3d, F.instance_norm: _instance_norm}

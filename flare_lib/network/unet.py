@@ -115,7 +115,7 @@ class UNet(nn.Module):
         return self.heads[0](deque(self._decode(x), maxlen=1).pop())
 
     def _decode(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Yield the decoder's features of every stage, coarsest first; no stage is kept longer than it is needed."""
+        """Yield the decoder's features of every stage, coarsest first; each is kept only until the next is there."""
         self.check_input(x)
         skips = []
         for stage in self.encoder:

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 from flare_lib.ct.labels import IGNORED, N_CLASSES, joint_histogram
+from flare_lib.machine.precision import FLOAT32
+from flare_lib.network.kernels import inferring
 
 N_PATCHES = 16
 
@@ -25,7 +27,7 @@ def validation_dice(net: nn.Module, batches: Sequence[dict[str, torch.Tensor]]) 
     counts = np.zeros((N_CLASSES, N_CLASSES), np.int64)  # [found, true]
     was_training = net.training
     net.eval()
-    with torch.inference_mode():
+    with inferring(device, FLOAT32):
         for batch in batches:
             found = net(batch["image"].to(device))[0].argmax(dim=1).cpu()
             counted = batch["target"] != IGNORED  # the others become background, found as such: it has no Dice here

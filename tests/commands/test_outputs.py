@@ -11,7 +11,7 @@ from flare_lib.commands.outputs import check_table, wrote
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("labels.png", "an output must end in .nii, .nii.gz, .dcm or be a folder without a dot"),
+        ("labels.png", "an output must end in .nii or .nii.gz or .dcm, or be a folder that exists or has no ending"),
         (".nii.gz", "an output must have a name before its ending, got"),
         ("nowhere/labels.nii.gz", "the output's folder must exist"),
         ("case_0000.nii.gz/labels.nii.gz", "the output's folder must exist"),
@@ -64,7 +64,7 @@ def test_a_figure_that_cannot_be_written_is_told_before_any_work(flare, nets, ct
 
 
 def test_a_new_folder_with_a_dot_and_a_dash_are_no_outputs(flare, nets, ct_path, tmp_path):
-    said = "an output must end in .nii, .nii.gz, .dcm or be a folder without a dot, got "
+    said = "an output must end in .nii or .nii.gz or .dcm, or be a folder that exists or has no ending, got "
     assert_refused(flare("segment", ct_path, "-o", tmp_path / "run.v2"), said)
     assert_refused(flare("segment", ct_path, "-o", "-"), "the output must be a folder, got -: nothing but text goes to")
     assert nets == []

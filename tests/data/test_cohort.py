@@ -74,6 +74,15 @@ def test_a_folder_without_cases_and_two_files_of_one_name_are_refused(tmp_path):
         find_cases(tmp_path)
 
 
+def test_a_stray_slice_does_not_make_many_cts_one_case(tmp_path):
+    for name in ("a", "b", "c"):
+        write_ct(tmp_path / f"{name}_0000.nii.gz")
+    slices = write_series(tmp_path / "slices")
+    next(slices.iterdir()).rename(tmp_path / "stray.dcm")
+    with pytest.raises(ValueError, match=r"must hold a folder or \.zip of DICOM for each CT, got DICOM files side"):
+        find_cases(tmp_path)
+
+
 def as_dicom(folder):
     """A CT as slices in a folder, and the labels of their grid."""
     ct = load_ct(write_series(folder, lambda ds, k: store(ds, HU[k] // 8 + 1034)))

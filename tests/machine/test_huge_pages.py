@@ -31,7 +31,7 @@ def test_the_command_asks_before_it_does_anything(monkeypatch):
 
 
 @pytest.mark.slow("starts a program that imports torch")
-@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="as Linux has them")
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="only Linux has them")
 @pytest.mark.parametrize("wish", ["1", "0"])
 def test_torch_asks_the_system_for_large_tensors_alone(wish):
     script = """

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -89,13 +90,26 @@ def test_functions_called_by_name_or_with_one_number_for_three_axes_are_understo
     x, weight = random(1, 4, 9, 13, 11), random(6, 4, 3, 3, 3)
     by_name = inferred(lambda: F.conv3d(x, weight, stride=2, padding=1))
     torch.testing.assert_close(by_name, F.conv3d(x, weight, None, (2, 2, 2), (1, 1, 1)), atol=1e-4, rtol=0)
-    torch.testing.assert_close(inferred(lambda: F.instance_norm(x, eps=0.1)), F.instance_norm(x, eps=0.1))
+    named = inferred(lambda: F.conv3d(input=x, weight=weight, stride=np.int64(2), padding=(1,)))
+    torch.testing.assert_close(named, by_name, atol=1e-5, rtol=0)
+    torch.testing.assert_close(inferred(lambda: F.instance_norm(input=x, eps=0.1)), F.instance_norm(x, eps=0.1))
+
+
+def test_an_empty_batch_gives_an_empty_batch():
+    x, weight = random(0, 4, 9, 13, 11), random(6, 4, 3, 3, 3)
+    assert inferred(lambda: F.conv3d(x, weight, padding=1)).shape == (0, 6, 9, 13, 11)
+    assert inferred(lambda: F.instance_norm(x)).shape == x.shape
 
 
 def test_what_torch_refuses_is_refused_in_the_same_words():
     for run in (
         lambda: F.instance_norm(random(1, 4, 1, 1, 1)),
+        lambda: F.instance_norm(random(1, 4, 5, 6, 7), weight=random(3)),
         lambda: F.conv3d(random(1, 3, 4, 5, 6), random(6, 4, 3, 3, 3).double()),
+        lambda: F.conv3d(random(1, 4, 4, 5, 6), random(6, 4, 3, 3, 3), random(6).double()),
+        lambda: F.conv3d(random(1, 3, 4, 5, 6), random(6, 4, 3, 3, 3)),
+        lambda: F.conv3d(random(1, 4, 4, 5, 2), random(6, 4, 3, 3, 3)),
+        lambda: F.conv3d(random(1, 4, 4, 5, 6), random(6, 4, 3, 3, 3), stride=0),
     ):
         with pytest.raises((ValueError, RuntimeError)) as plain:
             run()
