@@ -15,8 +15,6 @@ from hypothesis import HealthCheck, settings
 from flare_lib import cli
 from flare_lib.machine.processes import Processes
 
-gc.disable()  # until all modules are loaded: few of their objects ever become garbage
-
 settings.register_profile(
     "derandomised",
     derandomize=True,
@@ -27,11 +25,16 @@ settings.register_profile(
 settings.load_profile("derandomised")
 
 
-def pytest_collection_finish():
-    """All modules are loaded and stay: no later search for garbage needs to go through their millions of objects."""
-    gc.enable()
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Load all tests without looking for garbage among their modules' millions of objects, then or ever after."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +54,10 @@ def two_processes():
 
 @pytest.fixture(scope="session")
 def fresh_processes():
-    """Return a `ProcessPoolExecutor(n)` with new processes, for what must not happen, or not first happen, in this one.
+    """Return a `ProcessPoolExecutor(n)` of new processes, for what this one must not do or has perhaps done before.
 
-    On Linux they are forks of one that has loaded torch and what training loads with it: that takes longest.
+    On Linux they are forks of one that has loaded torch and what training loads with it: that takes longest. Only if
+    something else has started it before (from Python 3.14 on, it is the usual way), they load it themselves.
     """
     context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
     if sys.platform == "linux":
@@ -64,7 +68,9 @@ def fresh_processes():
         with pytest.MonkeyPatch.context() as patch:
             patch.delenv("TRITON_INTERPRET")  # torch's compiler loads Triton, as users have it
             forkserver.ensure_running()
-    return partial(ProcessPoolExecutor, mp_context=context)
+    # a process that does not come from a server without the variable loads Triton without it, too
+    as_users = "import os; os.environ.pop('TRITON_INTERPRET', None)"
+    return partial(ProcessPoolExecutor, mp_context=context, initializer=exec, initargs=(as_users,))
 
 
 @pytest.fixture

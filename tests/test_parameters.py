@@ -7,6 +7,7 @@ kernels that are given parameters.)
 """
 
 import atexit
+import builtins
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from papermill.parameterize import parameterize_notebook
 from traitlets.config import Config
 
 from flare_lib.course.editions import make_edition
-from flare_lib.course.execution import find_notebooks
+from flare_lib.course.execution import find_notebooks, share_parameters
 from flare_lib.ct.files import save_ct, save_label_map
 from flare_lib.ct.volume import Volume
 from flare_lib.data.sources import SourceUnavailable
@@ -97,12 +98,15 @@ def shell(small, tmp_path, monkeypatch):
         return stages
 
     monkeypatch.setattr("flare_lib.data.sources.fetch_sample", offline)
+    monkeypatch.setattr("flare_lib.load_stages", quick_stages)  # first: it is then loaded, and comes back afterwards
     monkeypatch.setattr("flare_lib.inference.stages.load_stages", quick_stages)
     monkeypatch.setattr("flare_lib.synthetic.phantom._DRAWING_MM", 5.0)  # not 2.5: drawing takes longest
     monkeypatch.setenv("FLARE_LIB_CACHE", str(small))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.delenv("VIRTUAL_ENV", raising=False)  # the shell would put it on the path
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # a shell puts its own names there
+    for module, name in ((builtins, "__IPYTHON__"), (builtins, "display"), (sys, "ps1"), (sys, "ps2"), (sys, "ps3")):
+        monkeypatch.setattr(module, name, None, raising=False)  # which a shell sets and never takes back
     monkeypatch.chdir(NOTEBOOKS)
     backend = matplotlib.get_backend()
     with matplotlib.rc_context(), torch.random.fork_rng(devices=()):
@@ -119,10 +123,14 @@ def shell(small, tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", find_notebooks(NOTEBOOKS), ids=lambda path: path.stem)
 def test_a_notebook_runs_with_other_parameters_and_the_answers_filled_in(path, small, shell):
     other = {name: str(small / v) if name in FILES else v for name, v in OTHER[path.name[:2]].items()}
+    assert share_parameters([path], other) == {path: other}  # it knows them all
     notebook = parameterize_notebook(make_edition(load_notebook_node(str(path)), "teachers"), other)
+    n_checks = 0
     for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
         with capture_output() as said:
             ran = shell.run_cell(cell.source)
         ran.raise_error()
         if "print(check(" in cell.source:
             assert said.stdout.strip() == "right"
+            n_checks += 1
+    assert n_checks == 1

@@ -53,7 +53,8 @@ class PreparedCase:
     `image_hu` float16 (Z, Y, X), within the window, memory-mapped; `labels` uint8 of the same shape, 0 to 13 or
     `IGNORED`, or None; `class_locations` {organ id: some of its voxels, int (n, 3), ZYX}; `moments` of its grey values
     in HU, for individual normalisation; `content`: a hash of the whole CT's grey values as they were read, which are
-    the same under any name and in any format; empty for a case that was not read.
+    the same under any name and in any format that leads to the same values on the same canonical grid; empty for a case
+    that was not read.
     """
 
     name: str

@@ -146,6 +146,7 @@ def test_a_run_stopped_and_taken_up_again_gives_bit_equal_weights(tmp_path, whol
 def run_until_killed(folder, moment):
     def kill(step, loss):
         if step == moment:
+            (folder / "killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
     run(recipe(), folder, checkpoint_every=2, on_step=kill)
@@ -157,6 +158,8 @@ def run_until_killed(folder, moment):
 def test_a_run_that_is_killed_and_taken_up_again_gives_bit_equal_weights(fresh_processes, tmp_path, whole, moment):
     with fresh_processes(1) as pool, pytest.raises(BrokenProcessPool):
         pool.submit(run_until_killed, tmp_path, moment).result()
+    assert (tmp_path / "killed").exists()  # it came as far as that
+    assert (tmp_path / "checkpoint.pt").exists() == (moment > 0)
     resumed = run(recipe(), tmp_path, checkpoint_every=2).state_dict()
     for name, weight in whole.items():
         assert torch.equal(weight, resumed[name]), name
