@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flare_lib.commands.outputs import check_new_folder, check_outputs, counted, wrote
+from flare_lib.commands.outputs import check_new_folder, check_outputs, wrote
 from flare_lib.commands.terminal import Bars, tell_error
 from flare_lib.commands.workers import Scheduler, Workers, chosen_pool
+from flare_lib.machine.counted import counted
 
 if TYPE_CHECKING:
     from flare_lib.ct.dicom_series import Series

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flare_lib.commands.outputs import check_new_folder, counted, wrote
+from flare_lib.commands.outputs import check_new_folder, wrote
 from flare_lib.commands.settings import parse_setting
 from flare_lib.commands.terminal import Bars, tell_error
 from flare_lib.commands.workers import Device, Engine, Job, Precision, Scheduler, Slurm, chosen_pool
+from flare_lib.machine.counted import counted
 
 if TYPE_CHECKING:
     from flare_lib.inference.methods import Settings

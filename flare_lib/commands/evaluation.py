@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from flare_lib.commands.outputs import check_apart, check_figure, check_folder, check_table, counted, wrote
+from flare_lib.commands.outputs import check_apart, check_figure, check_folder, check_table, wrote
 from flare_lib.commands.terminal import Bars, tell_error
 from flare_lib.commands.workers import Scheduler, Workers, chosen_pool
+from flare_lib.machine.counted import counted
 
 
 def evaluate(

@@ -92,8 +92,3 @@ def check_new_folder(folder: Path) -> None:
 def wrote(*paths: Path | None) -> str:
     """Return "wrote A and B", leaving out any path that is None."""
     return f"wrote {' and '.join(str(path) for path in paths if path is not None)}"
-
-
-def counted(n: int, noun: str) -> str:
-    """Return "1 case" or "3 cases"."""
-    return f"{n} {noun}{'s' * (n != 1)}"

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flare_lib.commands.cohorts import segment_many
-from flare_lib.commands.outputs import check_apart, check_outputs, check_report_file, check_table, counted, wrote
+from flare_lib.commands.outputs import check_apart, check_outputs, check_report_file, check_table, wrote
 from flare_lib.commands.terminal import Bars, tell_error
 from flare_lib.commands.workers import Device, Engine, Job, Precision, Scheduler, Slurm, Workers, chosen_pool
+from flare_lib.machine.counted import counted
 
 if TYPE_CHECKING:
     from flare_lib.inference.methods import Method

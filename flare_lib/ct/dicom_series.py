@@ -18,6 +18,7 @@ from flare_lib.ct.dicom_folder import DicomFiles, Unread, folder_of, read_files
 from flare_lib.ct.dicom_frames import ENHANCED_CT, frames_of
 from flare_lib.ct.dicom_headers import Header, plain_text, quiet
 from flare_lib.ct.dicom_stack import CT_IMAGE, Stack, check_is_ct_slice, is_localizer, place_slices
+from flare_lib.machine.counted import counted
 
 CT_CLASSES = {"", CT_IMAGE, *ENHANCED_CT}
 # What tells the volumes of one series apart, the surest first, and what it is called.
@@ -78,10 +79,10 @@ class Series:
         files = {str(header.path): header.path.name for header in self.slices}
         within = f" ({', '.join(files.values())})" if len(files) == 1 else ""
         if self.stack is None:
-            return f"{len(files)} file{'s' * (len(files) != 1)}{within}"
+            return f"{counted(len(files), 'file')}{within}"
         spacing = " x ".join(f"{mm:.4g}" for mm in self.stack.spacing_zyx_mm)
         n = len(self.stack.slices)
-        return f"{n} slice{'s' * (n != 1)} of {spacing} mm (z, y, x){within}"
+        return f"{counted(n, 'slice')} of {spacing} mm (z, y, x){within}"
 
     def __str__(self) -> str:
         return f"{self.description}: {self.kind}, {self.size}, {self.name or 'no UID'}"

@@ -18,6 +18,7 @@ from flare_lib.ct.labels import ORGANS
 from flare_lib.ct.volume import Volume
 from flare_lib.display.slices import organ_center, slice_picture
 from flare_lib.machine.atomic_write import atomic_write
+from flare_lib.machine.counted import counted
 
 PICTURES = "thumbnails"
 _PIXEL_MM = 2.5
@@ -49,7 +50,7 @@ def write_cohort_page(path: Path, entries: Sequence[dict[str, Any]], *, title: s
     head = "".join(f'<th data-column="{k}">{html.escape(name)}</th>' for k, name in enumerate(names))
     rows = "\n".join(_row(entries[k], odd[k]) for k in order)
     n_failed = sum(entry["state"] == "failed" for entry in entries)
-    cases = f"{len(entries)} case{'s' * (len(entries) != 1)}"
+    cases = counted(len(entries), "case")
     about = f"{cases}, {n_failed} put aside. Click a column's name to sort by it. Not for clinical use."
     page = _PAGE.format(title=html.escape(title), about=about, head=head, rows=rows)
     with atomic_write(path) as unfinished:
