@@ -66,7 +66,7 @@ def segment(
 
     `margin_mm` widens the box around the organs that the coarse stage found; where that is smaller than one patch of
     the fine stage, it grows to the patch. `max_distance_mm` is how far from the great vessels a region may lie; of thin
-    organs, pieces of at least `min_share` of the largest one's size stay (1: the largest alone, the paper's rule);
+    organs and the stomach, pieces of at least `min_share` of the largest one's size stay (1: the paper's rule);
     `clean_up=False` skips the post-processing after both stages. `tile_steps` are those of the coarse and the fine
     sliding window, in patches. `fit_tiles`: the most voxels of a tile of the fine stage, in patches; above 1, tiles are
     fitted to the region (`fitted_patch`), unless the stage cannot change its patch. `progress(stage, tiles done, tiles

@@ -140,11 +140,10 @@ def clean_up_rules(settings: Settings) -> dict[str, Any]:
     """Return the numbers and names that decide what is removed from labels; none for an nnU-Net's labels of a CT."""
     if settings.nnunet is not None and not settings.roi:
         return {}
-    thin = [organ.name for organ in postprocess.THIN_ORGANS]
     return {
         "max_distance_mm": postprocess.MAX_DISTANCE_MM,
         "min_share": postprocess.MIN_SHARE,
-        "organs_in_pieces": thin,
+        "organs_in_pieces": [organ.name for organ in postprocess.ORGANS_IN_PIECES],
     }
 
 
