@@ -3,6 +3,7 @@
     python benchmarks/weights.py                                  # the packaged ones: the sample, 20 phantoms
     python benchmarks/weights.py --atlas abdominal_atlas.nii.gz   # and six CTs painted over a person held out
     python benchmarks/weights.py --weights-dir trained --phantoms 6
+    python benchmarks/weights.py --case ct.nii.gz labels.nii.gz   # and a CT of one's own, with FLARE's labels
 
 The atlas is the SPL abdominal atlas (3D Slicer licence), drawn in one CT: a person whom no training run has seen. Its
 header says 0.94 mm in the plane, but its vertebrae, kidneys and aorta have an adult's size at 1.5 mm, which is taken.
@@ -84,6 +85,13 @@ def atlas_person(path: Path) -> Structures:
     return Structures(ids, dict(enumerate(("nothing", *ATLAS))), (1.5, 1.5, 1.5))
 
 
+def own_cases(pairs: list[tuple[Path, Path]]) -> Iterator[Case]:
+    """CTs with reference labels on the same grid; what FLARE does not know, such as AMOS's bladder, is background."""
+    for ct, labels in pairs:
+        reference = np.asarray(nib.as_closest_canonical(nib.load(labels)).dataobj).T
+        yield ct.name, load_ct(ct), np.where(reference > len(ORGANS), 0, reference).astype(np.uint8)
+
+
 def painted_cases(person: Structures) -> Iterator[Case]:
     """CTs painted over one person, the same for the same person."""
     for k in range(N_PAINTED):
@@ -131,6 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights-dir", type=Path, help="coarse and fine weights; default: the packaged ones")
     parser.add_argument("--atlas", type=Path)
+    parser.add_argument("--case", type=Path, nargs=2, action="append", default=[], metavar=("CT", "LABELS"))
     parser.add_argument("--phantoms", type=int, default=20)
     parser.add_argument("-o", "--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -138,6 +147,8 @@ def main() -> None:
     sets = {"sample": sample_cases(), "phantoms": phantom_cases(options.phantoms)}
     if options.atlas:
         sets["painted"] = painted_cases(atlas_person(options.atlas))
+    if options.case:
+        sets["own"] = own_cases(options.case)
     result: dict[str, object] = {"machine": machine(), "organs": [o.name for o in ORGANS]}
     for name, cases in sets.items():
         rows = {case: score(segment(ct, coarse, fine).label_map_zyx, reference) for case, ct, reference in cases}
