@@ -30,9 +30,9 @@ INTRODUCTION = """# Model card: the packaged nets
 
 `flare segment` uses two nets that come with the package, together {mib:.0f} MiB. They have never seen the
 reference labels of a real abdomen: they learnt from CTs painted over label maps of six people, of people between
-these, and over invented bodies. Of real CTs, the coarse net saw two without labels, the fine net seven with labels that
-earlier nets had given them, and one of a head and neck with its labels. Large organs come
-out well on real CTs. **Pancreas, duodenum, adrenal glands, gallbladder and esophagus often do not.**
+these, and over invented bodies. Of real CTs they saw seven with labels that earlier nets had given them, and one of a
+head and neck with its labels. Large organs come out well on real CTs. **Pancreas, duodenum, adrenal glands, gallbladder
+and esophagus often do not.**
 
 ## What they are for, and what not
 
@@ -96,7 +96,7 @@ def figures_table(fine: dict) -> str:
     lines += [
         "",
         f"In two real CTs of head and neck, which show none of the organs but some esophagus, they find {found}",
-        "(the second of them, with its labels, was among what the fine net learnt from).",
+        "(the second of them, with its labels, was among what both nets learnt from).",
     ]
     return "\n".join([*lines, ""])
 
