@@ -13,7 +13,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -33,7 +34,9 @@ NOTEBOOKS = {
     "07_slice_interpolation": {"scale": 2, "whole_body_zyx": [60, 50, 40]},
     "10_your_own_ct": {},
 }
-WEBGL = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]  # without a graphics card
+# without a graphics card; a page that is drawn through it costs far more than one without
+WEBGL = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+FLAT = ["--disable-gpu"]
 TOKEN = "course"
 PATIENCE_S = 300  # for one thing to happen: a busy machine is slow, and only what stands still has failed
 
@@ -94,14 +97,21 @@ def lab(tmp_path_factory):
         log.close()
 
 
-@pytest.fixture(scope="module")
-def page():
+@contextmanager
+def open_page(drawing: list[str]) -> Iterator[Page]:
+    """Open a page of a browser that draws as these arguments say, and close both afterwards."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, *WEBGL])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, *drawing])
         page = browser.new_page(viewport={"width": 1300, "height": 1000}, reduced_motion="reduce")
         page.set_default_timeout(1000 * PATIENCE_S)
         yield page
         browser.close()
+
+
+@pytest.fixture
+def page(request):
+    with open_page(getattr(request, "param", FLAT)) as page:
+        yield page
 
 
 def run_from_the_menu(page: Page, lab: str, name: str) -> None:
@@ -173,6 +183,7 @@ def test_a_notebook_runs_from_the_menu_and_its_picture_follows_a_slider(page, la
     assert 100 < shown <= drawn, "a picture must be shown at its own size, or smaller where the page is"
 
 
+@pytest.mark.parametrize("page", [WEBGL], ids=["webgl"], indirect=True)
 def test_the_organs_can_be_turned_in_webgl(page, lab):
     run_from_the_menu(page, lab, "10_your_own_ct")
     canvas = page.locator(".jp-Notebook canvas").first
