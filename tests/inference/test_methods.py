@@ -116,7 +116,7 @@ def test_weights_are_told_apart_by_their_content(tmp_path):
 def test_an_nnunets_labels_of_a_whole_ct_follow_no_rules_of_ours(tmp_path):
     rules = clean_up_rules(Settings())
     assert (rules["max_distance_mm"], rules["min_share"]) == (170.0, 0.2)
-    assert rules["organs_in_pieces"] == ["pancreas", "inferior vena cava", "esophagus", "duodenum"]
+    assert rules["organs_in_pieces"] == ["pancreas", "inferior vena cava", "esophagus", "stomach", "duodenum"]
     assert clean_up_rules(Settings(nnunet=tmp_path, roi=True)) == rules
     assert clean_up_rules(Settings(nnunet=tmp_path)) == {}
 
