@@ -16,6 +16,8 @@ from flare_lib.evaluation.ablations import (
     train_net,
 )
 from flare_lib.inference.stages import SqueezedStage
+from flare_lib.training import loop
+from flare_lib.training.patches import loader
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +32,12 @@ def cohort(tmp_path_factory, quick_phantoms):
 def work(tmp_path_factory):
     """Where the tests' studies lie side by side, so that all take the same prepared cases."""
     return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(autouse=True)
+def patches_made_here(monkeypatch):
+    """Make patches in the test's own process: a worker of pytest that forks was lost now and then."""
+    monkeypatch.setattr(loop, "loader", lambda patches, n_workers: loader(patches, n_workers=0))
 
 
 @pytest.fixture
