@@ -12,11 +12,13 @@ from flare_lib.machine.memory import free_memory_mib, watch_memory
 
 def test_the_most_that_was_held_is_remembered():
     gc.collect()
-    with watch_memory() as memory, mmap.mmap(-1, 64 * 2**20) as block:  # new pages, whatever the heap has left over
+    piece = bytes([1]) * 2**20
+    with watch_memory() as memory, mmap.mmap(-1, 256 * 2**20) as block:  # new pages, whatever the heap has left over
         before = memory.peak_mib
-        block.write(bytes([1]) * len(block))
+        for _ in range(256):
+            block.write(piece)
         memory.look()
-    assert 60 < memory.peak_mib - before < 160
+    assert 190 < memory.peak_mib - before < 330  # other threads give back and take some memory meanwhile
     now = psutil.Process().memory_info().rss / 2**20
     assert memory.peak_mib >= now - 1
 
