@@ -47,8 +47,9 @@ command prints: they name what looks wrong.
 
 HOW = """## How they were trained
 
-`flare train coarse` and `flare train fine` with `--preset release` repeat the recipe; the full settings are in the
-cards, `flare_lib/weights/*.json`.
+`flare train coarse` and `flare train fine` with `--preset release` repeat what was learnt from painted CTs, with
+`--preset real` what was learnt from real ones with pseudo-labels; the full settings are in the cards,
+`flare_lib/weights/*.json`.
 """
 
 
