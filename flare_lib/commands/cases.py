@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flare_lib.commands.outputs import check_new_folder, check_outputs, wrote
-from flare_lib.commands.terminal import Bars, tell_error
+from flare_lib.commands.terminal import Bars, tell_error, tell_note
 from flare_lib.commands.workers import Scheduler, Workers, chosen_pool
 from flare_lib.machine.counted import counted
 
@@ -98,7 +98,7 @@ def info(
     }
     typer.echo(_table(rows))
     for doubt in (*volume.notes, *hu_doubts(volume.array_zyx)):
-        typer.echo(f"note: {doubt}", err=True)
+        tell_note(doubt)
 
 
 def phantom(

@@ -9,7 +9,7 @@ import typer
 
 from flare_lib.commands.outputs import check_new_folder, wrote
 from flare_lib.commands.settings import parse_setting
-from flare_lib.commands.terminal import Bars, tell_error
+from flare_lib.commands.terminal import Bars, tell_error, tell_note
 from flare_lib.commands.workers import Device, Engine, Job, Precision, Scheduler, Slurm, chosen_pool
 from flare_lib.machine.counted import counted
 
@@ -117,7 +117,7 @@ def segment_many(
     # the workers of a cluster are somewhere else
     folder = folder.absolute()
     before = read_manifest(folder / MANIFEST)
-    cases = without_labels(list_cts([path.absolute() for path in cts]), folder, before)
+    cases = without_labels(list_cts([path.absolute() for path in cts], on_note=tell_note), folder, before)
     here = {name: path.absolute() for name in ("weights_dir", "nnunet") if (path := getattr(settings, name))}
     settings = replace(settings, **here)
     if scheduler is None and not slurm:

@@ -8,7 +8,7 @@ import typer
 
 from flare_lib.commands.cohorts import segment_many
 from flare_lib.commands.outputs import check_apart, check_outputs, check_report_file, check_table, wrote
-from flare_lib.commands.terminal import Bars, tell_error
+from flare_lib.commands.terminal import Bars, tell_error, tell_note
 from flare_lib.commands.workers import Device, Engine, Job, Precision, Scheduler, Slurm, Workers, chosen_pool
 from flare_lib.machine.counted import counted
 
@@ -131,7 +131,7 @@ def _segment_one(
     if only and not are_flares(method.names):
         raise ValueError(f"{only} FLARE's 13 organs, got a net with other labels: {', '.join(method.names.values())}")
     for note in method.notes:
-        typer.echo(f"note: {note}", err=True)
+        tell_note(note)
     ct = load_ct(path, series=series)
     check_labels_fit(target, ct)
     truth = None if reference is None else load_labels_on(ct, reference, n_classes=len(method.names) + 1)
@@ -144,7 +144,7 @@ def _segment_one(
 
         save_figure(overlay_figure(ct, result.label_map_zyx), figure)
     for note in result.notes:
-        typer.echo(f"note: {note}", err=True)
+        tell_note(note)
     typer.echo(volume_table(ct, result.label_map_zyx, truth, names=method.names))
     for stage, report in result.clean_up.items():
         typer.echo(f"removed after the {stage} stage: {report.summary()}")
@@ -199,7 +199,8 @@ def _measure_many(cts: Path, labels: Path, output: Path, workers: int, scheduler
     from flare_lib.data.listing import list_cts
     from flare_lib.evaluation.cohort_measurements import measure_cases, with_labels, write_cohort_measurements
 
-    cases = with_labels(list_cts([cts.absolute()]), labels.absolute())  # a cluster's workers are somewhere else
+    # a cluster's workers are somewhere else
+    cases = with_labels(list_cts([cts.absolute()], on_note=tell_note), labels.absolute())
     with chosen_pool(workers, scheduler) as pool, Bars() as bars:
         measured = measure_cases(
             cases, pool=pool, progress=lambda done, total: bars("measuring", done, total, unit="case")

@@ -18,6 +18,11 @@ def tell_error(message: str, *, about: object = "") -> int:
     return 2
 
 
+def tell_note(note: str) -> None:
+    """Print a note in one line on stderr."""
+    typer.echo(f"note: {' '.join(note.split())}", err=True)
+
+
 def write_any_text() -> None:
     """Have stdout and stderr write `\\u65e5` for what their encoding lacks, in place of an error.
 

@@ -8,7 +8,7 @@ import typer
 
 from flare_lib.commands.outputs import check_new_folder
 from flare_lib.commands.settings import parse_setting
-from flare_lib.commands.terminal import Bars
+from flare_lib.commands.terminal import Bars, tell_note
 from flare_lib.commands.workers import Device, Precision, chosen_pool
 
 
@@ -72,7 +72,7 @@ def train(
             pool=chosen_pool(side_by_side, scheduler),  # opened when there are cases to prepare
             on_step=lambda step, loss: bars(stage, step + 1, recipe.n_steps, unit="step", beside=f"loss {loss:.3f}"),
             progress=lambda what, done, total: bars(what, done, total, unit="case"),
-            on_note=lambda note: typer.echo(f"note: {note}", err=True),
+            on_note=tell_note,
         )
     if init is not None:
         typer.echo(f"started from all tensors of {init}, same names and shapes")

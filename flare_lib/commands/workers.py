@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flare_lib.commands.terminal import tell_note
+
 if TYPE_CHECKING:
     from flare_lib.machine.processes import Pool
 
@@ -53,4 +55,4 @@ def chosen_pool(
 
 
 def _tell_dashboard(address: str) -> None:
-    typer.echo(f"note: Dask shows the progress at {address}", err=True)
+    tell_note(f"Dask shows the progress at {address}")

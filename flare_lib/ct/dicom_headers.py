@@ -1,4 +1,6 @@
-"""What one DICOM file says about itself: the elements that place and scale an image, and nothing of the patient.
+"""What one DICOM file says about itself: the elements that place and scale an image, and those that tell who it shows.
+
+No message quotes the latter: they are compared, and nothing else.
 
 A file lies in a folder or in a .zip archive, whose members are `zipfile.Path`: the two are read alike.
 Reference: DICOM PS3.10 (files), PS3.3 (what is in them).
@@ -39,12 +41,13 @@ _TAGS = (
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
+    *("PatientID", "PatientName", "StudyInstanceUID"),
 )
 
 
 @dataclass(frozen=True, eq=False)
 class Header:
-    """A DICOM file's header: only the elements that place and scale an image, or say what it is.
+    """A DICOM file's header: only the elements that place and scale an image, or say what it is and whose.
 
     `syntax` is the UID of its transfer syntax, plain for a deflated file (see `open_dicom`); `pixels_at` is where its
     pixel data starts, in bytes from the start of the file. A frame of a multi-frame file has a header of its own
@@ -97,6 +100,12 @@ class Header:
         if number != int(number):
             raise ValueError(f"{self} must hold a whole number as {keyword}, got {number:g}")
         return int(number)
+
+    @property
+    def shows(self) -> tuple[str, str, str]:
+        """Who is shown, and in which study: three texts to be compared and never told; empty where nothing is said."""
+        patient, name, study = (str(self.value(k) or "") for k in ("PatientID", "PatientName", "StudyInstanceUID"))
+        return patient.strip(), name.strip(" ^=").upper(), study
 
     @property
     def is_index(self) -> bool:

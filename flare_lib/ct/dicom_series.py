@@ -2,8 +2,9 @@
 
 A series is all files with one SeriesInstanceUID. Scouts, reports and contours among its slices are passed over, and
 named. A series that holds several volumes (phases, gates, reconstructions) is split by the first element that tells
-them apart; the volumes are called UID#1, UID#2, ... A slice is never left out because it is damaged: a file that cannot
-be read, or that fits nowhere, rules out the series beside it.
+them apart, and one that shows several people or studies (anonymisers may give them one UID) by these; the volumes are
+called UID#1, UID#2, ... A slice is never left out because it is damaged: a file that cannot be read, or that fits
+nowhere, rules out the series beside it.
 """
 
 from collections import Counter, defaultdict
@@ -31,6 +32,7 @@ _TELLS_APART = {
     "ImageType": "image type",
     "AcquisitionTime": "acquisition time",
 }
+_OF_SEVERAL = "one series UID for several patients or studies"
 _NAMED = 3  # how many files of a kind are named in a note
 _PROJECTIONS = {"MIP", "MINIP", "MPR", "CPR", "VRT", "CSA MPR", "PROJECTION IMAGE", "REFORMATTED"}
 
@@ -167,7 +169,9 @@ def _series(path: Path, uid: str, headers: list[Header], damage: list[str]) -> l
     """Return the volumes of one series; `damage` rules out each of them."""
     try:
         slices, beside = _apart([frame for header in headers for frame in frames_of(header)])
-        parts = _parts(slices)
+        people = _by_person(slices)
+        whose = {f"patient or study {i} of {len(people)}": group for i, group in enumerate(people, start=1)}
+        parts = whose if len(people) > 1 else _parts(slices)
     except ValueError as error:
         return [Series(uid, tuple(headers), against=damage[0] if damage else str(error))]
     notes = tuple(f"passed over among the slices: {what}" for what in _what(beside))
@@ -178,8 +182,8 @@ def _series(path: Path, uid: str, headers: list[Header], damage: list[str]) -> l
         try:
             stack = place_slices(headers_of_part, path)
         except ValueError as error:
-            against = against or str(error)
-        doubt = _doubt(stack) if stack else None
+            against = against or (f"{error} ({_OF_SEVERAL})" if len(people) > 1 else str(error))
+        doubt = _OF_SEVERAL if len(people) > 1 else _doubt(stack) if stack else None
         found.append(Series(name, tuple(headers_of_part), stack, against, doubt, part, notes))
     return found
 
@@ -219,6 +223,19 @@ def _what(images: list[Header]) -> Iterator[str]:
     for kind, names in named.items():
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         yield f"{', '.join(names[:_NAMED])}{more}, {kind}"
+
+
+def _by_person(slices: list[Header]) -> list[list[Header]]:
+    """Return slices by the patient and the study that they name, in the order of the files; often one group.
+
+    What some slices do not say tells nobody apart, unless the others contradict one another.
+    """
+    shown = [header.shows for header in slices]
+    telling = [i for i, named in enumerate(zip(*shown, strict=True)) if len({*named} - {""}) > 1]
+    groups = defaultdict(list)
+    for header, who in zip(slices, shown, strict=True):
+        groups[tuple(who[i] for i in telling)].append(header)
+    return list(groups.values())
 
 
 def _parts(slices: list[Header]) -> dict[str, list[Header]]:

@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -71,25 +71,29 @@ def holds_dicom(path: Path, *, deep: bool = False) -> bool:
     False for any other file. An archive that cannot be opened counts: it may hold a CT; `load_ct` says what is wrong.
     """
     if path.is_dir():
-        return _is_any_dicom(path.rglob("[!.]*") if deep else path.glob("[!.]*"))
+        return any(_dicom_among(path.rglob("[!.]*") if deep else path.glob("[!.]*")))
     if not (path.name.lower().endswith(ZIP_SUFFIX) and path.is_file()):
         return False
     try:
         with zipfile.ZipFile(path) as archive:
-            return _is_any_dicom(MemberPath(archive, name) for name in archive.namelist())
+            return any(_dicom_among(MemberPath(archive, name) for name in archive.namelist()))
     except (OSError, ValueError, zipfile.BadZipFile):
         return True
 
 
-def _is_any_dicom(files: Iterable[FilePath]) -> bool:
+def find_dicom(folder: Path) -> list[Path]:
+    """Return the DICOM files that lie in a folder itself, even damaged ones, sorted by name; [] for none."""
+    return sorted(file for file in _dicom_among(folder.glob("[!.]*")) if isinstance(file, Path))
+
+
+def _dicom_among(files: Iterable[FilePath]) -> Iterator[FilePath]:
     for file in files:
         if not file.name.lower().endswith(_NEVER_DICOM) and file.is_file():
             try:
                 if read_header(file) is not None:
-                    return True
+                    yield file
             except (ValueError, OSError):
-                return True
-    return False
+                yield file
 
 
 def load_ct(path: str | os.PathLike, *, series: str | None = None) -> Volume:

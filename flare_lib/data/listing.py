@@ -7,6 +7,8 @@
     'CTS/*.nii.gz' what matches; ** for any number of folders
     anything else  one CT, as `ct.files.load_ct` reads it
 
+A folder with both DICOM files in it and NIfTI files in or below it is taken for what most of its bytes are: one CT in
+DICOM, or a folder of NIfTI files where somebody left a slice. What is passed over is told by name.
 Hidden files are passed over. A folder that can be reached in two ways, through a link, is entered once.
 """
 
@@ -16,17 +18,26 @@ import io
 import os
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 
-from flare_lib.ct.files import holds_dicom
+from flare_lib.ct.files import find_dicom, holds_dicom
 from flare_lib.ct.nifti_file import SUFFIXES
 from flare_lib.data.cohort import Case, ct_with_masks, find_cases
+from flare_lib.machine.counted import some_of
 
 _ENDING = r"(_0000)?(\.nii|\.zip|\.dcm)?(\.gz)?$"  # of a CT's name: channel number and format, upper or lower case
 _CT_SUFFIXES = (*SUFFIXES, ".zip")
 
-_Links = deque[tuple[Path, str]]  # links to folders still to be followed, and what names below them begin with
+
+@dataclass
+class _Search:
+    """One search through folders: whom to tell what is passed over, the folders entered, the links still to follow."""
+
+    tell: Callable[[str], None]
+    entered: set[str] = field(default_factory=set)
+    links: deque[tuple[Path, str]] = field(default_factory=deque)  # with what names below them begin with
 
 
 def case_name(path: Path) -> str:
@@ -40,14 +51,15 @@ def check_case_name(name: str) -> None:
         raise ValueError(f"a CT's name must be a file's name, without folders, got {name!r}")
 
 
-def list_cts(inputs: Sequence[str | os.PathLike]) -> list[Case]:
+def list_cts(inputs: Sequence[str | os.PathLike], *, on_note: Callable[[str], None] | None = None) -> list[Case]:
     """Return the CTs that all inputs lead to, in their order, each with a name of its own.
 
-    A CT in a subfolder is named after both, joined by "_". Raises FileNotFoundError for an input that does not exist or
+    A CT in a subfolder is named after both, joined by "_". `on_note` is called with a note for every folder in which
+    files that may be CTs are passed over. Raises FileNotFoundError for an input that does not exist or
     leads to no CT, ValueError for two CTs of the same name, a name that leads to another folder, or a list that cannot
     be read as one: without a column `ct`, with a row that has no CT or more cells than columns, or in another encoding.
     """
-    cases = [case for given in inputs for case in _cts_of(Path(given))]
+    cases = [case for given in inputs for case in _cts_of(Path(given), on_note or (lambda note: None))]
     named: dict[str, Path] = {}
     for case in cases:
         check_case_name(case.name)
@@ -59,18 +71,36 @@ def list_cts(inputs: Sequence[str | os.PathLike]) -> list[Case]:
     return list({case.name: case for case in cases}.values())
 
 
-def _cts_of(given: Path) -> list[Case]:
+def _cts_of(given: Path, tell: Callable[[str], None]) -> list[Case]:
     if given.suffix.lower() == ".csv" and given.is_file():
         return _listed(given)
-    if given.is_dir() and not holds_dicom(given):
-        if not (found := list(_in_folder(given))):
+    if given.is_dir() and not _is_one_ct(given, tell):
+        if not (found := list(_in_folder(given, tell))):
             raise FileNotFoundError(f"{given} must hold CTs, NIfTI or DICOM, got none")
         return found
     if os.path.lexists(given):
         return [Case(case_name(given.absolute()), given)]
     if not (matches := _matches(given)):
         raise FileNotFoundError(f"every input must exist, got {given}")
-    return [case for match in matches for case in _cts_of(match)]
+    return [case for match in matches for case in _cts_of(match, tell)]
+
+
+def _is_one_ct(folder: Path, tell: Callable[[str], None]) -> bool:
+    """Return whether the files of a folder are the slices of a CT, telling of what else lies there."""
+    if not holds_dicom(folder):
+        return False
+    niftis = sorted(path for path in folder.rglob("[!.]*") if path.name.lower().endswith(SUFFIXES))
+    if not niftis:
+        return True
+    slices = find_dicom(folder)
+    is_one = _n_bytes(slices) >= _n_bytes(niftis)
+    taken, passed = ("the slices of one CT", niftis) if is_one else ("a folder of NIfTI files", slices)
+    tell(f"{folder} is taken for {taken}; passed over: {some_of([str(path.relative_to(folder)) for path in passed])}")
+    return is_one
+
+
+def _n_bytes(paths: list[Path]) -> int:
+    return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 def _matches(pattern: Path) -> list[Path]:
@@ -138,43 +168,43 @@ def _listed_file(folder: Path, written: str) -> Path:
     return path
 
 
-def _in_folder(folder: Path) -> Iterator[Case]:
+def _in_folder(folder: Path, tell: Callable[[str], None]) -> Iterator[Case]:
     """Yield the CTs in a folder that is not itself one.
 
     Every folder is entered once, links to folders after all others: a new link changes no CT's name.
     """
-    entered, links = {os.path.realpath(folder)}, _Links()
+    search = _Search(tell, {os.path.realpath(folder)})
     if any((folder / name).is_dir() for name in ("images", "imagesTr")):
         yield from (case for case in find_cases(folder) if case.ct_path.exists())
         return
-    yield from _below(folder, "", entered, links)
-    while links:
-        yield from _at(*links.popleft(), entered, links)
+    yield from _below(folder, "", search)
+    while search.links:
+        yield from _at(*search.links.popleft(), search)
 
 
-def _below(folder: Path, before: str, entered: set[str], links: _Links) -> Iterator[Case]:
-    """Yield the CTs in a folder's folders; `before`: what their names begin with. Links to folders go to `links`."""
+def _below(folder: Path, before: str, search: _Search) -> Iterator[Case]:
+    """Yield the CTs in a folder's folders; `before`: what their names begin with. Links to folders are put aside."""
     for path in sorted(folder.glob("[!.]*")):
         if path.is_symlink() and path.is_dir():
-            links.append((path, before))
+            search.links.append((path, before))
         else:
-            yield from _at(path, before, entered, links)
+            yield from _at(path, before, search)
 
 
-def _at(path: Path, before: str, entered: set[str], links: _Links) -> Iterator[Case]:
+def _at(path: Path, before: str, search: _Search) -> Iterator[Case]:
     """Yield the CT that a file or folder is, or those below it; nothing for a folder that has been entered."""
     if not path.is_dir():
         if path.name.lower().endswith(_CT_SUFFIXES):
             yield Case(before + case_name(path), path)
         return
-    if (real := os.path.realpath(path)) in entered:
+    if (real := os.path.realpath(path)) in search.entered:
         return
-    entered.add(real)
-    if holds_dicom(path):  # whatever NIfTI lies beside it
+    search.entered.add(real)
+    if _is_one_ct(path, search.tell):
         yield Case(before + path.name, path)
     elif ct := ct_with_masks(path):  # a patient of TotalSegmentator's data set
         yield Case(before + path.name, ct)
     elif not any(file.name.lower().endswith(SUFFIXES) for file in path.rglob("[!.]*")) and holds_dicom(path, deep=True):
         yield Case(before + path.name, path)
     else:
-        yield from _below(path, f"{before}{path.name}_", entered, links)
+        yield from _below(path, f"{before}{path.name}_", search)

@@ -33,6 +33,7 @@ from flare_lib.ct.roi import Box, bounding_box, crop_volume
 from flare_lib.ct.volume import Volume, grid_difference
 from flare_lib.data.cohort import Case, load_labels
 from flare_lib.machine.atomic_write import atomic_folder, atomic_write
+from flare_lib.machine.counted import some_of
 from flare_lib.machine.failures import Failure, reason_of
 from flare_lib.machine.fingerprint import stamp_of
 from flare_lib.machine.processes import Pool
@@ -42,8 +43,6 @@ from flare_lib.machine.runner import run_in_order
 AROUND = ("foreground", "organs")
 _FORMAT = 3  # of the files: increase it when they change
 _PLACES = 500  # voxels of each organ that are stored, so that a patch can be centred on one without a search
-
-_NAMED = 5  # how many failed cases are named one by one; one line has no room for more
 
 
 @dataclass(frozen=True)
@@ -133,12 +132,6 @@ def prepare_cases(
             f"{len(empty)} of {len(cases)} cases have no organ in their labels and are passed over: {some_of(empty)}"
         )
     return [_load(folder / case.name) for case in cases if case.name not in empty]
-
-
-def some_of(texts: Sequence[str], between: str = ", ") -> str:
-    """Return the first few texts in one line, and how many more there are."""
-    more = f"{between}and {len(texts) - _NAMED} more" if len(texts) > _NAMED else ""
-    return between.join(texts[:_NAMED]) + more
 
 
 def _prepare(

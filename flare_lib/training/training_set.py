@@ -11,7 +11,8 @@ import torch
 
 from flare_lib.ct.moments import Moments
 from flare_lib.data.cohort import Case, find_cases, split_cases
-from flare_lib.data.prepared import PreparedCase, moments_of, prepare_cases, some_of
+from flare_lib.data.prepared import PreparedCase, moments_of, prepare_cases
+from flare_lib.machine.counted import some_of
 from flare_lib.machine.processes import Pool
 from flare_lib.machine.progress import StageProgress, of_stage
 from flare_lib.synthetic.morphing import people_between

@@ -1,8 +1,10 @@
 """The series in a folder: what is listed of each, which volumes it holds, what rules it out."""
 
+import re
+
 import numpy as np
 import pytest
-from dicoms import HU, SERIES, N, a_slice, every, only, other_series, store, write, write_series
+from dicoms import HU, SERIES, N, a_slice, every, only, other_series, set_elements, store, write, write_series
 from series import CONTOURS, REPORT, SCOUT, hu_of, refusal_of
 
 from flare_lib.ct.dicom_series import find_series
@@ -76,6 +78,48 @@ def test_volumes_of_one_series_are_told_apart(tmp_path, keyword, values, words):
     np.testing.assert_array_equal(hu_of(tmp_path, f"{SERIES}#2"), HU[1:] - 4)
     for series in (None, SERIES):
         assert "got " + ("2 of 2" if series is None else SERIES) in refusal_of(tmp_path, series)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"PatientID": "0815"}, {"PatientName": "Anon^2"}, {"StudyInstanceUID": "1.2.3.4"}],
+    ids=["ID", "name", "study"],
+)
+@pytest.mark.parametrize("beside_mm", [0.0, 3.0 * N], ids=["in one place", "one above the other"])
+def test_two_people_under_one_uid_are_two_cts(tmp_path, other, beside_mm):
+    write_series(tmp_path, every(StudyInstanceUID="1.2.3.3"))
+
+    def of_another(ds, k):
+        set_elements(ds, StudyInstanceUID="1.2.3.3", SeriesInstanceUID=SERIES)
+        set_elements(ds, ImagePositionPatient=[-31.0, 42.0, 7.5 + 3.0 * k + beside_mm], **other)
+        store(ds, HU[k] + 1020)
+
+    other_series(tmp_path, 7, of_another, range(N))
+    said = refusal_of(tmp_path)
+    assert "must hold exactly one CT series" in said
+    assert "Abdomen 3.0, patient or study 1 of 2" in said
+    assert "Abdomen 3.0, patient or study 2 of 2" in said
+    np.testing.assert_array_equal(hu_of(tmp_path, f"{SERIES}#1"), HU)
+    np.testing.assert_array_equal(hu_of(tmp_path, f"{SERIES}#2"), HU - 4)
+    told = " ".join(f"{s} {s.doubt}" for s in find_series(tmp_path))
+    assert "one series UID for several patients or studies" in told
+    assert not any(word in told + said for word in ("Mustermann", "4711", "0815", "Anon", "1.2.3."))
+
+
+@pytest.mark.parametrize("k", [0, 2, N - 1])
+def test_a_slice_that_names_another_patient_is_never_left_out(tmp_path, k):
+    write_series(tmp_path, only(k, PatientID="4712"))
+    assert re.search("patients? or stud", refusal_of(tmp_path))
+
+
+def test_a_slice_that_does_not_name_its_patient_is_one_of_them(tmp_path):
+    write_series(tmp_path, only(2, PatientID="", PatientName=None))
+    np.testing.assert_array_equal(hu_of(tmp_path), HU)
+
+
+def test_a_patients_name_written_in_two_ways_is_one(tmp_path):
+    write_series(tmp_path, only(2, PatientName="MUSTERMANN^ERIKA^^ "))
+    np.testing.assert_array_equal(hu_of(tmp_path), HU)
 
 
 def test_images_of_one_place_followed_in_time_are_no_volume(tmp_path):

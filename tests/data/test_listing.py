@@ -181,3 +181,26 @@ def test_patients_with_masks_and_others_are_all_found(tmp_path):
     touch(tmp_path / "s1" / "segmentations" / "liver.nii.gz")
     touch(tmp_path / "p2" / "scan.nii.gz")
     assert found(tmp_path, tmp_path) == {"p2_scan": "p2/scan.nii.gz", "s1": "s1/ct.nii.gz"}
+
+
+@pytest.mark.parametrize("below", ["", "patient/"])
+def test_a_stray_slice_among_nifti_files_is_passed_over_by_name(tmp_path, below):
+    folder = tmp_path / "in" / below
+    for name in ("a.nii.gz", "sub/b.nii.gz"):
+        touch(folder / name, bytes(1000))
+    touch(folder / "IM0001", DICOM)
+    notes = []
+    cases = {case.name: case.ct_path for case in list_cts([tmp_path / "in"], on_note=notes.append)}
+    before = below.replace("/", "_")
+    assert cases == {f"{before}a": folder / "a.nii.gz", f"{before}sub_b": folder / "sub" / "b.nii.gz"}
+    assert notes == [f"{folder} is taken for a folder of NIfTI files; passed over: IM0001"]
+
+
+def test_labels_among_the_slices_of_a_ct_are_passed_over_by_name(tmp_path):
+    for name in ("IM0001", "IM0002"):
+        touch(tmp_path / "exam" / name, DICOM + bytes(1000))
+    touch(tmp_path / "exam" / "masks" / "liver.nii.gz")
+    notes = []
+    (case,) = list_cts([tmp_path], on_note=notes.append)
+    assert (case.name, case.ct_path) == ("exam", tmp_path / "exam")
+    assert notes == [f"{case.ct_path} is taken for the slices of one CT; passed over: masks/liver.nii.gz"]
