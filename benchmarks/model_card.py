@@ -43,6 +43,9 @@ CTs. They are not a medical device. Do not use them for diagnosis, for planning 
 anybody relies on. They know CTs of the abdomen alone: not MR, not children, not pregnancy, not large tumours, not
 bodies after surgery. Look at every label map before you use it (`flare segment --figure`), and read the notes that the
 command prints: they name what looks wrong.
+
+A body much smaller than an adult's is noted, and `flare segment --scale 1.5` shows it to the nets 1.5 times as large.
+The sample at half of its size had a mean Dice of .545, and of .872 with `--scale 2`; no child's CT was tried.
 """
 
 HOW = """## How they were trained

@@ -105,18 +105,18 @@ def segment_many(
     check_new_folder(folder)
 
     from flare_lib.data.listing import list_cts
-    from flare_lib.display.cohort_page import save_thumbnail, write_cohort_page
-    from flare_lib.inference.cohort_run import MANIFEST, segment_cohort, without_labels
+    from flare_lib.display.cohort_page import PAGE, check_places, save_thumbnail, write_cohort_page
+    from flare_lib.inference.cohort_run import MANIFEST, read_entries, segment_cohort, without_labels
     from flare_lib.machine.device import choose_device
     from flare_lib.machine.failures import reason_of
-    from flare_lib.machine.manifest import read_manifest
     from flare_lib.machine.precision import choose_precision
     from flare_lib.machine.processes import n_cores
     from flare_lib.network.engines import check_engine
 
     # the workers of a cluster are somewhere else
     folder = folder.absolute()
-    before = read_manifest(folder / MANIFEST)
+    check_places(folder)
+    before = read_entries(folder)
     cases = without_labels(list_cts([path.absolute() for path in cts], on_note=tell_note), folder, before)
     here = {name: path.absolute() for name in ("weights_dir", "nnunet") if (path := getattr(settings, name))}
     settings = replace(settings, **here)
@@ -144,9 +144,11 @@ def segment_many(
                 progress=lambda done, total: bars("segmenting", done, total, unit="case"),
             )
     finally:  # also for a run that is stopped: the page of what there is so far
-        if written := read_manifest(folder / MANIFEST):
+        pages = []
+        if written := read_entries(folder):
             try:
-                write_cohort_page(folder / "cohort.html", list(written.values()), title=folder.name)
+                write_cohort_page(folder / PAGE, list(written.values()), title=folder.name)
+                pages.append(folder / PAGE)
             except OSError as error:  # a full disk, for example: the cases' own failures are still to be told
                 tell_error(reason_of(error))
     failed = [entry for entry in entries if entry["state"] == "failed"]
@@ -155,9 +157,9 @@ def segment_many(
     n_before = sum(entry == before.get(entry["name"]) for entry in entries)
     typer.echo(
         f"{counted(len(entries), 'CT')}, {len(entries) - len(failed)} segmented, {len(failed)} put aside, "
-        f"{n_before} of them in earlier runs; {wrote(folder / MANIFEST, folder / 'cohort.html')}"
+        f"{n_before} of them in earlier runs; {wrote(folder / MANIFEST, *pages)}"
     )
-    raise typer.Exit(2 if failed else 0)
+    raise typer.Exit(2 if failed or not pages else 0)
 
 
 def _print_job(jobs: dict[str, object]) -> None:

@@ -84,7 +84,8 @@ def check_new_folder(folder: Path) -> None:
     """Raise ValueError unless a folder exists and is writable, or can be created."""
     if str(folder) == "-":
         raise ValueError("the output must be a folder, got -: nothing but text goes to stdout")
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    # a link that leads nowhere can neither be written to nor replaced by a folder
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not (there.is_dir() and os.access(there, os.W_OK)):
         raise ValueError(f"the output must be a writable folder, or one that can be created, got {folder}")
 

@@ -52,6 +52,9 @@ def segment(
     fit_tiles: Annotated[
         bool, typer.Option("--fit-tiles", help="Fewer, larger tiles where they fit the CT: faster, less accurate.")
     ] = False,
+    scale: Annotated[
+        float, typer.Option(min=0.5, max=3.0, help="Show the body this much larger to the nets: 1.5 for a small child.")
+    ] = 1.0,
     engine: Engine = "torch",
     workers: Annotated[
         int | None,
@@ -75,6 +78,8 @@ def segment(
     """
     if nnunet is None and (fold or roi):
         raise ValueError(f"{'--fold' if fold else '--roi'} needs --nnunet, got none")
+    if nnunet is not None and scale != 1:
+        raise ValueError("--scale is for the packaged nets or your own in --weights-dir, not for --nnunet")
     if nnunet is not None and weights_dir is not None and not roi:
         raise ValueError("--weights-dir with --nnunet is for the coarse net and needs --roi, got none")
     to_file = bool(re.fullmatch(r"\.[a-z]\w*", output.suffix.lower())) and not output.is_dir()
@@ -97,7 +102,7 @@ def segment(
     check_margin(margin_mm)
     largest, folds = FITTED if fit_tiles else 1.0, tuple(fold or ())
     settings = Settings(
-        weights_dir, nnunet, folds, roi, margin_mm, device, precision, engine, tile_step, fit_tiles=largest
+        weights_dir, nnunet, folds, roi, margin_mm, device, precision, engine, tile_step, fit_tiles=largest, scale=scale
     )
     if to_file:
         with compiling():

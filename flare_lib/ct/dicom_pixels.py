@@ -20,6 +20,7 @@ _JPEG = {
     **{f"1.2.840.10008.1.2.4.{n}": "jpegls_decode" for n in (80, 81)},
     **{f"1.2.840.10008.1.2.4.{n}": "jpeg2k_decode" for n in (90, 91)},
 }
+_JP2, _CODESTREAM = b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"  # how a JPEG 2000 file and its image begin
 _BESIDE_PIXELS = 16  # bytes: the element's tag, type and length, and its padding
 _SYNTAXES = (*_PLAIN, _RLE, *_JPEG)
 _DECODED_BY = (
@@ -155,6 +156,8 @@ def _jpeg(syntax: str, stream: bytes, rows: int, columns: int) -> np.ndarray:
     import imagecodecs
 
     stream = stream.rstrip(b"\0")
+    if stream.startswith(_JP2):  # a file within the file, which the standard does not allow and other readers read
+        stream = stream[stream.index(_CODESTREAM) :]
     if not stream.endswith(b"\xff\xd9"):
         raise ValueError(f"a compressed stream of {len(stream)} bytes without its end")
     size = _size_2000(stream) if "2k" in _JPEG[syntax] else _size_jpeg(stream)
@@ -178,7 +181,7 @@ def _size_jpeg(stream: bytes) -> tuple[int, int]:
 
 def _size_2000(stream: bytes) -> tuple[int, int]:
     """Return the rows and columns given in the size segment of a JPEG 2000 stream with a single tile, as in CTs."""
-    if not stream.startswith(b"\xff\x4f\xff\x51"):
+    if not stream.startswith(_CODESTREAM):
         raise ValueError("a compressed stream with a damaged header")
     right, bottom, left, top = struct.unpack_from(">4I", stream, 8)
     return bottom - top, right - left

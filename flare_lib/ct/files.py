@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.openers import ImageOpener
 
 from flare_lib.ct.dicom import load_dicom
 from flare_lib.ct.dicom_derived import check_replaceable
@@ -228,5 +229,6 @@ def _save(path: str | os.PathLike, volume: Volume) -> None:
     header.set_data_dtype(volume.array_zyx.dtype)
     image = image_class(to_file_axes(volume.array_zyx, grid), None, header)
     image.header.set_slope_inter(1.0, 0.0)
-    with atomic_write(path) as unfinished:
-        image.to_filename(unfinished)
+    # nibabel itself refuses to write some spellings of an ending, such as .Nii, after all the work
+    with atomic_write(path) as unfinished, ImageOpener(str(unfinished), "wb") as file:
+        image.to_stream(file.fobj)

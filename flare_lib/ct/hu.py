@@ -17,6 +17,7 @@ _BRIGHT_HU = 2000.0  # a single value above this that fills a part of the image 
 PADDING_HU = -1100.0  # values below this that keep recurring were never measured
 _SAMPLE = 50_000  # voxels examined: takes a few milliseconds, however large the CT
 _WIDEST_HU = 2.0**17  # twice what 16 bits hold: no shift makes a wider range a CT, and its histogram would fill memory
+_HIGHEST_HU = 2.0**15  # no metal is brighter in any scanner's format
 _JUDGED = 1_000  # fewer voxels say nothing about a distribution
 _PRESENT, _BODY = 0.01, 0.05  # shares of the voxels
 _CLEARLY, _SLIGHT_NEEDS = 0.1, 0.2  # how much more of the image a mend must explain, and a slight one in addition
@@ -113,6 +114,7 @@ def hu_doubts(array: np.ndarray) -> tuple[str, ...]:
     values = _measured(array)
     if values.size < _JUDGED:
         return ()
+    highest = array.max() if array.dtype != np.int16 else 0
     shares, (low, high) = _shares(values, _AS_IT_IS), _ends(values)
     doubts = []
     mend = _mend(values)
@@ -129,6 +131,8 @@ def hu_doubts(array: np.ndarray) -> tuple[str, ...]:
     at_0 = _between(values, 0, np.nextafter(0, 1))
     if at_0 > _BODY and at_0 > 0.7 * _between(values, -4, 4):
         doubts.append(f"{at_0:.0%} of the voxels are exactly 0 HU: padding that looks like water?")
+    if highest > _HIGHEST_HU:  # even a few voxels
+        doubts.append(f"the grey values reach {highest:g} HU: did values below the lowest that fits wrap around?")
     return tuple(doubts)
 
 
@@ -203,7 +207,7 @@ def _mend(values: np.ndarray) -> _Mend | None:
 def _shift(values: np.ndarray) -> list[_Mend]:
     """Return the shift that moves the most frequent grey values to air, unless they are there already."""
     low, high = _ends(values)
-    if high - low > _WIDEST_HU:
+    if max(high - low, abs(low), abs(high)) > _WIDEST_HU:
         return []
     counts, edges = np.histogram(values, bins=max(1, int((high - low) / 20)), range=(low, high))
     start, stop = np.searchsorted(values, edges[counts.argmax()] + (-20, 40))  # 20 more on either side

@@ -231,7 +231,7 @@ def stack_slices(
     return stacked
 
 
-def check_plausible(shape_xyz: Shape, spacing_xyz_mm: np.ndarray, path: Path) -> None:
+def check_plausible(shape_xyz: Shape, spacing_xyz_mm: np.ndarray, path: object) -> None:
     """Raise ValueError for a spacing or an extent that no CT has: a unit or the header is wrong."""
     lowest, highest = SPACINGS_MM
     if not all(lowest <= s <= highest for s in spacing_xyz_mm):

@@ -108,7 +108,10 @@ def _matches(pattern: Path) -> list[Path]:
     start, named = Path(pattern.anchor), set(pattern.parts)
     if not (parts := pattern.parts[bool(pattern.anchor) :]):
         return []
-    found = start.glob(os.path.join(*parts))  # its ** enters no links, which may lead in circles
+    try:
+        found = list(start.glob(os.path.join(*parts)))  # its ** enters no links, which may lead in circles
+    except ValueError as error:
+        raise ValueError(f"in a pattern, ** must stand alone between slashes, got {pattern}") from error
     return sorted(path for path in found if all(part in named or not part.startswith(".") for part in path.parts))
 
 

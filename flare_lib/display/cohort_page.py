@@ -6,6 +6,7 @@ The page is a single HTML file beside the pictures; it needs no network. It is m
 
 import html
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,19 @@ from flare_lib.display.slices import organ_center, slice_picture
 from flare_lib.machine.atomic_write import atomic_write
 from flare_lib.machine.counted import counted
 
-PICTURES = "thumbnails"
+PAGE, PICTURES = "cohort.html", "thumbnails"
 _PIXEL_MM = 2.5
 _SPARSE = 4  # every fourth slice along each axis is enough to find the best
 _FAR = 3.5  # robust SDs from the median: B. Iglewicz, D. C. Hoaglin, How to Detect and Handle Outliers, 1993
 _ENOUGH = 8  # cases, to say what is usual
+
+
+def check_places(folder: Path) -> None:
+    """Raise ValueError if something lies where the page, a file, or the pictures, a folder, are to go in `folder`."""
+    if (folder / PAGE).is_dir():
+        raise ValueError(f"the page of a cohort must be a file, got the folder {folder / PAGE}")
+    if os.path.lexists(folder / PICTURES) and not (folder / PICTURES).is_dir():
+        raise ValueError(f"the pictures of a cohort must go into a folder, got the file {folder / PICTURES}")
 
 
 def save_thumbnail(folder: Path, name: str, ct: Volume, label_map_zyx: np.ndarray) -> None:

@@ -34,7 +34,7 @@ from flare_lib.data.listing import check_case_name
 from flare_lib.inference.methods import Settings, clean_up_rules, open_method, weights_sha256, weights_stamp
 from flare_lib.machine.failures import Failure
 from flare_lib.machine.fingerprint import sha256_of, stamp_of
-from flare_lib.machine.manifest import Entry, Manifest, open_manifest
+from flare_lib.machine.manifest import Entry, Manifest, open_manifest, read_manifest
 from flare_lib.machine.processes import Pool
 from flare_lib.machine.progress import Progress
 from flare_lib.machine.runner import run
@@ -72,6 +72,8 @@ def segment_cohort(
     asked: dict[str, Any] = {"margin_mm": settings.margin_mm, "folds": list(settings.folds), "roi": settings.roi}
     if settings.ensemble is not None:
         asked |= {"scales": list(settings.ensemble.scales), "sure": settings.ensemble.sure}
+    if settings.scale != 1:
+        asked["scale"] = settings.scale
     key = {
         "weights_sha256": weights_sha256(settings),
         "settings": asked | {"tile_step": settings.tile_step, "fit_tiles": settings.fit_tiles},
@@ -81,7 +83,7 @@ def segment_cohort(
     # these change no label, but what fails with one may work with another
     tried = {"engine": settings.engine, "precision": settings.precision, "device": settings.device}
     folder.mkdir(parents=True, exist_ok=True)
-    with open_manifest(folder / MANIFEST) as manifest:
+    with open_manifest(folder / MANIFEST, _is_whole) as manifest:
         todo = []
         for done, case in enumerate(cases):
             if not _is_settled(case, folder, manifest, key, None if retry_failed else tried):
@@ -97,6 +99,35 @@ def segment_cohort(
             if progress:
                 progress(n_there + n, len(cases))
         return [manifest.entries[case.name] for case in cases]
+
+
+def read_entries(folder: str | os.PathLike) -> dict[str, Entry]:
+    """Return {name: entry} of a folder's manifest, those that are whole; empty if there is none."""
+    return read_manifest(Path(folder) / MANIFEST, _is_whole)
+
+
+def _is_whole(entry: Entry) -> bool:
+    """Return whether an entry has what is read of it: someone may have edited the manifest, or it is none of ours."""
+    match entry:
+        case {"state": "failed", "ct": str(), "error": str(), "input_sha256": _, "input_stamp": _}:
+            return True
+        case {
+            "state": "done",
+            "ct": str(),
+            "input_sha256": str(),
+            "input_stamp": str(),
+            "output_bytes": int(),
+            "volumes_ml": {**volumes_ml},
+            "cut_off": [*cut_off],
+            "notes": [*notes],
+            "total_s": seconds,
+            "peak_mib": mib,
+        }:
+            numbers = (seconds, mib, *volumes_ml.values())
+            return all(isinstance(n, float | int) for n in numbers) and all(
+                isinstance(text, str) for text in (*cut_off, *notes)
+            )
+    return False
 
 
 def _check_places(cases: Sequence[Case], folder: Path) -> None:

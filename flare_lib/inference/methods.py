@@ -46,7 +46,8 @@ class Settings:
     `weights_dir`: a folder of coarse and fine weights; None for the packaged ones. `nnunet`: a results folder of
     nnU-Net whose nets give the labels; `folds`: which of them, or every one if empty; `roi`: only within the coarse
     net's box. `margin_mm`: how far beyond the organs the last net looks. `tile_step`: how far apart its tiles lie, in
-    patches; `fit_tiles`: how many patches a tile fitted to the CT may hold. `device`, `precision`, `engine`: see
+    patches; `fit_tiles`: how many patches a tile fitted to the CT may hold. `scale`: how much larger than it is the two
+    nets see the body. `device`, `precision`, `engine`: see
     `load_stages`. `ensemble`: make pseudo-labels with these nets instead, whose tiles are patches.
     """
 
@@ -60,6 +61,7 @@ class Settings:
     engine: str = "torch"
     tile_step: float = 0.5
     fit_tiles: float = 1.0
+    scale: float = 1.0
     ensemble: Ensemble | None = None
 
 
@@ -90,6 +92,8 @@ def open_method(settings: Settings, stamp: str = "") -> Method:
         return Method(partial(pseudo_labels.pseudo_labels, **how), ORGAN_NAMES, "view 1")
     if settings.nnunet is None:
         coarse, fine = stages.load_stages(settings.weights_dir, **numbers)
+        if settings.scale != 1:
+            coarse, fine = coarse.scaled(settings.scale), fine.scaled(settings.scale)
         near: dict[str, Any] = {"margin_mm": settings.margin_mm, "tile_steps": (1.0, step)}
         both = partial(coarse_to_fine.segment, coarse=coarse, fine=fine, fit_tiles=settings.fit_tiles, **near)
         return Method(both, ORGAN_NAMES, "fine")

@@ -1,14 +1,15 @@
 """What has been done, one line per item: a run may stop or be killed at any moment, and the next continues from there.
 
 Each line is a JSON object with the item's name, written in one go. A line that a kill or a full disk cut short is
-dropped by the next run. Of several lines with one name the last counts, and only it is kept.
+dropped by the next run. Of several lines with one name the last counts, and only it is kept. A file in which no whole
+line is one of ours is somebody else's, whatever its name, and is never written to.
 
 Reference: https://jsonlines.org (pandas reads it with `read_json(path, lines=True)`)
 """
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,21 @@ from filelock import FileLock, Timeout
 from flare_lib.machine.atomic_write import atomic_write
 
 Entry = dict[str, Any]  # what JSON can hold; "name" is the item's
+IsOurs = Callable[[Entry], bool]
+
+
+def _any_entry(entry: Entry) -> bool:
+    return True
 
 
 class Manifest:
     """An open manifest: `entries` {name: entry}, in the order in which they were first written, and `add`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, is_ours: IsOurs = _any_entry) -> None:
         self.path = path
-        self.entries = read_manifest(path)
+        self.entries = read_manifest(path, is_ours)
+        if not self.entries and path.exists() and _is_somebody_elses(path.read_bytes()):
+            raise ValueError(f"{path} must be written by earlier runs, got a file of something else (move it away)")
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """Write an item's line in one go.
@@ -46,8 +54,11 @@ class Manifest:
         self.entries[entry["name"]] = dict(entry)
 
 
-def read_manifest(path: str | os.PathLike) -> dict[str, Entry]:
-    """Return {name: entry} of a manifest, the last of each name, without broken lines; empty if there is no file."""
+def read_manifest(path: str | os.PathLike, is_ours: IsOurs = _any_entry) -> dict[str, Entry]:
+    """Return {name: entry} of a manifest, the last of each name, without broken lines; empty if there is no file.
+
+    `is_ours` says of an entry with a name whether it has all that it must have; a line that has not is a broken one.
+    """
     entries: dict[str, Entry] = {}
     try:
         content = Path(path).read_bytes()
@@ -56,17 +67,19 @@ def read_manifest(path: str | os.PathLike) -> dict[str, Entry]:
     for line in content.splitlines():
         try:
             entry = json.loads(line)
-            entries[entry["name"]] = entry
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, RecursionError):
             continue
+        if isinstance(entry, dict) and isinstance(entry.get("name"), str) and is_ours(entry):
+            entries[entry["name"]] = entry
     return entries
 
 
 @contextmanager
-def open_manifest(path: str | os.PathLike) -> Iterator[Manifest]:
+def open_manifest(path: str | os.PathLike, is_ours: IsOurs = _any_entry) -> Iterator[Manifest]:
     """Open a manifest to continue from, for this run only; its file then holds one complete line per name.
 
-    Raises ValueError if another run has it open. A killed run leaves nothing locked.
+    `is_ours` as in `read_manifest`. Raises ValueError if another run has it open, or if the file has whole lines and
+    none of them is an entry. A killed run leaves nothing locked.
     """
     path = Path(path)
     lock = FileLock(path.with_name(f".{path.name}.lock"))
@@ -75,12 +88,19 @@ def open_manifest(path: str | os.PathLike) -> Iterator[Manifest]:
     except Timeout as error:
         raise ValueError(f"{path.parent} must be free, got another run that is writing into it") from error
     try:
-        manifest = Manifest(path)
+        manifest = Manifest(path, is_ours)
         with atomic_write(path) as unfinished:  # there from the start: what a killed run leaves beside it is the run's
             unfinished.write_bytes(b"".join(map(_line, manifest.entries.values())))
         yield manifest
     finally:
         lock.release()
+
+
+def _is_somebody_elses(content: bytes) -> bool:
+    """Return whether a file without any entry is more than the start of one, all that a kill may have left."""
+    begun = b'{"name": "'
+    rest = content.strip(b"\0\n")
+    return b"\n" in rest or not rest.startswith(begun[: len(rest)])
 
 
 def _line(entry: Mapping[str, Any]) -> bytes:

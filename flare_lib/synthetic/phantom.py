@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from flare_lib.ct.roi import bounding_box
-from flare_lib.ct.volume import Shape, Triple, Volume, check_spacing
+from flare_lib.ct.volume import Shape, Triple, Volume, check_plausible, check_spacing, triple
 from flare_lib.synthetic.brushes import Drawing
 from flare_lib.synthetic.deformation import deform
 from flare_lib.synthetic.painting import paint
@@ -49,8 +49,8 @@ def make_phantom(
 
     `seed`: 0 or more, a different person for each; `field_of_view`: "abdomen" (lung base to iliac crest), "half_body"
     (thorax and pelvis) or "whole_body" (head to thigh). The grid covers the field at `spacing_zyx_mm`, or, centred in
-    it, `shape_zyx` voxels of that spacing. Raises ValueError for an unknown field of view, or for a spacing or shape
-    that is not positive.
+    it, `shape_zyx` voxels of that spacing. Raises ValueError for an unknown field of view, for a spacing or shape that
+    is not positive, and for a grid that no CT has (`check_plausible`).
     """
     check_spacing(spacing_zyx_mm)
     if shape_zyx is not None and (len(shape_zyx) != 3 or min(shape_zyx) < 1):
@@ -58,6 +58,9 @@ def make_phantom(
     if field_of_view not in FIELDS_OF_VIEW:
         raise ValueError(f"field_of_view must be one of {', '.join(FIELDS_OF_VIEW)}, got {field_of_view!r}")
     field = FIELDS_OF_VIEW[field_of_view]
+    size_mm = (field[1] - field[0], _DEPTH_MM, _WIDTH_MM)
+    shape = shape_zyx or triple(max(1, round(n / s)) for n, s in zip(size_mm, spacing_zyx_mm, strict=True))
+    check_plausible(triple(shape[::-1]), np.array(spacing_zyx_mm[::-1]), "a phantom")
     rng = np.random.default_rng([seed, 0xAB])
     # drawn a little further than shown, so that deforming and rotating do not bring in an edge
     half_mm = np.array([0, _DEPTH_MM / 2, _WIDTH_MM / 2])
@@ -68,8 +71,6 @@ def make_phantom(
     _draw_bowel(drawing)
     _draw_organs(drawing)
     _keep_one_piece(drawing.ids)
-    size_mm = (field[1] - field[0], _DEPTH_MM, _WIDTH_MM)
-    shape = shape_zyx or tuple(round(n / s) for n, s in zip(size_mm, spacing_zyx_mm, strict=True))
     person = Structures(drawing.ids, _NAMES, (_DRAWING_MM,) * 3)
     deformed = deform(
         person,

@@ -1,6 +1,8 @@
 """Labels of any number of CTs into a folder: what is written and said, what is not done twice, who does it."""
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -149,3 +151,27 @@ def test_labels_below_their_cts_are_no_cts_of_the_next_run(flare, nets, tmp_path
         code, out, _ = flare("segment", tmp_path / "scans", "-o", tmp_path / "scans" / "labels", "--workers", "0")
         assert code == 0
         assert out[-1].startswith(f"1 CT, 1 segmented, 0 put aside, {n_before} of them in earlier runs")
+
+
+@pytest.mark.parametrize("place", ["cohort.html/", "thumbnails"])
+def test_what_lies_where_page_and_pictures_go_is_told_before_any_work(flare, nets, ct_path, tmp_path, place):
+    (tmp_path / "out").mkdir()
+    if place.endswith("/"):
+        (tmp_path / "out" / place).mkdir()
+    else:
+        (tmp_path / "out" / place).write_text("mine")
+    answer = flare("segment", ct_path, "-o", tmp_path / "out", "--workers", "0")
+    assert_refused(
+        answer, "the page of a cohort must be a file" if "html" in place else "the pictures of a cohort must"
+    )
+    assert nets == []
+
+
+def test_a_page_that_cannot_be_written_is_a_failure(flare, nets, ct_path, tmp_path, monkeypatch):
+    def full(path, entries, **_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("flare_lib.display.cohort_page.write_cohort_page", full)
+    code, out, err = flare("segment", ct_path, "-o", tmp_path / "out", "--workers", "0")
+    assert (code, err) == (2, [f"error: {tmp_path / 'out' / 'cohort.html'}: No space left on device"])
+    assert out[-1].endswith(f"wrote {tmp_path / 'out' / 'manifest.jsonl'}")

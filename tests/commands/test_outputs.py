@@ -70,6 +70,12 @@ def test_a_new_folder_with_a_dot_and_a_dash_are_no_outputs(flare, nets, ct_path,
     assert nets == []
 
 
+def test_a_link_that_leads_nowhere_is_no_folder(flare, nets, ct_path, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    assert_refused(flare("segment", ct_path, "-o", tmp_path / "link"), "the output must be a writable folder, or one")
+    assert nets == []
+
+
 def test_a_table_may_end_in_capitals(tmp_path):
     check_table(tmp_path / "SCORES.CSV")
     with pytest.raises(ValueError, match=r"must be a \.csv file, got .*scores\.xlsx"):

@@ -442,3 +442,12 @@ def test_what_holds_dicom_is_known_by_content_and_at_the_depth_asked_for(mixed):
     assert holds_dicom(slices)  # `load_ct` then says what is wrong with it
     (slices / "000.dcm").rename(slices / "000.png")
     assert not holds_dicom(slices)  # a name that is never a slice's is not even opened
+
+
+@pytest.mark.parametrize("name", ["labels.Nii", "labels.nii.GZ", "LABELS.NII.gz"])
+def test_an_ending_is_written_in_letters_of_any_size(tmp_path, name):
+    labels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    save_label_map(tmp_path / name, labels, Volume.from_array(labels, (3.0, 2.0, 1.5)))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert ((tmp_path / name).read_bytes()[:2] == b"\x1f\x8b") == name.lower().endswith(".gz")
+    np.testing.assert_array_equal(load_label_map(tmp_path / name).array_zyx, labels)

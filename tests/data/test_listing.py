@@ -112,6 +112,11 @@ def test_a_path_of_another_system_is_a_case_named_after_its_file_that_fails_by_i
     ]
 
 
+def test_a_pattern_that_none_is_is_refused_with_the_rule(tmp_path):
+    with pytest.raises(ValueError, match=r"\*\* must stand alone between slashes, got .*/a\*\*/x"):
+        list_cts([tmp_path / "a**" / "x"])
+
+
 def test_links_that_lead_in_circles_are_gone_once(tmp_path):
     touch(tmp_path / "in" / "a.nii.gz")
     touch(tmp_path / "in" / "sub" / "b.nii.gz")

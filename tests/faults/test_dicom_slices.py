@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import imagecodecs
 import numpy as np
 import pytest
 from dicoms import (
@@ -567,6 +568,17 @@ def eight_bits(ds, _):
 )
 def test_odd_headers_that_leave_no_doubt_are_read(tmp_path, change, hu):
     assert_is_the_series(write_series(tmp_path, change), hu)
+
+
+def test_a_jpeg_2000_file_within_the_file_is_read(tmp_path):
+    def wrap(ds, k):
+        values = np.frombuffer(ds.PixelData, "<u2").reshape(ROWS, COLUMNS)
+        written_as(uid.JPEG2000Lossless)(ds, k)
+        file = imagecodecs.jpeg2k_encode(values, codecformat="jp2", level=0, reversible=True)
+        assert file[4:8] == b"jP  "
+        ds.PixelData = encapsulate([bytes(file)])
+
+    assert_is_the_series(write_series(tmp_path, wrap))
 
 
 def test_an_overlay_in_the_upper_bits_is_refused(tmp_path):

@@ -141,6 +141,14 @@ def test_a_small_offset_is_noted(tmp_path, flare):
     assert "are all values about 1" in notes_of_info(flare, saved(tmp_path, hu() + 180))
 
 
+def test_values_that_wrapped_around_are_noted(tmp_path, flare):
+    wrapped = hu().astype(np.float32)
+    wrapped[2, 3, 4:6] = 65530 - 1024  # -6 as 16 bits without a sign
+    assert "reach 64506 HU: did values below the lowest that fits wrap around?" in notes_of_info(
+        flare, saved(tmp_path, wrapped, np.float32)
+    )
+
+
 def test_a_clipped_ct_is_noted(tmp_path, flare):
     assert "clipped at -160 HU" in notes_of_info(flare, saved(tmp_path, hu().clip(-160, 240)))
 

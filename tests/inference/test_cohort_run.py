@@ -1,6 +1,7 @@
 """Thousands of cases in small: what is done, what is done again, what is put aside, and what the manifest says."""
 
 import errno
+import json
 import os
 
 import numpy as np
@@ -216,6 +217,18 @@ def test_labels_that_no_run_of_ours_has_made_are_never_replaced(segmented, cases
         pass  # a run that was killed before its first line
     (tmp_path / "killed" / "c0.nii.gz").write_bytes(b"half")
     assert segment_cohort(cases[:1], tmp_path / "killed")[0]["state"] == "done"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"state": "finished"}, {"notes": 5}, {"volumes_ml": {"liver": "much"}}, {"cut_off": [1]}, {"total_s": None}],
+    ids=lambda change: next(iter(change)),
+)
+def test_an_entry_that_somebody_has_edited_is_none(segmented, cases, tmp_path, change):
+    entry, *_ = segment_cohort(cases[:1], tmp_path / "out")
+    assert cohort_run.read_entries(tmp_path / "out") == {"c0": entry}
+    (tmp_path / "out" / "manifest.jsonl").write_text(json.dumps(entry) + "\n" + json.dumps(entry | change) + "\n")
+    assert cohort_run.read_entries(tmp_path / "out") == {"c0": entry}
 
 
 def test_no_cases_are_no_entries(segmented, tmp_path):

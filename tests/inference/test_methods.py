@@ -47,6 +47,12 @@ def test_settings_travel_and_equal_ones_open_the_nets_once(monkeypatch):
     assert (method.names[1], method.stage, method.notes) == ("liver", "fine", ())
 
 
+def test_the_nets_are_shown_a_small_body_larger():
+    shown = open_method(Settings(device="cpu", precision="float32", scale=2.0)).segment.keywords
+    spacings = [shown[name].preprocessing.spacing_zyx_mm for name in ("coarse", "fine")]
+    assert spacings == [(2.5, 2.5, 2.5), (1.5, 1.5, 1.5)]
+
+
 def test_a_stamp_changes_with_the_files_of_the_weights_and_is_empty_where_one_is_missing(tmp_path):
     assert weights_stamp(Settings(tmp_path)) == ""
     for name in ("coarse.safetensors", "coarse.json", "fine.safetensors", "fine.json"):

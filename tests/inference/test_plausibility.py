@@ -97,6 +97,36 @@ def test_a_scan_too_coarse_too_thin_or_askew_is_doubted(empty):
     assert last(SPACING, turn @ np.diag([4.0, 3.0, 5.0, 1.0])).startswith("the scan lies up to 40 degrees askew")
 
 
+def field_of(width_mm, depth_mm, *, table=False, padding=None, moved_mm=0):
+    """The CT of an elliptic body in a field of 360 x 180 mm (x, y)."""
+    _, y, x = np.ogrid[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
+    away = np.hypot((x * 4.0 - 180 - moved_mm) / (width_mm / 2), (y * 3.0 - 90) / (depth_mm / 2))
+    ct = np.where(np.broadcast_to(away < 1, SHAPE), 40, -1000).astype(np.int16)
+    if table:
+        ct[:, 8:10] = 0
+    if padding is not None:
+        ct[:, :, 70:] = padding
+    return ct
+
+
+def small(ct):
+    return [doubt for doubt in doubts(person(), ct) if "across" in doubt]
+
+
+def test_a_childs_body_is_noted_with_the_scale_that_makes_it_an_adults():
+    (told,) = small(field_of(180, 120))
+    assert told.startswith("the body is only 146 mm across, as a child's is")
+    assert "--scale 1.9 " in told
+    assert small(field_of(180, 120, table=True)) == [told]
+    assert small(field_of(320, 170)) == []
+
+
+def test_a_body_that_the_field_cuts_is_no_childs():
+    assert small(field_of(180, 120, moved_mm=120)) == []
+    assert small(field_of(180, 120, moved_mm=60, padding=-2000)) == []
+    assert small(field_of(800, 400)) == []
+
+
 def test_a_spleen_nearly_as_large_as_the_liver_is_doubted():
     """The nets call much of a mirrored liver a spleen: no organ then lies on the wrong side."""
     large = person(spleen=((160, 290), (30, 130), (10, 92)), liver=((180, 300), (60, 160), (220, 320)))

@@ -96,3 +96,30 @@ def test_a_name_that_is_not_utf_8_comes_back(tmp_path):
     with open_manifest(tmp_path / "m.jsonl") as manifest:
         manifest.add({"name": "caf\udce9", "state": "done"})
     assert list(read_manifest(tmp_path / "m.jsonl")) == ["caf\udce9"]
+
+
+@pytest.mark.parametrize(
+    "content", [b'{"audio": "a.wav"}\n{"audio": "b.wav"}\n', b'[{"name": "a"}]', b"\xff\xfe\0b", b'{"name": 5}\n']
+)
+def test_a_file_of_somebody_else_is_refused_and_stays(tmp_path, content):
+    path = tmp_path / "manifest.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="must be written by earlier runs, got a file of something else"):
+        open_manifest(path).__enter__()
+    assert path.read_bytes() == content
+    assert read_manifest(path) == {}
+
+
+@pytest.mark.parametrize("left", [b"", b"\0\0\0", b'{"na', b'{"name": "a", "se'])
+def test_what_a_kill_leaves_of_the_first_line_is_dropped(tmp_path, left):
+    path = tmp_path / "manifest.jsonl"
+    path.write_bytes(left)
+    with open_manifest(path) as first:
+        first.add({"name": "a"})
+    assert path.read_bytes() == b'{"name": "a"}\n'
+
+
+def test_a_line_without_what_it_must_have_is_a_broken_one(tmp_path):
+    path = tmp_path / "manifest.jsonl"
+    path.write_bytes(b'{"name": "a", "state": 1}\n{"name": "b"}\n')
+    assert list(read_manifest(path, lambda entry: "state" in entry)) == ["a"]

@@ -116,6 +116,8 @@ def test_the_shape_asked_for_is_given_and_ct_and_labels_share_a_grid():
         ({"spacing_zyx_mm": (0.0, 1.0, 1.0)}, "spacing_zyx_mm must be 3 positive numbers, got"),
         ({"spacing_zyx_mm": (math.nan, 1.0, 1.0)}, "spacing_zyx_mm must be 3 positive numbers, got"),
         ({"shape_zyx": (0, 4, 5)}, r"shape_zyx must be 3 positive integers, got \(0, 4, 5\)"),
+        ({"spacing_zyx_mm": (400.0, 2.0, 2.0)}, r"must be 0.01 to 100 mm along each axis .* got \(2, 2, 400\)"),
+        ({"shape_zyx": (10**18, 4, 5)}, "a phantom must be 3000 mm long at most along each axis"),
     ],
 )
 def test_a_grid_that_cannot_be_is_refused_before_anybody_is_drawn(asked, said):
