@@ -48,10 +48,11 @@ def evaluate(
     cohort_scores.write_table(output, cases)
     if figure is not None:
         from flare_lib.display.charts import score_boxes_figure
-        from flare_lib.display.figures import save_figure
+        from flare_lib.display.figures import plain_style, save_figure
 
         scored = [case.scores for case in cases if case.scores is not None]
-        save_figure(score_boxes_figure([s.dice for s in scored], [s.nsd for s in scored]), figure)
+        with plain_style():
+            save_figure(score_boxes_figure([s.dice for s in scored], [s.nsd for s in scored]), figure)
     typer.echo(cohort_scores.summary(cases))
     typer.echo(f"{len(cases) - len(failed)} of {counted(len(cases), 'case')} scored; {wrote(output, figure)}")
     raise typer.Exit(2 if failed else 0)
@@ -79,9 +80,10 @@ def profile(
         unfinished.write_text(json.dumps({"command": command, "status": status, **run.to_dict()}), encoding="utf-8")
     if figure is not None:
         from flare_lib.display.charts import efficiency_figure
-        from flare_lib.display.figures import save_figure
+        from flare_lib.display.figures import plain_style, save_figure
 
-        save_figure(efficiency_figure(run, title=" ".join(command)), figure)
+        with plain_style():
+            save_figure(efficiency_figure(run, title=" ".join(command)), figure)
     typer.echo(run.summary())
     typer.echo(f"the command ended with {status}; {wrote(output, figure)}")
     raise typer.Exit(status if status >= 0 else 128 - status)

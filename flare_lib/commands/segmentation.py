@@ -145,9 +145,10 @@ def _segment_one(
     note_steps(result.seconds)
     save_label_map(target, result.label_map_zyx, ct)
     if figure is not None:
-        from flare_lib.display.figures import overlay_figure, save_figure
+        from flare_lib.display.figures import overlay_figure, plain_style, save_figure
 
-        save_figure(overlay_figure(ct, result.label_map_zyx), figure)
+        with plain_style():
+            save_figure(overlay_figure(ct, result.label_map_zyx), figure)
     for note in result.notes:
         tell_note(note)
     typer.echo(volume_table(ct, result.label_map_zyx, truth, names=method.names))
@@ -191,11 +192,11 @@ def measure(
 
         check_report(sr, scan)
     measured = measure_organs(scan, load_labels_on(scan, labels))
-    typer.echo(measurement_table(measured))
     if output is not None:
         write_measurements(output, measured)
     if sr is not None:
         write_report(sr, measured, scan)
+    typer.echo(measurement_table(measured))  # last: whoever reads it may have gone (| head)
     typer.echo(f"{counted(len(measured), 'organ')} measured{f'; {wrote(output, sr)}' if output or sr else ''}")
 
 

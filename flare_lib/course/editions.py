@@ -16,6 +16,7 @@ with extra("notebooks"):
     import nbformat
     from nbformat import NotebookNode
 
+from flare_lib.course.notebook_file import read_notebook
 from flare_lib.machine.atomic_write import atomic_write
 
 EDITIONS = ("students", "teachers")
@@ -97,17 +98,18 @@ def write_editions(folder: str | Path) -> list[Path]:
     """Write both editions of a folder's notebooks beside it, as FOLDER-students and FOLDER-teachers; return both paths.
 
     They are at the same depth, so that the notebooks' links still work. Raises FileNotFoundError for a folder without
-    notebooks, and ValueError, naming the notebook, if an exercise is not as it should be.
+    notebooks, and ValueError, naming the notebook, if it cannot be read or its exercise is not as it should be.
     """
     folder = Path(folder).resolve()
     paths = sorted(folder.glob("*.ipynb"))
     if not paths:
         raise FileNotFoundError(f"a folder with notebooks is needed, got {folder} without any")
+    notebooks = {path: read_notebook(path) for path in paths}
     made: dict[Path, NotebookNode] = {}
     for edition in EDITIONS:
-        for path in paths:
+        for path, read in notebooks.items():
             try:
-                notebook = make_edition(nbformat.read(path, as_version=4), edition)
+                notebook = make_edition(read, edition)
             except ValueError as error:
                 raise ValueError(f"{path.name}: {error}") from error
             made[folder.with_name(f"{folder.name}-{edition}") / path.name] = notebook

@@ -30,6 +30,7 @@ with extra("notebooks"):
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+from flare_lib.course.notebook_file import read_notebook
 from flare_lib.course.pages import html_page
 from flare_lib.machine import runner
 from flare_lib.machine.atomic_write import atomic_write
@@ -90,9 +91,13 @@ def find_notebooks(folder: str | Path, only: Sequence[str] = ()) -> list[Path]:
 def share_parameters(notebooks: Iterable[Path], parameters: dict[str, Any]) -> dict[Path, dict[str, Any]]:
     """Return {notebook: the parameters that its parameters cell knows}.
 
-    Raises ValueError, listing the known names, for a parameter that none of the notebooks knows.
+    Raises the errors of `read_notebook`, and ValueError, listing the known names, for a parameter that none of the
+    notebooks knows.
     """
-    known = {path: set(papermill.inspect_notebook(path)) for path in notebooks}
+    known = {}
+    for path in notebooks:
+        read_notebook(path)  # papermill would not say which one is damaged
+        known[path] = set(papermill.inspect_notebook(path))
     if unknown := parameters.keys() - set().union(*known.values()):
         names = ", ".join(sorted(set().union(*known.values()))) or "none"
         raise ValueError(f"a parameter must be known to a notebook ({names}), got {', '.join(sorted(unknown))}")
@@ -172,7 +177,7 @@ def workers_for(n_notebooks: int) -> int:
 
 def measures_time(path: Path) -> bool:
     """Return whether a notebook has a cell with the tag `timing`: others beside it would spoil what it measures."""
-    return any(TIMING in cell.metadata.get("tags", []) for cell in nbformat.read(path, as_version=4).cells)
+    return any(TIMING in cell.metadata.get("tags", []) for cell in read_notebook(path).cells)
 
 
 def _lists(value: Any) -> Any:
@@ -201,8 +206,8 @@ def _run(path: Path, out: Path, notebook: nbformat.NotebookNode, seconds: float,
 def _reuse(path: Path, out: Path, parameters: dict[str, Any]) -> NotebookRun | None:
     """Return the result of an earlier run if nothing it depends on has changed."""
     try:
-        notebook = nbformat.read(out / path.name, as_version=4)
-    except (OSError, ValueError, nbformat.ValidationError):  # missing, or cut short by a kill: no JSON, no UTF-8
+        notebook = read_notebook(out / path.name)
+    except (OSError, ValueError):  # missing, or cut short by a kill
         return None
     made = notebook.metadata.get("flare_lib", {})
     if made.get("fingerprint") != fingerprint(path, parameters) or not (out / f"{path.stem}.html").is_file():

@@ -121,8 +121,10 @@ def _listed(path: Path) -> list[Case]:
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), skipinitialspace=True)
     try:
         columns = [name.strip().lower() for name in next((row for row in rows if not _says_nothing(row)), [])]
-        if "ct" not in columns:
-            raise ValueError(f"{path} must have a column ct, got {', '.join(columns) or 'none'}")
+        if columns.count("ct") != 1 or columns.count("name") > 1:
+            raise ValueError(
+                f"{path} must have one column ct, and at most one name, got {', '.join(columns) or 'none'}"
+            )
         cases = []
         for cells in rows:
             if not any(cell.strip() for cell in cells):

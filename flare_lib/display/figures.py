@@ -5,12 +5,14 @@ darkened, and outlined in it, opaque, so that even the two kidneys differ on any
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -159,8 +161,8 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         window_hu=panel.window_hu,
         cmap="magma" if panel.scale else "gray",
     )
-    for box, color, style in zip(panel.outlines, _OUTLINES, ("-", "--", ":"), strict=False):
-        _draw_box(axes, box, volume, panel.plane, color, style)
+    for box, color, line in zip(panel.outlines, _OUTLINES, ("-", "--", ":"), strict=False):
+        _draw_box(axes, box, volume, panel.plane, color, line)
     axes.set_title(panel.title, color=_INK, fontsize=9)
 
 
@@ -281,6 +283,13 @@ def comparison_figure(
             row[0].set_title(f"{title}: {row[0].get_title()}", color=_INK, fontsize=9)
     draw_legend(figure, present(given))
     return figure
+
+
+@contextmanager
+def plain_style() -> Iterator[None]:
+    """Draw in the block as matplotlib does by itself, whatever the user's matplotlibrc asks for, such as LaTeX."""
+    with style.context("default"):
+        yield
 
 
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:

@@ -30,7 +30,12 @@ def _is_whole(value: Any, least: int) -> bool:
 
 
 def _is_number(value: Any, above: float = -math.inf) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and float(value) > above
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value) and float(value) > above
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 def _whole(least: int) -> Rule:

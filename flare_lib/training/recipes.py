@@ -224,13 +224,16 @@ PRESETS: dict[str, dict[str, Recipe]] = {
 }
 
 
-def preset(name: str, stage: str, **changes: Any) -> Recipe:
-    """Return a preset's recipe for a stage with some values changed; ValueError for any name that is unknown."""
+def preset(name: str, stage: str, /, **changes: Any) -> Recipe:
+    """Return a preset's recipe for a stage with some values changed, but not the stage.
+
+    Raises ValueError for any name that is unknown.
+    """
     if name not in PRESETS:
         raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
     if stage not in STAGES:
         raise ValueError(f"stage must be one of {', '.join(STAGES)}, got {stage!r}")
-    known = [field.name for field in fields(Recipe)]
+    known = [field.name for field in fields(Recipe) if field.name != "stage"]
     if unknown := [change for change in changes if change not in known]:
         raise ValueError(f"a recipe's values are {', '.join(known)}, got {', '.join(unknown)}")
     return replace(PRESETS[name][stage], **changes)

@@ -212,6 +212,17 @@ def test_measure_prints_and_writes_what_a_label_map_says(flare, tmp_path):
     assert (code, "must lie on the CT's grid" in err[0]) == (2, True)
 
 
+def test_what_measure_writes_is_there_though_nobody_reads_the_table(flare, tmp_path, monkeypatch):
+    ct, labels = save(tmp_path / "ct.nii.gz", grey_values()), save_labels(tmp_path / "labels.nii.gz", labels_zyx())
+
+    def gone(measured):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("flare_lib.evaluation.measurements.measurement_table", gone)
+    assert flare("measure", ct, labels, "-o", tmp_path / "table.csv")[0] != 0
+    assert (tmp_path / "table.csv").read_text().startswith("organ,volume_ml")
+
+
 def test_measurements_of_a_dicom_series_become_a_report(flare, tmp_path):
     folder = write_series(tmp_path / "série 1", every(StudyInstanceUID="1.2.3"))
     ct = load_ct(folder)

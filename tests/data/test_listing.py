@@ -59,7 +59,7 @@ def test_a_list_names_its_cts_relative_to_itself(tmp_path):
     (tmp_path / "list.csv").write_text("name,ct\nfirst,in/a.nii.gz\n,in/b_0000.nii.gz\n", encoding="utf-8-sig")
     assert found(tmp_path, tmp_path / "list.csv") == {"first": "in/a.nii.gz", "b": "in/b_0000.nii.gz"}
     (tmp_path / "list.csv").write_text("path\na\n")
-    with pytest.raises(ValueError, match="must have a column ct, got path"):
+    with pytest.raises(ValueError, match="must have one column ct, and at most one name, got path"):
         list_cts([tmp_path / "list.csv"])
     (tmp_path / "list.csv").write_text("ct\n")
     with pytest.raises(FileNotFoundError, match="must list CTs, got none"):
@@ -92,6 +92,8 @@ def test_lists_are_read_as_spreadsheets_of_any_country_write_them(tmp_path, cont
         (b"name,ct\nx,a.nii\n\nonly a name\n", "must name a CT in every row, got none in line 4"),
         ("name,ct\nx,a.nii\nübung,a.nii\n".encode("latin-1"), "must be text in UTF-8, got another encoding in line 3"),
         (b"name,ct\nx,a\0.nii\n", "must be text, got a NUL character"),
+        (b"ct,ct\na.nii,b.nii\n", "must have one column ct, and at most one name, got ct, ct"),
+        (b"name,ct,Name\nx,a.nii,y\n", "must have one column ct, and at most one name, got name, ct, name"),
         (b"name,ct\nx," + b"a" * 200_000, "must be a list, .csv, got: field larger than field limit"),
     ],
 )

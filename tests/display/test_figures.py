@@ -1,5 +1,6 @@
 """Figures: the right voxel in the right corner, the organs' own colours, files complete or not there."""
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from cases import ct, labels
@@ -15,6 +16,7 @@ from flare_lib.display.figures import (
     organ_borders,
     overlay_figure,
     panel_figure,
+    plain_style,
     save_figure,
 )
 
@@ -128,3 +130,12 @@ def test_a_saved_figure_is_a_png_and_nothing_is_left_beside_it(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     with pytest.raises(ValueError, match="the figure's folder must exist"):
         save_figure(Figure(figsize=(1, 1)), tmp_path / "none" / "a.png")
+
+
+def test_a_users_own_style_does_not_need_latex_of_ours(monkeypatch, tmp_path):
+    monkeypatch.setitem(mpl.rcParams, "text.usetex", True)
+    with plain_style():
+        figure = overlay_figure(ct(), labels())
+        assert not any(text.get_usetex() for text in figure.findobj(mpl.text.Text))
+        save_figure(figure, tmp_path / "a.png")
+    assert mpl.rcParams["text.usetex"]

@@ -27,6 +27,8 @@ def test_changes_are_taken_and_unknown_ones_refused():
     assert preset("release", "coarse", n_steps=7).n_steps == 7
     with pytest.raises(ValueError, match=r"a recipe's values are .*n_steps.*, got epochs"):
         preset("release", "coarse", epochs=3)
+    with pytest.raises(ValueError, match=r"a recipe's values are spacing_zyx_mm, .*, got stage, name"):
+        preset("release", "coarse", stage="fine", name="mine")
     with pytest.raises(ValueError, match="preset must be one of paper, release, real, course, got 'best'"):
         preset("best", "coarse")
     with pytest.raises(ValueError, match="stage must be one of coarse, fine, got 'middle'"):
@@ -111,6 +113,8 @@ def test_real_is_a_short_run_of_release_with_a_quarter_of_real_patches(stage):
             "keep must be last unless the run validates (validate_every, and n_validation for cases), got best",
         ),
         ({"sd_hu": -1}, "sd_hu must be a number above 0 or None, got -1"),
+        ({"learning_rate": 10**400}, "learning_rate must be a number above 0, got 1000"),
+        ({"noise_hu": (0, 10**400)}, "noise_hu must be 2 numbers, 0 or more, low and high, got (0, 1000"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_by_its_name_and_rule(change, message):
