@@ -22,17 +22,17 @@ run: out/labels.nii.gz ## fetch a real CT, segment it, execute the notebooks; re
 	  out/labels.nii.gz 'the labels, for ITK-SNAP, 3D Slicer or any other viewer' \
 	  'make lab' 'JupyterLab, to read the notebooks and change them'
 
-# Two processes side by side. Each starts with one half of the tests, in order, so that what a module sets up is set up
-# once; when it is done, it takes tests over from the other. A notebook's cells stay together. Each has one thread: two
-# processes with two threads each wait for one another, and training notebooks take several times as long.
-# nbval is left out where there are no notebooks: loading it takes two seconds in each process.
+# Two processes side by side take one file after another, those that take longest first (tests/conftest.py), so that what
+# a module sets up is set up once and a notebook's cells stay together. Each has one thread: two processes with two
+# threads each wait for one another, and training notebooks take several times as long.
 test: $(INSTALLED) ## run the tests, and every notebook against its committed outputs
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -p no:nbval tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --nbval-lax --nbval-current-env --nbval-cell-timeout 1200 notebooks
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	  --nbval-lax --nbval-current-env --nbval-cell-timeout 1200 notebooks tests
 
 # Compiled modules are kept even where the environment says no: the tests start some sixty processes that read them.
 test check: export PYTHONDONTWRITEBYTECODE =
 
+# Without notebooks, tests are shared out one by one, and nbval is left out: loading it takes two seconds in each process.
 check: lint ## lint, types and the tests that are not marked slow: run this while working
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -p no:nbval -m "not slow" tests
 

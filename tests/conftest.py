@@ -1,11 +1,11 @@
-"""What every test shares: the `flare` command, and property tests that draw the same examples on every run."""
+"""What every test shares: the `flare` command, processes, and property tests with the same examples on every run."""
 
 import gc
 import multiprocessing
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import cache, partial
 
 os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported: its kernels then run on the CPU
 
@@ -37,6 +37,39 @@ def pytest_collection():
         gc.freeze()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """What takes longest comes first, so that no core waits for it at the end: notebooks, files with slow tests."""
+    notebooks = {item.path for item in items if item.path.suffix == ".ipynb"}
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path not in notebooks, item.path not in slow))
+    if notebooks and sys.platform == "linux":
+        from jupyter_client.provisioning import local_provisioner
+        from kernels import launch_kernel
+
+        local_provisioner.launch_kernel = lambda command, **how: launch_kernel(_forkserver(), command, **how)
+
+
+@cache
+def _forkserver():
+    """Return a way to fork a process that has loaded what training and notebooks load: that takes a new one longest.
+
+    Linux only. If something else has started it before (from Python 3.14 on, it is the usual way), what is forked loads
+    all of that itself.
+    """
+    from multiprocessing import forkserver
+
+    context = multiprocessing.get_context("forkserver")
+    training = ["torch._dynamo", "torch.distributed.nn", "torch.utils.tensorboard", "flare_lib.training.loop"]
+    notebooks = ["flare_lib.inference.coarse_to_fine", "ipykernel.kernelapp", "matplotlib.pyplot", "monai.transforms"]
+    context.set_forkserver_preload(["numba", "pytest", *training, *notebooks])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("TRITON_INTERPRET")  # torch's compiler loads Triton, as users have it
+        patch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # matplotlib asks when it is loaded
+        forkserver.ensure_running()
+    return context
+
+
 @pytest.fixture(scope="module")
 def quick_phantoms():
     """Phantoms are drawn in voxels of 8 mm, not of 2.5: for tests of what is done with them. Drawing takes longest."""
@@ -56,18 +89,9 @@ def two_processes():
 def fresh_processes():
     """Return a `ProcessPoolExecutor(n)` of new processes, for what this one must not do or has perhaps done before.
 
-    On Linux they are forks of one that has loaded torch and what training loads with it: that takes longest. Only if
-    something else has started it before (from Python 3.14 on, it is the usual way), they load it themselves.
+    On Linux they are forks of a process that has loaded torch and what training loads with it.
     """
-    context = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-    if sys.platform == "linux":
-        from multiprocessing import forkserver
-
-        with_training = ["torch._dynamo", "torch.distributed.nn", "torch.utils.tensorboard", "flare_lib.training.loop"]
-        context.set_forkserver_preload(["numba", "pytest", *with_training])
-        with pytest.MonkeyPatch.context() as patch:
-            patch.delenv("TRITON_INTERPRET")  # torch's compiler loads Triton, as users have it
-            forkserver.ensure_running()
+    context = _forkserver() if sys.platform == "linux" else multiprocessing.get_context("spawn")
     # a process that does not come from a server without the variable loads Triton without it, too
     as_users = "import os; os.environ.pop('TRITON_INTERPRET', None)"
     return partial(ProcessPoolExecutor, mp_context=context, initializer=exec, initargs=(as_users,))
