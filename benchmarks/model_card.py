@@ -6,6 +6,7 @@ python benchmarks/model_card.py --pictures  # segments 20 phantoms and draws the
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -108,11 +109,12 @@ def figures_table(fine: dict) -> str:
 
 
 def training(cards: dict[str, dict]) -> str:
-    """Return what each net learnt from."""
+    """Return what each net learnt from, sentence by sentence: a card says much."""
     lines = []
     for name, card in cards.items():
         note = card["note"][0].upper() + card["note"][1:]
-        lines += [f"**{name}**: {card['data']}. Started from {card['started_from']}. {note}.", ""]
+        said = f"It learnt from {card['data']}. It started from {card['started_from']}. {note}."
+        lines += [f"### The {name} net", "", *(f"* {part}" for part in re.split(r"(?<=\.) (?=[A-Z])", said)), ""]
     return "\n".join([*lines, "The nets are published under the licence of the package.", ""])
 
 

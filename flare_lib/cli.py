@@ -6,10 +6,11 @@ line, the others go on, and the exit code is still 2. A failed notebook exits wi
 Progress is shown on a terminal only. Commands import the library when they run, so that `flare --help` is quick.
 """
 
+import inspect
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Annotated, Any
 
@@ -35,6 +36,11 @@ class _Interruptible(typer.core.TyperGroup):
             raise typer.Exit(130) from None
 
 
+def _help(command: Callable) -> str:
+    """Return what a command's docstring says, a line a paragraph: typer breaks the lines itself, where the screen ends."""
+    return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(command.__doc__ or "").split("\n\n"))
+
+
 app = typer.Typer(
     cls=_Interruptible,
     help="Segment 13 abdominal organs in CT, coarse to fine. Not for clinical use.",
@@ -56,7 +62,7 @@ for _command in (  # in the order the help shows them: that of the work, not of 
     course.notebooks,
     course.editions,
 ):
-    app.command()(_command)
+    app.command(help=_help(_command))(_command)
 
 
 def _tell_version(asked: bool) -> None:

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import flare_lib
+from flare_lib.cli import _help
 
 COMMANDS = [
     "fetch",
@@ -29,6 +30,19 @@ def test_help_lists_the_commands_in_their_order_and_waits_for_no_library(flare):
     assert [words[1] for words in map(str.split, out) if words[1:] and words[1] in COMMANDS] == COMMANDS
     heavy = "import sys, flare_lib.cli; print({'torch', 'numpy', 'nibabel', 'matplotlib'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_a_paragraph_of_help_is_one_line_that_the_screen_breaks():
+    def command():
+        """Do it.
+
+        This goes on
+        for two lines.
+
+        And this.
+        """
+
+    assert _help(command) == "Do it.\n\nThis goes on for two lines.\n\nAnd this."
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ _JOBS = 4
 def pseudo_label(
     cts: Annotated[
         list[Path],
-        typer.Argument(metavar="CT...", help="NIfTI files, DICOM, folders and lists (.csv), as for flare segment."),
+        typer.Argument(metavar="CT", help="NIfTI files, DICOM, folders and lists (.csv), as for flare segment."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the labels.")],
     weights: Annotated[

@@ -17,7 +17,7 @@ def evaluate(
     references: Annotated[Path, typer.Argument(help="A folder of reference label maps with the same file names.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to save the table, .csv.")],
     clean: Annotated[
-        bool, typer.Option("--clean", help="Leave out the challenge's special rules; see flare_lib.evaluation.")
+        bool, typer.Option("--clean", help="Leave out the challenge's special rules (notebook 08 lists them).")
     ] = False,
     figure: Annotated[
         Path | None, typer.Option(help="Also save box plots, one per organ: .png, .jpg, .pdf or .svg.")

@@ -22,7 +22,7 @@ def segment(
     cts: Annotated[
         list[Path],
         typer.Argument(
-            metavar="CT...",
+            metavar="CT",
             help="NIfTI files, folders or .zip files of DICOM; or folders and lists (.csv) of many CTs.",
         ),
     ],
@@ -73,8 +73,8 @@ def segment(
 ) -> None:
     """Segment 13 organs, coarse to fine, and save the labels on each CT's own grid.
 
-    A folder takes the labels of any number of CTs, which may be given as folders and lists (.csv), together with an
-    overview, cohort.html, and manifest.jsonl, from which the same command continues where it was stopped.
+    With a folder as the output, any number of CTs is segmented, given as files, folders or lists (.csv). The folder
+    also gets an overview, cohort.html, and manifest.jsonl, from which the same command continues if it was stopped.
     """
     if nnunet is None and (fold or roi):
         raise ValueError(f"{'--fold' if fold else '--roi'} needs --nnunet, got none")

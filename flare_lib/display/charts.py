@@ -25,10 +25,11 @@ def timing_figure(seconds: Mapping[str, float], *, title: str = "Where the time 
     return figure
 
 
-def dice_figure(series: Mapping[str, np.ndarray], *, title: str = "Dice per organ") -> Figure:
+def dice_figure(series: Mapping[str, np.ndarray], *, title: str = "Dice per organ", ylabel: str = "Dice") -> Figure:
     """Return the Dice of 13 organs as bars in the organs' colours: a group per organ, a bar per series {name: (13,)}.
 
-    NaN (an organ that the reference lacks) is written as "n/a", a score of about 0 as "0". Later series are hatched.
+    One or two series have their scores written on the bars. NaN (an organ that the reference lacks) is "n/a", a score
+    of about 0 is "0". Later series are hatched.
     """
     figure = Figure(figsize=(11, 3.2), layout="constrained", dpi=80)
     axes = figure.subplots()
@@ -38,14 +39,14 @@ def dice_figure(series: Mapping[str, np.ndarray], *, title: str = "Dice per orga
         colors = [organ.color for organ in ORGANS]
         axes.bar(at, scores, width, color=colors, edgecolor="#333333", hatch=("", "//", "xx")[k % 3], label=name)
         for x, score in zip(at, scores, strict=True):
-            if np.isnan(score) or score < 0.005:
-                word = "n/a" if np.isnan(score) else "0"
-                axes.text(
-                    x, 0.01, word, ha="center", va="bottom", fontsize=7, color="#777777" if word == "n/a" else "k"
-                )
+            word = "n/a" if np.isnan(score) else f"{score:.2f}" if score >= 0.005 else "0"
+            if len(series) < 3 or score < 0.005 or word == "n/a":
+                foot, ink = np.nan_to_num(score) + 0.01, "#777777" if word == "n/a" else "#222222"
+                axes.text(x, foot, word, ha="center", va="bottom", fontsize=8 if len(series) == 1 else 7, color=ink)
     axes.set_xticks(range(len(ORGANS)), [organ.abbreviation for organ in ORGANS])
-    axes.set_ylim(0, 1)
-    axes.set_ylabel("Dice" if len(series) == 1 else "score")
+    axes.set_ylim(0, 1.08)  # a number stands above the highest bar too
+    axes.set_yticks(np.linspace(0, 1, 6))
+    axes.set_ylabel(ylabel)
     axes.set_title(title, fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     if len(series) > 1:  # on top, where it hides no bar
@@ -116,7 +117,7 @@ def loss_figure(entries: Sequence[Mapping[str, float]], *, smooth: int = 10, tit
     """
     if not entries:
         raise ValueError("a chart of losses needs at least one entry, got none")
-    figure = Figure(figsize=(9, 2.8), layout="constrained", dpi=80)
+    figure = Figure(figsize=(11, 2.8), layout="constrained", dpi=80)
     axes = figure.subplots()
     window = min(smooth, len(entries))
     names = [name for name in _LOSS_COLORS if name in entries[0]]

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
+from matplotlib.ticker import MaxNLocator
 from scipy.spatial import cKDTree
 
 from flare_lib.ct.labels import ORGANS, as_label_map, label_counts, organ
@@ -81,9 +82,10 @@ def roi_explorer(
         roi = box.widen(float(margin_mm), ct.spacing_zyx_mm, ct.shape_zyx)
         shares = shares_inside(label_map_zyx, roi, totals=totals)
         there = ((share, o.name) for share, o in zip(shares, ORGANS, strict=True) if not np.isnan(share))
-        share, worst = min(there, default=(1.0, "no organ"))
+        share, worst = min(there, default=(1.0, ""))
+        lost = "all organs lie inside" if share == 1 else f"worst hit: {worst}, {share:.1%} inside"
         litres = np.prod(roi.shape_zyx) * ct.voxel_ml / 1000
-        titles = (f"margin {margin_mm} mm: {litres:.1f} litres", f"worst hit: {worst}, {share:.1%} inside")
+        titles = (f"margin {margin_mm} mm: {litres:.1f} litres", lost)
         views = zip(titles, ("coronal", "sagittal"), (y, x), strict=True)
         return panel_figure([Panel(title, ct, plane, at, label_map_zyx, outlines=(roi,)) for title, plane, at in views])
 
@@ -107,11 +109,13 @@ def tile_explorer(shape_zyx: Sequence[int], patch_size: Sequence[int], *, tile_s
         figure = Figure(figsize=(2.2 + min(8.8, 3.8 * shape_zyx[2] / shape_zyx[0]), 4.6), layout="constrained", dpi=80)
         axes = figure.subplots()
         picture = axes.imshow(counts, origin="lower", cmap="cividis", vmin=1, vmax=max(2, counts.max()))
-        figure.colorbar(picture, label="tiles that see a voxel, at most")
+        figure.colorbar(picture, label="tiles that see a voxel, at most").locator = MaxNLocator(integer=True)
         front = [(z, x) for z in starts[0] for x in starts[2]]
         z, x = front[tile % len(front)]
         axes.add_patch(Rectangle((x, z), patch_size[2], patch_size[0], fill=False, ec=_TILE, lw=3, clip_on=False))
-        axes.set(title=f"step {step:g}: {np.prod([len(s) for s in starts])} tiles", xlabel="x", ylabel="z")
+        axes.xaxis.set_inverted(True)  # the patient's right is on the left, as in the slices
+        title = f"step {step:g}: {np.prod([len(s) for s in starts])} tiles, seen from the front"
+        axes.set(title=title, xlabel="R    x, voxels    L", ylabel="z, voxels")
         return figure
 
     return Explorer(draw, step=(0.2, 1.0, tile_step, 0.1), tile=(0, 8, 0))
@@ -261,19 +265,23 @@ def surface_explorer(
     organs = present(list(label_maps.values()))
 
     def draw(degrees: int) -> Figure:
-        pictures = [surface.picture(degrees) for surface in surfaces.values()]
-        wide = min(_ONE_SURFACE, _PAGE / len(pictures))
-        tall = wide * pictures[0].shape[0] / pictures[0].shape[1]
-        columns = max(1, int(wide * len(pictures) / 1.55))
-        title, legend = 0.4, 0.2 * -(-len(organs) // columns) + 0.05
-        figure = Figure(figsize=(wide * len(pictures), title + tall + legend), dpi=80)
-        for k, (name, picture) in enumerate(zip(surfaces, pictures, strict=True)):
-            bottom, height = (part / (title + tall + legend) for part in (legend, tall))
-            axes = figure.add_axes((k / len(pictures), bottom, 1 / len(pictures), height))
-            axes.imshow(picture, interpolation="bilinear")
-            axes.set_title(name, fontsize=9)
-            axes.set_axis_off()
-        draw_legend(figure, organs, columns=columns, ink="#222222")
-        return figure
+        return surface_figure({title: surface.picture(degrees) for title, surface in surfaces.items()}, organs)
 
     return Explorer(draw, degrees=(-180, 180, degrees))
+
+
+def surface_figure(pictures: Mapping[str, np.ndarray], organs: Sequence[int]) -> Figure:
+    """Return pictures of surfaces, {title: RGB of one shape}, side by side above the legend of `organs`, their ids."""
+    wide = min(_ONE_SURFACE, _PAGE / len(pictures))
+    rows, columns = next(iter(pictures.values())).shape[:2]
+    tall, in_line = wide * rows / columns, max(1, int(wide * len(pictures) / 1.55))
+    title, legend = 0.4, 0.2 * -(-len(organs) // in_line) + 0.05
+    figure = Figure(figsize=(wide * len(pictures), title + tall + legend), dpi=80)
+    for k, (name, picture) in enumerate(pictures.items()):
+        bottom, height = (part / (title + tall + legend) for part in (legend, tall))
+        axes = figure.add_axes((k / len(pictures), bottom, 1 / len(pictures), height))
+        axes.imshow(picture, interpolation="bilinear")
+        axes.set_title(name, fontsize=9)
+        axes.set_axis_off()
+    draw_legend(figure, organs, columns=in_line, ink="#222222")
+    return figure

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from flare_lib.ct.labels import N_CLASSES, ORGANS, as_label_map, label_counts
 from flare_lib.ct.preprocess import find_foreground
@@ -88,7 +89,7 @@ class Panel:
 
     `label_map_zyx` (0 to 13, the volume's shape) is drawn over it; `outlines` are boxes drawn around regions, the first
     solid, the second dashed, the third dotted. `scale` names the values of a volume that is not a CT: it is drawn in
-    colours between the ends of `window_hu`, with a colour bar below.
+    colours between the ends of `window_hu`, with a colour bar below, marked at whole numbers if the values are whole.
     """
 
     title: str
@@ -144,6 +145,8 @@ def panel_figure(
                 colors = figure.colorbar(axes.images[0], cax=bar, orientation="horizontal")
                 colors.set_label(panel.scale, color=_INK, fontsize=8)
                 bar.tick_params(colors=_INK, labelsize=7, pad=1)
+                if np.issubdtype(panel.volume.array_zyx.dtype, np.integer):
+                    bar.xaxis.set_major_locator(MaxNLocator(integer=True))
             left += tall * ratio + gap
     draw_legend(figure, organs, columns=-(-len(organs) // max(1, lines)))
     return figure

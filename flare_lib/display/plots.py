@@ -11,9 +11,11 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
+from flare_lib.ct.labels import ORGANS
 from flare_lib.ct.preprocess import WINDOW_HU
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")  # Okabe and Ito's
+_ORGAN_LINES = {o.name: "#bbbbbb" if o.color == "#ffffff" else o.color for o in ORGANS}  # white would not be seen
 _TISSUES = {"air": -1000, "lung, stool": -700, "fat": -100, "water": 0, "organs, muscle": 60, "bone": 400}
 
 
@@ -34,16 +36,17 @@ def lines_figure(
     style: str = "-",
     log: str = "",
     ylim: tuple[float | None, float | None] | None = None,
-    colors: Sequence[str] = COLORS,
     height: float = 3.2,
+    leftwards: bool = False,
 ) -> Figure:
     """Return lines, {name: (x, y)}, with vertical dashed `marks`, {name: positions}.
 
-    `style` as in matplotlib ("o-" shows the points); `log`: the axes that are logarithmic, "x", "y" or "xy".
+    A line that is named after an organ has the organ's colour. `style` as in matplotlib ("o-" shows the points); `log`:
+    the axes that are logarithmic, "x", "y" or "xy"; `leftwards`: x grows to the left, as on an axial slice.
     """
     figure, axes = _axes(height)
-    for (name, (x, y)), color in zip(series.items(), np.resize(colors, len(series)), strict=True):
-        axes.plot(x, y, style, color=color, lw=2, label=name)
+    for k, (name, (x, y)) in enumerate(series.items()):
+        axes.plot(x, y, style, color=_ORGAN_LINES.get(name, COLORS[k % len(COLORS)]), lw=2, label=name)
     for name, positions in (marks or {}).items():
         for k, at in enumerate(positions):
             axes.axvline(at, color="#999999", ls="--", lw=1, zorder=0, label=None if k else name)
@@ -54,6 +57,7 @@ def lines_figure(
     for letter in log:
         axes.set(**{f"{letter}scale": "log"})
         _plain_ticks({"x": axes.xaxis, "y": axes.yaxis}[letter])
+    axes.xaxis.set_inverted(leftwards)
     if len(series) + len(marks or {}) > 1:
         axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
@@ -88,6 +92,7 @@ def bars_figure(
     n_bars = max(1, len(series))
     figure, axes = _axes(0.9 + (0.32 if stacked else 0.22 * n_bars + 0.12) * len(rows))
     width, left = (0.7 if stacked else 0.8 / n_bars), np.zeros(len(rows))
+    axes.use_sticky_edges = False  # else a bar of length 0 at the end of a stack would be the end of the axis
     known = [v for values in (*series.values(), marks or {}) for v in values.values() if v > 0]
     start = min(known, default=1.0) / 2 if log else 0.0
     for k, (name, values) in enumerate(series.items()):
@@ -113,6 +118,7 @@ def bars_figure(
         _plain_ticks(axes.xaxis)
     else:
         axes.margins(x=0.12)
+        axes.set_xlim(left=0)
     axes.set_title(title, fontsize=10, loc="left", pad=14 if marks else 6)
     for name in empty:
         axes.plot([], [], " ", label=f"{name}: not measured")

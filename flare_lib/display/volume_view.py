@@ -13,10 +13,11 @@ from flare_lib.ct.files import save_ct, save_label_map
 from flare_lib.ct.labels import ORGANS, as_label_map
 from flare_lib.ct.resample import resample_nearest, resample_trilinear, resampled_shape
 from flare_lib.ct.volume import Volume, triple
-from flare_lib.display.explorers import surface_explorer
+from flare_lib.display.explorers import surface_explorer, surface_figure
+from flare_lib.display.figures import present
 from flare_lib.display.slices import DISPLAY_WINDOW_HU
 from flare_lib.display.surfaces import OrganSurfaces
-from flare_lib.display.widgets import Viewer
+from flare_lib.display.widgets import Viewer, pixels
 
 _LEAST_MM = 2.0  # voxels sent to the browser are at least this large: a CT of 512 x 512 x 400 would be 200 MB
 
@@ -31,6 +32,7 @@ class VolumeView(Viewer):
     def __init__(self, ct: Volume, label_map_zyx: np.ndarray, *, height_px: int = 420) -> None:
         as_label_map(label_map_zyx, shape=ct.shape_zyx)
         self._surfaces = OrganSurfaces(label_map_zyx, ct.spacing_zyx_mm, pixel_mm=1.0)
+        self._organs = present([label_map_zyx])
         try:
             body = _in_webgl(ct, label_map_zyx, height_px)
             self.in_webgl = True
@@ -40,8 +42,9 @@ class VolumeView(Viewer):
         super().__init__([body])
 
     def static_picture(self) -> np.ndarray:
-        """Return the organs from the front, turned a little: RGB uint8 (rows, columns, 3), two pixels per mm."""
-        return self._surfaces.picture(20).repeat(2, axis=0).repeat(2, axis=1)
+        """Return the organs from the front, turned a little, with their legend: RGB uint8 (rows, columns, 3)."""
+        title = "the organs from the front, turned a little to the side"
+        return pixels(surface_figure({title: self._surfaces.picture(20)}, self._organs))
 
 
 def _in_webgl(ct: Volume, label_map_zyx: np.ndarray, height_px: int) -> Any:

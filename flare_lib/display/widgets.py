@@ -83,7 +83,7 @@ class Explorer(Viewer):
         values = tuple(slider.value for slider in self.sliders.values())
         if values not in self._drawn:
             drawn = self._draw(**dict(zip(self.sliders, values, strict=True)))
-            self._drawn[values] = _pixels(drawn) if isinstance(drawn, Figure) else drawn
+            self._drawn[values] = pixels(drawn) if isinstance(drawn, Figure) else drawn
         return self._drawn[values]
 
     def _show(self, _change: object) -> None:
@@ -102,7 +102,7 @@ def _slider(description: str, first: float, last: float, at: float, step: float 
     return w.IntSlider(**look) if step is None else w.FloatSlider(**look, step=step, readout_format=".1f")
 
 
-def _pixels(figure: Figure) -> np.ndarray:
+def pixels(figure: Figure) -> np.ndarray:
     """Return a figure as RGB uint8 (rows, columns, 3)."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -121,7 +121,7 @@ def _caption(width_px: int, sides: dict[tuple[int, int], tuple[str, str]], organ
         for x, letter, align in ((left, letters[0], "left"), (right, letters[1], "right")):
             figure.text(x / width_px, 0.98, letter, color=_INK, fontsize=9, ha=align, va="top")
     draw_legend(figure, organs, columns=columns, ink=_INK)
-    return _pixels(figure)
+    return pixels(figure)
 
 
 class SliceViewer(Viewer):

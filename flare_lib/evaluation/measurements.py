@@ -40,7 +40,7 @@ class Measurement:
     def row(self) -> list[str]:
         """Return the values of a table's row, in the order of `HEADER`."""
         numbers = (self.volume_ml, *self.extent_zyx_mm, self.mean_hu, self.sd_hu)
-        return [self.organ.name, *(f"{n:.2f}" for n in numbers), str(self.pieces), "yes" if self.cut_off else "no"]
+        return [self.organ.name, *(f"{n:z.2f}" for n in numbers), str(self.pieces), "yes" if self.cut_off else "no"]
 
 
 def measure_organs(ct: Volume, label_map_zyx: np.ndarray) -> list[Measurement]:
@@ -81,7 +81,7 @@ def measurement_table(measured: Sequence[Measurement]) -> str:
     for m in measured:
         extent = " x ".join(f"{mm:.0f}" for mm in m.extent_zyx_mm)
         doubts = [_CUT] * m.cut_off + [f"{m.pieces} pieces"] * (m.pieces > 1)
-        line = f"{m.organ.name:22}{_volume(m.volume_ml, m.cut_off):>10}{extent:>18}{m.mean_hu:7.0f} ± {m.sd_hu:<4.0f}"
+        line = f"{m.organ.name:22}{_volume(m.volume_ml, m.cut_off):>10}{extent:>18}{m.mean_hu:z7.0f} ± {m.sd_hu:<4.0f}"
         lines.append(f"{line}  {', '.join(doubts)}".rstrip())
     if absent := [o.name for o in ORGANS if o not in [m.organ for m in measured]]:
         lines.append(f"{_ABSENT}: {', '.join(absent)}")

@@ -21,6 +21,18 @@ def test_dice_bars_carry_the_scores_and_the_organs_colours():
     assert [to_hex(bar.get_facecolor()) for bar in bars] == [o.color for o in ORGANS] * 2
 
 
+def test_scores_stand_on_their_bars_and_what_is_missing_is_said():
+    scores = np.full(13, 0.5)
+    scores[[0, 3, 9]] = 0.976, 0.001, np.nan
+    one, two, three = (dice_figure({f"{k}": scores for k in range(n)}).axes[0] for n in (1, 2, 3))
+    words = [text.get_text() for text in one.texts]
+    assert words == ["0.98", *["0.50"] * 2, "0", *["0.50"] * 5, "n/a", *["0.50"] * 3]
+    assert [text.get_text() for text in two.texts] == words * 2
+    assert [text.get_text() for text in three.texts] == ["0", "n/a"] * 3  # no room for more
+    assert [round(text.get_position()[1], 3) for text in one.texts[:4]] == [0.986, 0.51, 0.51, 0.011]
+    assert one.get_ylim()[1] > 1.05  # room above a score of 1
+
+
 def test_a_loss_is_a_running_mean_against_its_steps():
     entries = [{"step": k, "loss": float(k), "s": 1.0} for k in range(10)]
     (line,) = loss_figure(entries, smooth=4).axes[0].lines

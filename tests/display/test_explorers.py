@@ -65,7 +65,7 @@ def test_the_margin_says_how_large_the_region_is_and_what_the_worst_hit_organ_ke
     explorer = roi_explorer(ct, labels, Box((8, 4, 14), (14, 12, 20)), margin_mm=0.0)
     assert titles[0] == ["margin 0 mm: 0.0 litres", "worst hit: aorta, 0.0% inside"]
     explorer.sliders["margin_mm"].value = 60
-    assert titles[1] == [f"margin 60 mm: {16 * 20 * 24 * 24e-6:.1f} litres", "worst hit: aorta, 100.0% inside"]
+    assert titles[1] == [f"margin 60 mm: {16 * 20 * 24 * 24e-6:.1f} litres", "all organs lie inside"]
 
 
 def test_a_margin_between_counts_the_voxels_inside(titles):
@@ -82,8 +82,10 @@ def test_tiles_are_as_many_as_the_sliding_window_has():
     shape, patch = (30, 20, 25), (10, 12, 16)
     explorer = tile_explorer(shape, patch, tile_step=1.0)
     figure = explorer._draw(step=1.0, tile=0)
-    assert figure.axes[0].get_title() == f"step 1: {n_tiles(shape, patch, 1.0)} tiles"
-    assert explorer._draw(step=0.5, tile=1).axes[0].get_title() == f"step 0.5: {n_tiles(shape, patch, 0.5)} tiles"
+    assert figure.axes[0].get_title() == f"step 1: {n_tiles(shape, patch, 1.0)} tiles, seen from the front"
+    half = explorer._draw(step=0.5, tile=1)
+    assert half.axes[0].get_title() == f"step 0.5: {n_tiles(shape, patch, 0.5)} tiles, seen from the front"
+    assert half.axes[0].get_xlim() == (24.5, -0.5)  # the patient's right, where x ends, is on the left
     counts = explorer._draw(step=0.5, tile=0).axes[0].images[0].get_array()
     assert counts.shape == (30, 25)
     assert counts.min() >= 1

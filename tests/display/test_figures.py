@@ -86,6 +86,14 @@ def test_values_that_are_no_ct_have_a_colour_bar_with_their_name():
     assert (first.images[0].cmap.name, second.images[0].cmap.name) == ("magma", "gray")
 
 
+def test_a_colour_bar_of_counts_is_marked_at_whole_numbers():
+    for values, between in ((np.uint8([0, 1, 2, 2]), False), (np.array([0, 0.4, 1.1, 2.0]), True)):
+        volume = Volume.from_array(values.reshape(1, 2, 2), (3.0, 2.0, 2.0))
+        figure = panel_figure([Panel("", volume, "axial", 0, None, (0, 3), (), "heads")])
+        ticks = figure.axes[1].get_xticks()
+        assert (ticks % 1 > 0).any() == between
+
+
 def test_many_panels_stand_in_rows_as_wide_as_a_page():
     figure = panel_figure([Panel(str(k), ct(), "axial", 4, labels()) for k in range(5)], columns=3)
     assert figure.get_size_inches()[0] == pytest.approx(11)

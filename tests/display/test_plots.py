@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from flare_lib.display.plots import bars_figure, dots_figure, hu_figure, lines_figure
+from flare_lib.ct.labels import organ
+from flare_lib.display.plots import COLORS, bars_figure, dots_figure, hu_figure, lines_figure
 
 
 def test_lines_have_their_names_their_numbers_and_their_marks():
@@ -20,6 +21,18 @@ def test_lines_have_their_names_their_numbers_and_their_marks():
     assert [line.get_xdata()[0] for line in axes.lines[2:]] == [1.5, 2.5]
     assert [text.get_text() for text in axes.get_legend().texts] == ["a", "b", "seams"]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
+
+
+def test_a_line_named_after_an_organ_has_its_colour_and_a_white_one_is_grey():
+    named = ("liver", "right adrenal gland", "anything else")
+    lines = lines_figure({name: ([0, 1], [0, 1]) for name in named}, xlabel="", ylabel="").axes[0].lines
+    assert [line.get_color() for line in lines] == [organ("liver").color, "#bbbbbb", COLORS[2]]
+
+
+def test_x_grows_to_the_left_where_the_line_lies_below_a_slice():
+    axes = lines_figure({"a": ([2, 5], [0, 1])}, xlabel="x", ylabel="", leftwards=True).axes[0]
+    left, right = axes.get_xlim()
+    assert left > 5 > 2 > right
 
 
 def test_a_bar_that_was_not_measured_is_said_to_be_so():
@@ -57,6 +70,13 @@ def test_stacked_bars_follow_each_other():
     ).axes[0]
     assert [bar.get_x() for bar in axes.patches] == [0.0, 0.0, 1.0, 2.0]
     assert len(axes.texts) == 0
+
+
+def test_a_stack_that_ends_with_nothing_leaves_room_at_its_end():
+    axes = bars_figure({"encoder": {"0": 1.0, "1": 6.0}, "heads": {"0": 0.0, "1": 0.0}}, xlabel="", stacked=True).axes[
+        0
+    ]
+    assert axes.get_xlim() == (0.0, pytest.approx(6.0 * 1.12))
 
 
 def test_dots_stand_beside_their_mean():

@@ -9,8 +9,11 @@ from cases import ct, labels
 from PIL import Image
 
 from flare_lib.ct.labels import ORGANS
+from flare_lib.display.explorers import surface_figure
+from flare_lib.display.figures import present
 from flare_lib.display.surfaces import OrganSurfaces
 from flare_lib.display.volume_view import VolumeView, _organ_table
+from flare_lib.display.widgets import pixels
 
 
 def test_niivue_gets_both_volumes_and_the_organs_colours():
@@ -31,11 +34,12 @@ def test_without_ipyniivue_the_organs_can_be_turned(monkeypatch):
     assert list(view.children[0].sliders) == ["degrees"]
 
 
-def test_where_nothing_can_be_moved_the_organs_are_seen_from_the_front():
+def test_where_nothing_can_be_moved_the_organs_are_seen_from_the_front_above_their_legend():
     view = VolumeView(ct(), labels())
     shown = np.asarray(Image.open(io.BytesIO(view._repr_mimebundle_()["image/png"])))
     front = OrganSurfaces(labels(), ct().spacing_zyx_mm, pixel_mm=1.0).picture(20)
-    np.testing.assert_array_equal(shown, np.kron(front, np.ones((2, 2, 1), np.uint8)))
+    title = "the organs from the front, turned a little to the side"
+    np.testing.assert_array_equal(shown, pixels(surface_figure({title: front}, present([labels()]))))
 
 
 def test_labels_of_another_grid_are_refused():

@@ -1,5 +1,7 @@
 """Measurements: boxes of known size and grey value."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -95,6 +97,14 @@ def test_what_is_written_is_what_was_measured(patient, tmp_path):
         "liver,0.18,10.00,4.50,4.00,60.00,10.00,1,no",
         "spleen,0.03,5.00,12.00,10.40,110.00,0.00,2,yes",
     ]
+
+
+def test_a_mean_just_below_0_is_written_as_0(patient, tmp_path):
+    (liver, *_) = measure_organs(*patient)
+    near_0 = replace(liver, mean_hu=-0.004)
+    assert measurement_table([near_0]).splitlines()[1].split()[7] == "0"
+    write_measurements(tmp_path / "organs.csv", [near_0])
+    assert (tmp_path / "organs.csv").read_text(encoding="utf-8").splitlines()[1].split(",")[5] == "0.00"
 
 
 def test_an_empty_label_map_has_nothing_to_measure_and_a_wrong_one_is_refused(patient):
