@@ -37,7 +37,7 @@ class _Interruptible(typer.core.TyperGroup):
 
 
 def _help(command: Callable) -> str:
-    """Return what a command's docstring says, a line a paragraph: typer breaks the lines itself, where the screen ends."""
+    """Return what a command's docstring says, a line a paragraph: typer breaks lines itself, where the screen ends."""
     return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(command.__doc__ or "").split("\n\n"))
 
 

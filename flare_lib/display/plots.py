@@ -130,16 +130,22 @@ def bars_figure(
     return figure
 
 
-def dots_figure(series: Mapping[str, Sequence[float]], *, xlabel: str, title: str = "") -> Figure:
-    """Return a row of dots for each series, {name: values}, the first on top, with a bar at their mean."""
-    figure, axes = _axes(0.9 + 0.35 * len(series))
+def dots_figure(series: Mapping[str, Sequence[float]], *, xlabel: str) -> Figure:
+    """Return a row of dots for each arm of a study, {name: a value for each seed}, with a bar at their mean.
+
+    The first arm is on top. If all arms have as many seeds, thin lines join the dots of each: they show what that seed
+    says about the difference.
+    """
+    figure, axes = _axes(1.1 + 0.35 * len(series))
+    if len({len(values) for values in series.values()}) == 1:
+        axes.plot(list(series.values()), range(len(series)), "-", color="#bbbbbb", lw=1, zorder=0)
     for k, values in enumerate(series.values()):
         axes.plot(values, np.full(len(values), k), "o", color=COLORS[0], alpha=0.7)
         axes.plot(np.mean(values), k, "|", color=COLORS[1], ms=18, mew=3)
     axes.set_yticks(range(len(series)), list(series))
     axes.set_ylim(len(series) - 0.5, -0.5)
     axes.set_xlabel(xlabel)
-    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_title("a dot: one seed; the bar: their mean; a line: the same seed in every arm", fontsize=9, loc="left")
     return figure
 
 

@@ -85,6 +85,12 @@ def test_dots_stand_beside_their_mean():
     assert [float(line.get_xdata()[0]) for line in lines[1::2]] == pytest.approx([0.6, 0.3])
 
 
+def test_thin_lines_join_what_one_seed_says_of_each_arm():
+    axes = dots_figure({"a": [0.5, 0.7], "b": [0.6, 0.4], "c": [0.1, 0.3]}, xlabel="DSC").axes[0]
+    assert [line.get_xdata().tolist() for line in axes.lines[:2]] == [[0.5, 0.6, 0.1], [0.7, 0.4, 0.3]]
+    assert [line.get_ydata().tolist() for line in axes.lines[:2]] == [[0, 1, 2]] * 2
+
+
 def test_a_histogram_counts_every_voxel_within_its_range():
     ct = np.array([-1000] * 3 + [-100] * 5 + [40] * 2 + [2000]).reshape(11, 1, 1)
     axes = hu_figure(ct, window_hu=(-325, 325)).axes[0]
