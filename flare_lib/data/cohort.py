@@ -29,7 +29,7 @@ from flare_lib.machine.runner import run_in_order
 from flare_lib.synthetic.structures import ORGAN_STRUCTURES
 from flare_lib.synthetic.subjects import join_masks
 
-_FOLDERS = (("images", "labels"), ("imagesTr", "labelsTr"))
+FOLDERS = (("images", "labels"), ("imagesTr", "labelsTr"))  # of CTs and their labels; the first that is there counts
 SANE_SPACING_MM = (0.2, 10.0)
 # 50 to 65 without contrast, 100 to 150 with it, below 0 with much fat; outside, labels and CT are not one patient's.
 SANE_LIVER_HU = (-30.0, 200.0)
@@ -54,7 +54,7 @@ def find_cases(folder: str | Path) -> list[Case]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"a cohort must be a folder that exists, got {folder}")
-    for images, labels in _FOLDERS:
+    for images, labels in FOLDERS:
         if (folder / images).is_dir():
             cts, label_maps = find_cts(folder / images, channel="_0000"), find_images(folder / labels)
             break

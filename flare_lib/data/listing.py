@@ -7,8 +7,9 @@
     'CTS/*.nii.gz' what matches; ** for any number of folders
     anything else  one CT, as `ct.files.load_ct` reads it
 
-A folder with both DICOM files in it and NIfTI files in or below it is taken for what most of its bytes are: one CT in
-DICOM, or a folder of NIfTI files where somebody left a slice. What is passed over is told by name.
+Of a data set with labels, whatever lies beside the folders of its CTs and labels is passed over (`imagesTs`, which can
+be given by itself). A folder with DICOM files in it and NIfTI files in or below it is taken for what most of its bytes
+are: one CT in DICOM, or a folder of NIfTI files where somebody left a slice. What is passed over is told by name.
 Hidden files are passed over. A folder that can be reached in two ways, through a link, is entered once.
 """
 
@@ -24,7 +25,7 @@ from pathlib import Path, PureWindowsPath
 
 from flare_lib.ct.files import find_dicom, holds_dicom
 from flare_lib.ct.nifti_file import SUFFIXES
-from flare_lib.data.cohort import Case, ct_with_masks, find_cases
+from flare_lib.data.cohort import FOLDERS, Case, ct_with_masks, find_cases
 from flare_lib.machine.counted import some_of
 
 _ENDING = r"(_0000)?(\.nii|\.zip|\.dcm)?(\.gz)?$"  # of a CT's name: channel number and format, upper or lower case
@@ -89,14 +90,17 @@ def _is_one_ct(folder: Path, tell: Callable[[str], None]) -> bool:
     """Return whether the files of a folder are the slices of a CT, telling of what else lies there."""
     if not holds_dicom(folder):
         return False
-    niftis = sorted(path for path in folder.rglob("[!.]*") if path.name.lower().endswith(SUFFIXES))
-    if not niftis:
+    if not (niftis := _niftis_below(folder)):
         return True
     slices = find_dicom(folder)
     is_one = _n_bytes(slices) >= _n_bytes(niftis)
     taken, passed = ("the slices of one CT", niftis) if is_one else ("a folder of NIfTI files", slices)
     tell(f"{folder} is taken for {taken}; passed over: {some_of([str(path.relative_to(folder)) for path in passed])}")
     return is_one
+
+
+def _niftis_below(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("[!.]*") if path.name.lower().endswith(SUFFIXES))
 
 
 def _n_bytes(paths: list[Path]) -> int:
@@ -179,8 +183,11 @@ def _in_folder(folder: Path, tell: Callable[[str], None]) -> Iterator[Case]:
     Every folder is entered once, links to folders after all others: a new link changes no CT's name.
     """
     search = _Search(tell, {os.path.realpath(folder)})
-    if any((folder / name).is_dir() for name in ("images", "imagesTr")):
+    if layout := next((pair for pair in FOLDERS if (folder / pair[0]).is_dir()), None):
         yield from (case for case in find_cases(folder) if case.ct_path.exists())
+        beside = [path.relative_to(folder) for path in _niftis_below(folder)]
+        if passed := [str(path) for path in beside if path.parts[0] not in layout]:
+            tell(f"{folder} is taken for a data set, its CTs in {layout[0]}; passed over: {some_of(passed)}")
         return
     yield from _below(folder, "", search)
     while search.links:

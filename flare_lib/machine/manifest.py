@@ -7,6 +7,7 @@ line is one of ours is somebody else's, whatever its name, and is never written 
 Reference: https://jsonlines.org (pandas reads it with `read_json(path, lines=True)`)
 """
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -14,12 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from flare_lib.machine.atomic_write import atomic_write
 
 Entry = dict[str, Any]  # what JSON can hold; "name" is the item's
 IsOurs = Callable[[Entry], bool]
+# what NFS without its lock daemon and some file systems in user space answer
+_NO_LOCKS = {getattr(errno, name) for name in ("ENOLCK", "ENOTSUP", "EOPNOTSUPP") if hasattr(errno, name)}
 
 
 def _any_entry(entry: Entry) -> bool:
@@ -82,9 +85,8 @@ def open_manifest(path: str | os.PathLike, is_ours: IsOurs = _any_entry) -> Iter
     none of them is an entry. A killed run leaves nothing locked.
     """
     path = Path(path)
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
-        lock.acquire(timeout=0)
+        lock = _acquired(path)
     except Timeout as error:
         raise ValueError(f"{path.parent} must be free, got another run that is writing into it") from error
     try:
@@ -94,6 +96,22 @@ def open_manifest(path: str | os.PathLike, is_ours: IsOurs = _any_entry) -> Iter
         yield manifest
     finally:
         lock.release()
+
+
+def _acquired(path: Path) -> BaseFileLock:
+    """Return a lock that is held: the system's or, on a file system that has none, a file that is there meanwhile.
+
+    Raises Timeout if another process holds it.
+    """
+    lock: BaseFileLock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        lock = SoftFileLock(path.with_name(f".{path.name}.softlock"))
+        lock.acquire(timeout=0)
+    return lock
 
 
 def _is_somebody_elses(content: bytes) -> bool:

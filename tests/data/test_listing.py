@@ -211,3 +211,15 @@ def test_labels_among_the_slices_of_a_ct_are_passed_over_by_name(tmp_path):
     (case,) = list_cts([tmp_path], on_note=notes.append)
     assert (case.name, case.ct_path) == ("exam", tmp_path / "exam")
     assert notes == [f"{case.ct_path} is taken for the slices of one CT; passed over: masks/liver.nii.gz"]
+
+
+def test_what_lies_beside_the_folders_of_a_data_set_is_passed_over_by_name(tmp_path):
+    for name in ("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", "imagesTs/b_0000.nii.gz", "c.nii"):
+        touch(tmp_path / name)
+    notes = []
+    assert [case.name for case in list_cts([tmp_path], on_note=notes.append)] == ["a"]
+    assert notes == [
+        f"{tmp_path} is taken for a data set, its CTs in imagesTr; passed over: c.nii, imagesTs/b_0000.nii.gz"
+    ]
+    assert [case.name for case in list_cts([tmp_path / "imagesTs"], on_note=notes.append)] == ["b"]
+    assert len(notes) == 1

@@ -123,3 +123,19 @@ def test_a_line_without_what_it_must_have_is_a_broken_one(tmp_path):
     path = tmp_path / "manifest.jsonl"
     path.write_bytes(b'{"name": "a", "state": 1}\n{"name": "b"}\n')
     assert list(read_manifest(path, lambda entry: "state" in entry)) == ["a"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows locks files in its own way")
+@pytest.mark.parametrize("answer", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_has_one_run_at_a_time_as_well(tmp_path, monkeypatch, answer):
+    def refuse(*_):
+        raise OSError(answer, os.strerror(answer))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    path = tmp_path / "manifest.jsonl"
+    with open_manifest(path) as first:
+        first.add({"name": "a"})
+        with pytest.raises(ValueError, match="must be free, got another run"), open_manifest(path):
+            pass
+    with open_manifest(path) as second:
+        assert list(second.entries) == ["a"]
