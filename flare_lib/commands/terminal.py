@@ -1,5 +1,6 @@
 """What a command writes to stderr beside its results: errors, in one line each, and progress."""
 
+import codecs
 import io
 import sys
 from contextlib import ExitStack
@@ -28,9 +29,18 @@ def write_any_text() -> None:
 
     A file's name may hold anything, and on Windows, or where somebody has asked for it, the encoding is a narrow one.
     """
+    codecs.register_error("flare", _escaped)
     for stream in (sys.stdout, sys.stderr):
-        if getattr(stream, "errors", None) == "strict" and isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="flare" if stream.errors == "surrogateescape" else "backslashreplace")
+
+
+def _escaped(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Write bytes of a file's name that are no text as they are, as in the locale C, and escape whatever else."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
 
 
 class Bars:

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import os
 import sys
 
 import pytest
@@ -84,3 +85,12 @@ def test_what_an_encoding_lacks_is_written_as_an_escape(monkeypatch):
     write_any_text()
     print("Bäuche/日本.nii.gz", end="", flush=True)
     assert written.getvalue() == b"B\xe4uche/\\u65e5\\u672c.nii.gz"
+
+
+def test_the_locale_c_gets_a_names_bytes_as_they_are_and_anything_else_as_an_escape(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", errors="surrogateescape"))
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    write_any_text()
+    print(os.fsdecode(b"\xff.nii.gz"), "1 ± 2 …", end="", flush=True)
+    assert written.getvalue() == b"\xff.nii.gz 1 \\xb1 2 \\u2026"
