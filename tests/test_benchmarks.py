@@ -3,7 +3,8 @@
 import json
 import os
 
-import mutants  # of benchmarks/, as postprocess, slice_interpolation and weights
+import first_picture  # of benchmarks/, as mutants, postprocess, slice_interpolation and weights
+import mutants
 import numpy as np
 import postprocess
 import pytest
@@ -11,6 +12,7 @@ import slice_interpolation as benchmark
 import torch
 import weights
 
+from flare_lib.ct.volume import Volume
 from flare_lib.inference.postprocess import keep_largest_components
 
 SHAPE = (18, 22, 26)
@@ -180,3 +182,19 @@ def test_a_score_knows_organs_that_are_absent_and_a_duodenum_drawn_as_stomach():
 
 def test_the_mean_of_an_organ_is_over_the_cases_that_hold_it():
     assert weights.means([[0.5, None, None], [1.0, 0.2, None]]) == [0.75, 0.2, None]
+
+
+def test_the_first_picture_shows_a_slice_both_sides_and_the_legend():
+    labels = np.zeros((6, 30, 40), np.uint8)
+    labels[1:5, 5:25, 20:35], labels[2:5, 8:20, 4:12] = 1, 3
+    ct = Volume.from_array(np.where(labels > 0, 50, -100).astype(np.int16), (5.0, 2.0, 3.0))
+    figure = first_picture.first_picture(ct, labels)
+    assert [axes.get_title() for axes in figure.axes] == ["one slice", "from the front", "from behind"]
+    front, behind = (np.asarray(axes.images[0].get_array()) for axes in figure.axes[1:])
+    assert front[0, 0].tolist() == [17, 17, 17]  # the page's own black
+    left, right = np.array_split(np.arange(front.shape[1]), 2)
+    brown = [
+        picture[:, half, 0].max() > picture[:, half, 1].max() for picture in (front, behind) for half in (left, right)
+    ]
+    assert brown == [True, False, False, True]  # the liver is on the patient's right
+    assert [text.get_text() for text in figure.legends[0].texts] == ["Liv  liver", "Spl  spleen"]
