@@ -9,7 +9,6 @@ kernels that are given parameters.)
 import atexit
 import builtins
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -21,15 +20,12 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
+from small_sample import use_small_sample, write_small_sample
 from traitlets.config import Config
 
 from flare_lib.course.editions import make_edition
 from flare_lib.course.execution import find_notebooks, share_parameters
-from flare_lib.ct.files import save_ct, save_label_map
-from flare_lib.ct.volume import Volume
-from flare_lib.data.sources import SourceUnavailable
-from flare_lib.inference.stages import load_stages
-from flare_lib.synthetic.phantom import phantom_case
+from flare_lib.ct.files import save_label_map
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 # another value for most parameters, lists for tuples as papermill writes them; where a notebook trains, fewer steps
@@ -69,15 +65,10 @@ class Shell(InteractiveShell):
 def small(tmp_path_factory):
     """A cache folder with the phantom that stands in for the sample, and predictions and references of one case."""
     folder = tmp_path_factory.mktemp("cache")
-    ct, labels = (
-        Volume.from_array(volume.array_zyx, (5.0, 4.0, 4.4))  # as wide as notebook 06 wants it, for its two tiles
-        for volume in phantom_case(0, shape_zyx=(50, 85, 110), spacing_zyx_mm=(5.0, 4.0, 4.0))
-    )
-    save_ct(folder / "phantom_ct.nii.gz", ct)
-    for path in ("phantom_13_organs.nii.gz", "references/a.nii.gz", "predictions/a.nii.gz"):
-        (folder / path).parent.mkdir(exist_ok=True)
-        aside = 2 if path.startswith("predictions") else 0
-        save_label_map(folder / path, np.roll(labels.array_zyx, aside, axis=2), ct)
+    ct, labels = write_small_sample(folder)
+    for place, aside in (("references", 0), ("predictions", 2)):
+        (folder / place).mkdir()
+        save_label_map(folder / place / "a.nii.gz", np.roll(labels.array_zyx, aside, axis=2), ct)
     (folder / "labels").mkdir()
     return folder
 
@@ -85,22 +76,7 @@ def small(tmp_path_factory):
 @pytest.fixture
 def shell(small, tmp_path, monkeypatch):
     """A shell in the notebooks' folder, offline; what a notebook changes in this process is as it was afterwards."""
-
-    def offline(cache):
-        raise SourceUnavailable("there is no network here")
-
-    def quick_stages(*folder, **settings):
-        stages = load_stages(*folder, **settings)
-        for stage in stages:  # an eighth of the voxels
-            mm = stage.preprocessing.spacing_zyx_mm
-            stage.preprocessing = replace(stage.preprocessing, spacing_zyx_mm=tuple(2 * spacing for spacing in mm))
-            stage.patch_size = (32, 32, 48)
-        return stages
-
-    monkeypatch.setattr("flare_lib.data.sources.fetch_sample", offline)
-    monkeypatch.setattr("flare_lib.load_stages", quick_stages)  # first: it is then loaded, and comes back afterwards
-    monkeypatch.setattr("flare_lib.inference.stages.load_stages", quick_stages)
-    monkeypatch.setattr("flare_lib.synthetic.phantom._DRAWING_MM", 5.0)  # not 2.5: drawing takes longest
+    use_small_sample(monkeypatch)
     monkeypatch.setenv("FLARE_LIB_CACHE", str(small))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.delenv("VIRTUAL_ENV", raising=False)  # the shell would put it on the path

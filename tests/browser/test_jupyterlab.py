@@ -1,7 +1,7 @@
 """JupyterLab in a real browser: notebooks run from the menu, sliders move by keyboard, pictures change.
 
-Needs Chromium (Debian: apt install chromium); skipped without it. Screenshots go to out/browser.
-One notebook has smaller parameters than its own, for speed.
+Needs Chromium (Debian: apt install chromium); skipped without it. Screenshots go to out/browser. The sample is a small
+phantom, and one notebook has smaller parameters than its own, for speed.
 """
 
 import json
@@ -23,6 +23,7 @@ from papermill.iorw import load_notebook_node, write_ipynb
 from papermill.parameterize import parameterize_notebook
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
+from small_sample import write_small_sample
 
 ROOT = Path(__file__).parents[2]
 SHOTS = ROOT / "out" / "browser"
@@ -34,6 +35,13 @@ NOTEBOOKS = {
     "07_slice_interpolation": {"scale": 2, "whole_body_zyx": [60, 50, 40]},
     "10_your_own_ct": {},
 }
+AT_START = f"""
+import sys
+sys.path.append({str(ROOT / "tests")!r})
+from pytest import MonkeyPatch
+from small_sample import use_small_sample
+use_small_sample(MonkeyPatch())
+"""
 # without a graphics card; a page that is drawn through it costs far more than one without
 WEBGL = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 FLAT = ["--disable-gpu"]
@@ -56,13 +64,24 @@ def answers(address: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    """The address of a JupyterLab on copies of the notebooks, all cells drawn at once, no news asked for."""
+def home(tmp_path_factory):
+    """A folder with copies of the notebooks, the phantom that stands in for the sample, and what kernels run first."""
     home = tmp_path_factory.mktemp("lab")
     (home / "notebooks").mkdir()
     for name, parameters in NOTEBOOKS.items():
         notebook = load_notebook_node(str(ROOT / "notebooks" / f"{name}.ipynb"))
         write_ipynb(parameterize_notebook(notebook, parameters), str(home / "notebooks" / f"{name}.ipynb"))
+    (home / "cache").mkdir()
+    write_small_sample(home / "cache")
+    startup = home / "ipython" / "profile_default" / "startup" / "sample.py"
+    startup.parent.mkdir(parents=True)
+    startup.write_text(AT_START, encoding="utf-8")
+    return home
+
+
+@pytest.fixture(scope="module")
+def lab(home):
+    """The address of a JupyterLab on the notebooks, all cells drawn at once, no news asked for."""
     settings = home / "settings" / "@jupyterlab"
     for name, values in (
         ("notebook-extension/tracker", {"windowingMode": "none"}),
@@ -82,6 +101,8 @@ def lab(tmp_path_factory):
     environment = os.environ | {
         "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
         "JUPYTER_RUNTIME_DIR": str(home / "run"),
+        "IPYTHONDIR": str(home / "ipython"),
+        "FLARE_LIB_CACHE": str(home / "cache"),
     }
     log = (home / "log").open("w")
     server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=home)
