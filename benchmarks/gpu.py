@@ -9,17 +9,20 @@ In this order, so that the most wanted comes first; what does not fit into the m
 * case: a phantom from CT to labels, by the packaged nets, and with the paper's net (random weights) as the fine one
 * patch: one patch through the paper's net in float32, in the card's short format, channels last, compiled
 * step: one training step of the paper's recipe, on noise
+* transfer: an image to the card, as a whole and tile by tile, and labels from it, in ordinary and in page-locked memory
+  (whose making is not counted): the most that page-locked transfers could save
 
-Each is followed by the same on the CPU of the same machine. Seconds are medians; on a card they include waiting for it.
-Peak memory is what a run takes beside what was there before: on a card as torch counts it, on a CPU the resident set.
-Equality: voxels that differ from the CPU's labels, and mean Dice with them. Everything goes into one file,
-`benchmarks/results/gpu.json`, and, as a table, to the terminal.
+Each but the last is followed by the same on the CPU of the same machine. Seconds are medians; on a card they include
+waiting for it. Peak memory is what a run takes beside what was there before: on a card as torch counts it, on a CPU the
+resident set. Equality: voxels that differ from the CPU's labels, and mean Dice with them. Everything goes into one
+file, `benchmarks/results/gpu.json`, and, as a table, to the terminal.
 """
 
 import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,6 +41,7 @@ from flare_lib.evaluation.gpu_record import HEADER, gpu_row
 from flare_lib.evaluation.metrics import dice_scores
 from flare_lib.inference.coarse_to_fine import segment
 from flare_lib.inference.slice_interpolation import DENSE_ABOVE, resize_argmax
+from flare_lib.inference.sliding_window import tile_starts
 from flare_lib.inference.stages import NetStage, load_stages
 from flare_lib.machine.precision import FLOAT32, Precision, choose_precision
 from flare_lib.network.unet import UNet
@@ -257,7 +261,37 @@ def step(card: torch.device, sizes: Sizes) -> Iterator[Row]:
         yield row | measured(run, device, sizes.repeats if device is card else 1)
 
 
-SECTIONS: tuple[Callable[[torch.device, Sizes], Iterator[Row]], ...] = (resize, case, patch, step)
+def transfer(card: torch.device, sizes: Sizes) -> Iterator[Row]:
+    """An image to the card, and labels back, with and without page-locked memory."""
+    image = torch.randn((1, *(2 * n for n in sizes.patch)), generator=torch.Generator().manual_seed(0))
+    starts = [*product(*(tile_starts(2 * n, n, 0.5) for n in sizes.patch))]
+    labels = torch.zeros(sizes.shapes[-1], dtype=torch.uint8, device=card)
+    for memory in ("ordinary", "page-locked"):
+        locked = memory == "page-locked" and card.type == "cuda"
+        whole, tile, back = image, image.new_empty(1, *sizes.patch), torch.empty(labels.shape, dtype=torch.uint8)
+        if locked:
+            whole, tile, back = (tensor.pin_memory() for tensor in (whole, tile, back))
+
+        def at_once(whole: torch.Tensor = whole, locked: bool = locked) -> None:
+            whole.to(card, non_blocking=locked)
+
+        def by_tiles(tile: torch.Tensor = tile, locked: bool = locked) -> None:
+            for start in starts:
+                box = (slice(first, first + n) for first, n in zip(start, sizes.patch, strict=True))
+                tile.copy_(image[(slice(None), *box)])
+                tile.to(card, non_blocking=locked)
+                wait_for(card)  # the same page-locked memory is written again
+
+        def home(back: torch.Tensor = back, locked: bool = locked) -> None:
+            back.copy_(labels, non_blocking=locked)
+
+        for what, run in {"image": at_once, "image, tile by tile": by_tiles, "labels back": home}.items():
+            shape = labels.shape if run is home else image.shape[1:]
+            row = {"section": "transfer", "what": f"{what}, {memory}", "shape": list(shape), "device": str(card)}
+            yield row | measured(run, card, sizes.repeats)
+
+
+SECTIONS: tuple[Callable[[torch.device, Sizes], Iterator[Row]], ...] = (resize, case, patch, step, transfer)
 
 # results --------------------------------------------------------------------------------------------------------------
 

@@ -3,8 +3,10 @@
     python benchmarks/kernels.py             # the packaged nets
     python benchmarks/kernels.py --paper     # and the paper's net, with random weights
 
-Kernels (`network.kernels`) take turns in one process, so that their ratio holds on a machine that is not quiet; pages
-(`machine.huge_pages`) are chosen when a process starts. A patch is noise: the time does not depend on what is in it.
+Each patch is computed with the kernels that torch chooses, with ours (`network.kernels`), and with ours in place
+(`network.in_place`), as `flare segment` does. They take turns in one process, so that their ratio holds on a machine
+that is not quiet; pages (`machine.huge_pages`) are chosen when a process starts. A patch is noise: the time does not
+depend on what is in it.
 Results go to `benchmarks/results/kernels.json`.
 """
 
@@ -20,6 +22,7 @@ from measure import in_a_process, machine, store
 
 from flare_lib.machine.huge_pages import REQUEST
 from flare_lib.machine.precision import FLOAT32
+from flare_lib.network.in_place import finest_in_place
 from flare_lib.network.kernels import inferring
 from flare_lib.network.unet import UNet
 from flare_lib.network.weights import load_trained, packaged_weights
@@ -39,7 +42,7 @@ def nets(paper: bool) -> Iterator[tuple[str, UNet, tuple[int, ...]]]:
 
 
 def measure(net: UNet, patch_size: tuple[int, ...], rounds: int) -> dict:
-    """Return the medians of CPU and wall seconds a patch of both ways, and how far their logits are apart."""
+    """Return the medians of CPU and wall seconds a patch of each way, and how far the outer two's logits are apart."""
     patch = torch.randn(1, 1, *patch_size, generator=torch.Generator().manual_seed(0))
 
     def plain() -> torch.Tensor:
@@ -50,7 +53,11 @@ def measure(net: UNet, patch_size: tuple[int, ...], rounds: int) -> dict:
         with inferring(torch.device("cpu"), FLOAT32):
             return net.finest(patch)
 
-    ways: dict[str, Callable[[], torch.Tensor]] = {"torch_chooses": plain, "chosen": chosen}
+    def in_place() -> torch.Tensor:
+        with inferring(torch.device("cpu"), FLOAT32):
+            return finest_in_place(net, patch)
+
+    ways: dict[str, Callable[[], torch.Tensor]] = {"torch_chooses": plain, "chosen": chosen, "in_place": in_place}
     cpu, wall, logits = ({way: [] for way in ways} for _ in range(3))
     for _ in range(rounds + 1):  # the first is a warm-up
         for way, run in ways.items():
@@ -63,8 +70,8 @@ def measure(net: UNet, patch_size: tuple[int, ...], rounds: int) -> dict:
         for kind, seconds in (("cpu", cpu), ("wall", wall))
         for way in ways
     }
-    apart = float((logits["chosen"] - logits["torch_chooses"]).abs().max())
-    ratio = statistics.median(cpu["torch_chooses"][1:]) / statistics.median(cpu["chosen"][1:])
+    apart = float((logits["in_place"] - logits["torch_chooses"]).abs().max())
+    ratio = statistics.median(cpu["torch_chooses"][1:]) / statistics.median(cpu["in_place"][1:])
     return medians | {"cpu_ratio": round(ratio, 2), "logits_apart": float(f"{apart:.1e}"), "rounds": rounds}
 
 

@@ -16,7 +16,7 @@ def test_every_line_runs_on_the_cpu_and_agrees_with_it(tmp_path, capsys):
     stored = json.loads((tmp_path / "gpu.json").read_text())
     assert (stored["card"], stored["left_out_or_unfinished"]) == ("none: a dry run", [])
     rows = stored["rows"]
-    assert list(dict.fromkeys(row["section"] for row in rows)) == ["resize", "case", "patch", "step"]
+    assert list(dict.fromkeys(row["section"] for row in rows)) == ["resize", "case", "patch", "step", "transfer"]
     assert all(row["seconds"] > 0 for row in rows)
     exact = [row for row in rows if "voxels_that_differ" in row and row["what"].startswith(("torch, whole", "ours"))]
     assert [row["voxels_that_differ"] for row in exact] == [0] * 4
@@ -29,7 +29,7 @@ def test_every_line_runs_on_the_cpu_and_agrees_with_it(tmp_path, capsys):
 @pytest.mark.usefixtures("quick_phantoms")
 def test_when_the_time_is_up_what_is_missing_is_listed(tmp_path):
     done = gpu.run_all(gpu.CPU, gpu.DRY, minutes=0.0)
-    assert done["left_out_or_unfinished"] == ["resize", "case", "patch", "step"]
+    assert done["left_out_or_unfinished"] == ["resize", "case", "patch", "step", "transfer"]
     assert len(done["rows"]) == 1
 
 

@@ -162,6 +162,7 @@ class Run:
             tile_step=tile_step,
             weights=weights,
             pad_value=float(image.min()) if pad_value is None else pad_value,
+            device=getattr(stage, "device", None),
             progress=of_stage(self.progress, name),
         )
 

@@ -113,7 +113,7 @@ class NnunetStage:
             logits = self.folds[0](patch).float()
             for predict in self.folds[1:]:
                 logits += predict(patch)
-        return logits / len(self.folds)
+            return logits.div_(len(self.folds))
 
 
 def _probabilities(predict: Predict, patch: torch.Tensor) -> torch.Tensor:

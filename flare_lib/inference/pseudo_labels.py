@@ -14,15 +14,14 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 
 from flare_lib.ct.labels import IGNORED
 from flare_lib.ct.preprocess import find_foreground
 from flare_lib.ct.roi import crop_volume
-from flare_lib.ct.volume import Volume
+from flare_lib.ct.volume import Volume, triple
 from flare_lib.inference.coarse_to_fine import Run, Segmentation
 from flare_lib.inference.postprocess import MIN_SHARE, postprocess
-from flare_lib.inference.slice_interpolation import resize_argmax
+from flare_lib.inference.slice_interpolation import resize_argmax, resized_slices
 from flare_lib.inference.stages import Stage
 from flare_lib.machine.progress import StageProgress
 
@@ -68,17 +67,21 @@ def pseudo_labels(
 
 
 def _mean_probabilities(run: Run, body: Volume, stages: Sequence[Stage], tile_step: float) -> torch.Tensor:
-    """Return the mean of all stages' probabilities and room for one more channel, float32 (K + 1, Z, Y, X)."""
-    sums = torch.empty(0)
+    """Return the mean of all stages' probabilities and room for one more channel, float32 (K + 1, Z, Y, X).
+
+    Each view is added slice by slice as its slabs come: beside the sums, none exists as a whole.
+    """
+    sums, grid = torch.empty(0), (0, 0, 0)
     for k, stage in enumerate(stages, start=1):
         image = stage.prepare(body)
+        shape = triple(image.shape[1:])
+        grid = grid if sums.numel() else shape
         slabs = run.slide(image, stage, tile_step, f"view {k}", weights="gaussian")
-        probabilities = torch.cat([slab.scores for slab in slabs], dim=1)
-        if not sums.numel():
-            sums = probabilities.new_zeros((len(probabilities) + 1, *image.shape[1:]))
-        if len(probabilities) != len(sums) - 1:
-            raise ValueError(f"all stages must have {len(sums) - 1} classes, got {len(probabilities)}")
-        for total, of_class in zip(sums, probabilities, strict=False):  # one by one: all would be another whole copy
-            total += F.interpolate(of_class[None, None], sums.shape[1:], mode="trilinear")[0, 0]
+        for z, probabilities in resized_slices(slabs, shape, grid):
+            if not sums.numel():
+                sums = probabilities.new_zeros((len(probabilities) + 1, *grid))
+            if len(probabilities) != len(sums) - 1:
+                raise ValueError(f"all stages must have {len(sums) - 1} classes, got {len(probabilities)}")
+            sums[:-1, z] += probabilities
         run.lap(f"view {k}")
     return sums.div_(len(stages))

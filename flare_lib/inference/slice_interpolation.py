@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from flare_lib.ct.linear_taps import linear_taps
 from flare_lib.inference.slice_kernels import paint_with_numba
@@ -88,6 +89,27 @@ def resize_argmax(
             raise ValueError(f"scores must be finite, got NaN or infinity in slices {start_z} to {stop_z - 1}")
         del window  # before the stream makes the next one
     return labels
+
+
+def resized_slices(
+    slabs: Iterable[Slab], in_shape_zyx: Sequence[int], shape_zyx: Sequence[int]
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield (z, scores (K, Y, X)) for every slice of another grid, in order, from a stream of slabs that cover z.
+
+    Both grids have the same extent. Interpolated trilinearly, first along z, so that only a slab and a slice exist at a
+    time. Raises ValueError if a shape is empty or the slabs do not cover `in_shape_zyx` in order.
+    """
+    in_shape_zyx, shape_zyx = _checked_shape("in_shape_zyx", in_shape_zyx), _checked_shape("shape_zyx", shape_zyx)
+    z_taps = linear_taps(in_shape_zyx[0], shape_zyx[0])
+    for start_z, window in _windows(slabs, in_shape_zyx):
+        stop_z = start_z + window.shape[1]
+        first, stop = z_taps.readers(start_z, stop_z, to_the_end=stop_z == in_shape_zyx[0])
+        taps = z_taps.part(first, stop, start_z)
+        weights = zip(taps.lower_weight.tolist(), taps.upper_weight.tolist(), strict=True)
+        for z, lower, upper, (a, b) in zip(range(first, stop), taps.lower, taps.upper, weights, strict=True):
+            scores = a * window[:, lower] + b * window[:, upper]
+            yield z, F.interpolate(scores[None], shape_zyx[1:], mode="bilinear")[0]
+        del window  # before the stream makes the next one
 
 
 def _engine(method: str, device: torch.device) -> Callable[..., bool]:

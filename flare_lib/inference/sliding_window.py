@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 
 from flare_lib.ct.volume import Shape, triple
+from flare_lib.machine.device import memory_errors_of
 from flare_lib.machine.progress import Progress
 
 PredictPatch = Callable[[torch.Tensor], torch.Tensor]
@@ -103,14 +104,15 @@ def sliding_window(
 
     `image`: (C, Z, Y, X) or (Z, Y, X); it is never changed. An axis shorter than the patch is padded on both sides with
     `pad_value`, and the padding is cut off again. `predict_patch` gets a copy of one patch, (1, C, z, y, x) with
-    (z, y, x) = `patch_size`, on `device` (None: where the image is), and returns scores (1, K, z, y, x), for any K that
-    stays the same. They are averaged with `tile_weights(patch_size, weights)` on the device they arrive on, which is
-    also where the slabs are. `tile_step` is a fraction of the patch. `progress(tiles done, tiles in total)` is called
-    after every tile.
+    (z, y, x) = `patch_size`, on `device` (None: where the image is), to which the image is moved once. It returns
+    scores (1, K, z, y, x), for any K that stays the same. They are averaged with `tile_weights(patch_size, weights)` on
+    the device they arrive on, which is also where the slabs are. `tile_step` is a fraction of the patch.
+    `progress(tiles done, tiles in total)` is called after every tile.
 
     Held in memory: the scores of patch_size[0] slices, and the slab being handed out, of at most `SLAB_SLICES`.
-    Raises ValueError at once for an image, patch, step or weights that do not fit, and while iterating for scores of
-    the wrong shape. Source: paper 2 (Fig. 1) and 4.6.
+    Raises ValueError at once for an image, patch, step or weights that do not fit, and while iterating ValueError for
+    scores of the wrong shape and MemoryError for a device that has no room for the image. Source: paper 2 (Fig. 1) and
+    4.6.
     """
     if image.ndim not in (3, 4):
         raise ValueError(f"image must be (C, Z, Y, X) or (Z, Y, X), got shape {tuple(image.shape)}")
@@ -136,6 +138,8 @@ def _slabs(
     patch_size = tuple(len(w) for w in axis_weights)
     shape_zyx = tuple(image.shape[1:])
     image, first_zyx = _pad_to(image, patch_size, pad_value)
+    with memory_errors_of(torch.device(device)):
+        image = image.to(device)  # as a whole: tiles overlap, and one by one they would keep a card waiting
     inside_y, inside_x = (slice(f, f + size) for f, size in zip(first_zyx[1:], shape_zyx[1:], strict=True))
     # The tiles form a grid and their weights are a product over the axes, so the sum of all weights at a voxel is the
     # product of three sums along the axes and need not be accumulated in a volume of its own.
@@ -149,13 +153,14 @@ def _slabs(
         for start_y, start_x in product(*starts[1:]):
             tile_y, tile_x = slice(start_y, start_y + patch_size[1]), slice(start_x, start_x + patch_size[2])
             patch = image[None, :, start_z : start_z + patch_size[0], tile_y, tile_x]
-            scores = predict_patch(patch.to(device, copy=True)).detach()
+            scores = predict_patch(patch.clone(memory_format=torch.contiguous_format)).detach()
             _check_scores(scores, patch_size, sums.shape[0] or None)
             if not sums.numel():
                 shape = (scores.shape[1], patch_size[0], *image.shape[2:])
                 sums = torch.zeros(shape, dtype=torch.float32, device=scores.device)
                 weight_zyx = weight_zyx.to(scores.device)
             sums[:, :, tile_y, tile_x].addcmul_(scores[0].to(sums), weight_zyx)
+            del scores  # before the next tile's are made
             done += 1
             progress(done, total)
 

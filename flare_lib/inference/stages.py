@@ -5,6 +5,7 @@
 
 import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,6 +18,7 @@ from flare_lib.ct.volume import Shape, Triple, Volume, extent_mm, triple
 from flare_lib.machine.device import choose_device, memory_errors_of
 from flare_lib.machine.precision import Precision, choose_precision
 from flare_lib.network.engines import check_engine, compile_net
+from flare_lib.network.in_place import finest_in_place
 from flare_lib.network.kernels import inferring
 from flare_lib.network.weights import TrainedNet, load_trained, packaged_weights
 
@@ -24,8 +26,9 @@ from flare_lib.network.weights import TrainedNet, load_trained, packaged_weights
 class PatchPredictor(Protocol):
     """What can slide over an image: it gives scores for one patch of `patch_size` (z, y, x).
 
-    If it also has a `precision`, as `NetStage` does, the result reports it; if it has a `patch_mm`, the extent of a
-    patch (z, y, x) in mm, a region is never smaller where the CT has more to show.
+    If it also has a `precision`, as `NetStage` does, the result reports it; if it has a `device`, it is given patches
+    there; if it has a `patch_mm`, the extent of a patch (z, y, x) in mm, a region is never smaller where the CT has
+    more to show.
     """
 
     patch_size: Shape
@@ -73,7 +76,9 @@ class NetStage:
         self.precision = choose_precision(precision, device=self.device)
         check_engine(engine, self.device)
         compiled = engine == "openvino"
-        self._finest = compile_net(self.net, self.patch_size, self.precision) if compiled else self.net.finest
+        self._finest = (
+            compile_net(self.net, self.patch_size, self.precision) if compiled else partial(finest_in_place, self.net)
+        )
 
     @property
     def patch_mm(self) -> Triple:

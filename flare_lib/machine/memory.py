@@ -1,7 +1,8 @@
-"""Memory: the most that a piece of work holds, and how much this process may still take."""
+"""Memory: the most that a piece of work holds, how much this process may still take, and how it gives some back."""
 
+import ctypes
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psutil
@@ -47,3 +48,23 @@ def watch_memory() -> Iterator[MemoryWatch]:
 def free_memory_mib() -> float:
     """Return how many MiB this process and its children may still take: what the machine or their group has left."""
     return min(psutil.virtual_memory().available, control_groups.free_memory_bytes()) / _MIB
+
+
+def give_back_freed() -> None:
+    """Give the system what this process has freed but its allocator keeps for later: glibc's keeps pieces up to 32 MiB.
+
+    Takes milliseconds, and whatever is needed next has to be had anew. Does nothing with another allocator.
+    Reference: malloc_trim(3)
+    """
+    if _trim is not None:
+        _trim(0)
+
+
+def _malloc_trim() -> Callable[[int], int] | None:
+    try:
+        return ctypes.CDLL("libc.so.6").malloc_trim
+    except (OSError, AttributeError):  # macOS, Windows, musl
+        return None
+
+
+_trim = _malloc_trim()

@@ -6,7 +6,7 @@ Field in Deep Convolutional Neural Networks, NeurIPS 2016.
 
 import copy
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from flare_lib.network.unet import UNet
+
+Answer = Callable[[UNet, torch.Tensor], torch.Tensor]
 
 PARTS = ("encoder", "ups", "decoder", "heads")
 
@@ -44,20 +46,21 @@ def count_operations(net: UNet, size_zyx: Sequence[int]) -> dict[str, list[int]]
     return {part: [of(f"{part}.{s}") for s in range(len(getattr(net, part)))] for part in PARTS}
 
 
-def peak_bytes(net: UNet, size_zyx: Sequence[int]) -> int:
+def peak_bytes(net: UNet, size_zyx: Sequence[int], answer: Answer = UNet.finest) -> int:
     """Return the most bytes that the finest head's answer to one patch holds at once, in float32, the weights included.
 
-    The tensors that exist together are counted, without computing anything (torch's meta device). The working memory
-    that a library of convolutions takes besides is not. Raises ValueError for a size the net refuses.
+    `answer`: how it is computed (see also `in_place.finest_in_place`). The tensors that exist together are counted,
+    without computing anything (torch's meta device). The working memory that a library of convolutions takes besides
+    is not. Raises ValueError for a size the net refuses.
     """
     shapes_only = copy.deepcopy(net).to("meta").eval()
     image = torch.empty(1, net.architecture["in_channels"], *size_zyx, device="meta")
-    with torch.inference_mode(), _LiveBytes() as counted:
-        shapes_only.finest(image)
+    with torch.inference_mode(), LiveBytes() as counted:
+        answer(shapes_only, image)
     return counted.peak + 4 * (net.n_parameters + image.numel())
 
 
-class _LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):
     """Counts the bytes of the tensors that operations make, from when they appear until nothing refers to them."""
 
     def __init__(self) -> None:

@@ -10,6 +10,7 @@ which gives the same numbers in less memory.
 References: PyTorch, aten/src/ATen/native/Convolution.cpp (`use_mkldnn`); Wu and He, Group Normalization, ECCV 2018
 """
 
+import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -22,7 +23,12 @@ from torch.overrides import TorchFunctionMode
 from flare_lib.machine.device import has_x86_onednn
 from flare_lib.machine.precision import Precision
 
-PIECE_BYTES = 16 * 2**20  # of the input: oneDNN computes on copies in its own order, which are as large
+PIECE_BYTES = 16 * 2**20  # read or written: oneDNN computes on copies in its own order, which are as large
+
+
+def slices_at_a_time(slice_bytes: int) -> int:
+    """Return how many slices, or channels, of so many bytes are computed together: at least 1."""
+    return max(1, int(PIECE_BYTES / slice_bytes))
 
 
 @contextmanager
@@ -66,7 +72,8 @@ def _conv3d(
     if not input.numel() or min(starts) < 1 or not _all_float32(input, weight, bias):
         return None
     n_out, *in_slice = ((n - 1) // step + 1 for n, step in zip(starts, stride, strict=True))
-    n_slices = max(1, int(PIECE_BYTES / input.nbytes * n_out))
+    read, written = stride[0] * input.nbytes // input.shape[2], 4 * len(input) * len(weight) * math.prod(in_slice)
+    n_slices = slices_at_a_time(max(read, written))
     if n_slices >= n_out or padding[0] > reach[0]:  # it is one piece, or there are windows that see no slice at all
         return torch.mkldnn_convolution(input, weight, bias, padding, stride, dilation, groups)
     answer = input.new_empty((len(input), len(weight), n_out, *in_slice))

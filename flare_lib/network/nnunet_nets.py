@@ -9,6 +9,7 @@ Reference: dynamic-network-architectures 0.3 and 0.4, `architectures.unet`.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 from flare_lib.machine.extras import extra
+from flare_lib.network.in_place import finest_in_place
 from flare_lib.network.nnunet import load_nnunet, state_dict_of
 from flare_lib.network.nnunet_plans import PLAIN, Plans
 from flare_lib.network.unet import UNet
@@ -50,7 +52,7 @@ def build_nnunet(plans: Plans, weights: Mapping[str, Any], *, source: str) -> tu
         if (n := net.architecture["n_classes"]) != plans.n_classes:
             raise ValueError(f"{source} must predict the {plans.n_classes} planned labels, got {n}")
         _check_planned(net, plans, source)
-        return net, net.finest
+        return net, partial(finest_in_place, net)
     arguments = _arguments(plans)
     with extra("nnunet"):
         from dynamic_network_architectures.architectures import unet

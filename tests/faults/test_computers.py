@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from flare_lib.cli import run
+from flare_lib.inference import stages
 from flare_lib.network.unet import UNet
 from flare_lib.network.weights import save_trained
 
@@ -65,7 +66,7 @@ def test_a_device_that_is_not_there_is_refused_before_any_work(segmented):
 
 @pytest.mark.parametrize("full_for", [1, 99])
 def test_a_full_device_ends_that_case_alone_in_one_line(segmented, monkeypatch, full_for):
-    finest, patches = UNet.finest, []
+    finest, patches = stages.finest_in_place, []
 
     def full_at_first(net, patch):
         patches.append(patch)
@@ -73,7 +74,7 @@ def test_a_full_device_ends_that_case_alone_in_one_line(segmented, monkeypatch, 
             raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
         return finest(net, patch)
 
-    monkeypatch.setattr(UNet, "finest", full_at_first)
+    monkeypatch.setattr(stages, "finest_in_place", full_at_first)
     code, errors, written = segmented("--device", "cpu", "--precision", "float32", "--workers", "0")
     assert (code, len(errors), written) == ((2, 1, ["b.nii.gz"]) if full_for == 1 else (2, 2, []))
     assert errors[0].endswith("a.nii.gz: there must be enough memory for it, got too little (cpu is full)")

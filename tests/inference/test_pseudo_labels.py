@@ -8,7 +8,10 @@ import torch.nn.functional as F
 from flare_lib.ct.labels import IGNORED
 from flare_lib.ct.resample import resample_trilinear
 from flare_lib.ct.volume import Volume
-from flare_lib.inference.pseudo_labels import pseudo_labels
+from flare_lib.inference.coarse_to_fine import Run
+from flare_lib.inference.pseudo_labels import _mean_probabilities, pseudo_labels
+from flare_lib.inference.sliding_window import SLAB_SLICES
+from flare_lib.network.complexity import LiveBytes
 
 SHAPE, SPACING = (6, 9, 12), (3.0, 2.0, 1.5)
 
@@ -136,3 +139,13 @@ class TwoClasses(Reader):
 def test_what_cannot_be_averaged_is_refused(body, stages, sure, said):
     with pytest.raises(ValueError, match=f"^{said}$"):
         pseudo_labels(ct_of(body), stages, sure=sure)
+
+
+def test_beside_the_mean_no_view_exists_as_a_whole():
+    stages = [Smooth((60, 12, 14), 0.02), Smooth((50, 15, 10), 0.005), Smooth((60, 12, 14), 0.01)]
+    ct = ct_of(np.random.default_rng(0).integers(-100, 100, SHAPE))
+    with LiveBytes() as counted:
+        sums = _mean_probabilities(Run(None, None), ct, stages, 0.5)
+    assert sums.shape == (4, 60, 12, 14)
+    image, slab = 60 * 12 * 14 * 4, 3 * SLAB_SLICES * 12 * 14 * 4  # bytes; a whole view would be 3.75 slabs
+    assert sums.nbytes < counted.peak < sums.nbytes + image + 2 * slab

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flare_lib.inference import slice_interpolation
-from flare_lib.inference.slice_interpolation import resize_argmax
+from flare_lib.inference.slice_interpolation import resize_argmax, resized_slices
 from flare_lib.inference.sliding_window import Slab
 
 METHODS = ("torch", "torch_pruned", "numba_dense", "numba_pruned", "auto")
@@ -234,3 +234,23 @@ def test_scikit_image_class_by_class_gives_the_same_labels(method, shape_zyx):
     clear = first - second > 1e-5
     assert clear.mean() > 0.99
     np.testing.assert_array_equal(labels[clear], np.argmax(slow, axis=0)[clear])
+
+
+@settings(max_examples=20)
+@given(st.tuples(st.integers(1, 12), st.integers(1, 9), st.integers(1, 9)), st.lists(st.integers(1, 4), min_size=1))
+def test_slices_on_another_grid_are_those_of_the_whole(shape_zyx, heights):
+    scores = smooth_scores(3, (4, sum(heights), 5, 6))
+    slabs = (Slab(int(a), scores[:, a:b]) for a, b in pairwise(np.cumsum([0, *heights])))
+    numbers, slices = zip(*resized_slices(slabs, scores.shape[1:], shape_zyx), strict=True)
+    assert numbers == tuple(range(shape_zyx[0]))
+    torch.testing.assert_close(torch.stack(slices, dim=1), whole(scores, shape_zyx, False), atol=1e-5, rtol=0)
+
+
+def test_slices_on_a_grid_that_is_none_or_of_slabs_that_are_too_few_are_refused():
+    slab = Slab(0, smooth_scores(4, (3, 2, 5, 6)))
+    with pytest.raises(ValueError, match=r"^shape_zyx must be 3 positive numbers, got \(4, 0, 5\)$"):
+        next(resized_slices([slab], (2, 5, 6), (4, 0, 5)))
+    with pytest.raises(ValueError, match=r"^in_shape_zyx must be 3 positive numbers, got \(2, 5\)$"):
+        next(resized_slices([slab], (2, 5), (4, 5, 5)))
+    with pytest.raises(ValueError, match="the slabs must cover 3 slices, got 2"):
+        list(resized_slices([slab], (3, 5, 6), (4, 5, 5)))

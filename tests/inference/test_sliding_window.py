@@ -2,6 +2,7 @@
 
 import math
 import re
+import weakref
 
 import numpy as np
 import pytest
@@ -256,6 +257,38 @@ def test_patches_are_predicted_on_the_device_asked_for_else_where_the_image_is()
     assert set(asked) == {"cpu"}
 
 
+def test_an_image_is_moved_to_the_device_once_however_many_tiles_there_are():
+    class Moves(TorchDispatchMode):
+        shapes = ()
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            answer = func(*args, **(kwargs or {}))
+            if func is torch.ops.aten._to_copy.default and answer.device.type == "meta":
+                self.shapes += (tuple(answer.shape),)
+            return answer
+
+    with Moves() as moves:
+        slabs = sliding_window(
+            torch.zeros(9, 7, 5),
+            lambda patch: torch.ones(1, 2, *patch.shape[2:]),
+            patch_size=(4, 7, 3),
+            tile_step=0.5,
+            device="meta",
+        )
+        assert whole(slabs).shape == (2, 9, 7, 5)
+    assert moves.shapes == ((1, 9, 7, 5),)
+
+
+def test_a_device_that_has_no_room_for_the_image_is_told_in_a_line(monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+
+    slabs = sliding_window(torch.zeros(6, 5, 4), identity, patch_size=(4, 3, 2), tile_step=1.0)
+    monkeypatch.setattr(torch.Tensor, "to", full)
+    with pytest.raises(MemoryError, match=r"^cpu is full$"):
+        next(slabs)
+
+
 @pytest.mark.parametrize("shape", [(3, 14, 5), (14, 3, 9), (20, 9, 2), (1, 1, 1), (1, 17, 8)])
 @pytest.mark.parametrize("weights", ["uniform", "gaussian"])
 def test_any_axis_may_be_shorter_than_the_patch(shape, weights):
@@ -334,6 +367,19 @@ def test_nothing_grows_with_the_length_of_the_patient():
         for _ in sliding_window(image, fourteen, patch_size=patch_size, tile_step=0.5):
             pass
     assert largest.numel == 14 * 6 * 9 * 7
+
+
+def test_a_tiles_scores_are_gone_before_the_next_ones_are_made():
+    made, gone = [], []
+
+    def predict(patch):
+        gone.append([storage() is None for storage in made])
+        scores = patch.clone()
+        made.append(weakref.ref(scores.untyped_storage()))
+        return scores
+
+    whole(sliding_window(image_of(9, 7, 4), predict, patch_size=(4, 7, 4), tile_step=0.5))
+    assert gone == [[True] * k for k in range(4)]
 
 
 def test_slabs_may_be_kept():

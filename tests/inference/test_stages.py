@@ -1,5 +1,8 @@
 """Stages: a net prepared for cases of any size, its caller's net left alone."""
 
+import copy
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from flare_lib.evaluation.metrics import dice_scores
 from flare_lib.inference.coarse_to_fine import segment
 from flare_lib.inference.stages import NetStage, ResizablePredictor, SqueezedStage, load_stages
 from flare_lib.machine.precision import Precision, choose_precision
+from flare_lib.network.in_place import finest_in_place
 from flare_lib.network.unet import UNet
 from flare_lib.network.weights import TrainedNet, load_trained, packaged_weights, save_trained
 from flare_lib.synthetic.phantom import phantom_case
@@ -135,9 +139,9 @@ def coarse_patch():
 @pytest.mark.parametrize("name", ["bfloat16", "float16"])
 def test_the_packaged_nets_bear_short_formats(coarse_patch, name):
     packaged, patch, labels = coarse_patch
-    stage = NetStage(packaged, precision="float32")
-    stage.net = rounded(stage.net, getattr(torch, name))
-    dice = dice_scores(stage.predict_patch(patch)[0].argmax(dim=0).numpy(), labels)
+    with torch.inference_mode():
+        logits = rounded(copy.deepcopy(packaged.net), getattr(torch, name)).finest(patch)
+    dice = dice_scores(logits[0].argmax(dim=0).numpy(), labels)
     seen = np.unique(labels[labels > 0])
     assert len(seen) >= 10
     assert dice[seen - 1].mean() >= 0.99
@@ -178,8 +182,8 @@ def test_stages_are_the_two_nets_of_a_folder(trained, tmp_path):
     fast = load_stages(tmp_path, device="cpu", precision="float32", engine="openvino")
     for stage, same in zip(fast, stages, strict=True):
         assert stage.precision.name == "float32"
-        assert stage._finest != stage.net.finest
-        assert same._finest == same.net.finest
+        assert not isinstance(stage._finest, partial)
+        assert (same._finest.func, same._finest.args) == (finest_in_place, (same.net,))
 
 
 @pytest.mark.parametrize("how", [{"engine": "steam"}, {"precision": "int3"}, {"device": "abacus"}])

@@ -162,9 +162,12 @@ def test_convolutions_in_pieces_are_those_of_the_whole(monkeypatch, how, piece):
 
 @onednn
 def test_a_large_convolution_is_given_few_slices_at_a_time(monkeypatch):
-    x, weight = random(1, 4, 32, 8, 8), random(6, 4, 3, 3, 3)
+    x, convolve = random(1, 4, 32, 8, 8), torch.mkldnn_convolution
     monkeypatch.setattr(kernels, "PIECE_BYTES", x.nbytes / 8)
-    given, convolve = [], torch.mkldnn_convolution
-    monkeypatch.setattr(torch, "mkldnn_convolution", lambda x, *rest: given.append(x.shape[2]) or convolve(x, *rest))
-    assert inferred(lambda: F.conv3d(x, weight, padding=1)).shape == (1, 6, 32, 8, 8)
-    assert given == [6] * 8  # 4 slices each, and one more on either side
+    for n_out, slices in ((3, [6] * 8), (8, [4] * 16)):  # 4 or, if more is written, 2 slices, and 2 more
+        given = []
+        monkeypatch.setattr(
+            torch, "mkldnn_convolution", lambda x, *rest, given=given: given.append(x.shape[2]) or convolve(x, *rest)
+        )
+        assert inferred(lambda n=n_out: F.conv3d(x, random(n, 4, 3, 3, 3), padding=1)).shape == (1, n_out, 32, 8, 8)
+        assert given == slices
