@@ -78,10 +78,10 @@ def _read(x: torch.Tensor, start: int, stop: int, window: torch.Tensor) -> None:
 
 
 def _read_joined(
-    up: nn.ConvTranspose3d, below: torch.Tensor, skip: torch.Tensor, start: int, stop: int, window: torch.Tensor
+    up: nn.Module, below: torch.Tensor, skip: torch.Tensor, start: int, stop: int, window: torch.Tensor
 ) -> None:
     """Read what `torch.cat([up(below), skip], dim=1)` holds, of which no more is ever made."""
-    step, n_features = up.stride[0], up.out_channels
+    step, n_features = cast(nn.ConvTranspose3d, up).stride[0], skip.shape[1]
     first = start // step  # of the slices below that these come from
     upsampled = up(below[:, :, first : -(-stop // step)])
     window[:, :n_features] = upsampled[:, :, start - first * step : stop - first * step]
