@@ -100,10 +100,12 @@ def resized_slices(
     time. Raises ValueError if a shape is empty or the slabs do not cover `in_shape_zyx` in order.
     """
     in_shape_zyx, shape_zyx = _checked_shape("in_shape_zyx", in_shape_zyx), _checked_shape("shape_zyx", shape_zyx)
-    z_taps = linear_taps(in_shape_zyx[0], shape_zyx[0])
+    z_taps, done = linear_taps(in_shape_zyx[0], shape_zyx[0]), 0
     for start_z, window in _windows(slabs, in_shape_zyx):
         stop_z = start_z + window.shape[1]
         first, stop = z_taps.readers(start_z, stop_z, to_the_end=stop_z == in_shape_zyx[0])
+        first = max(first, done)  # a last slab of one slice has been seen together with the slab before
+        done = max(stop, done)
         taps = z_taps.part(first, stop, start_z)
         weights = zip(taps.lower_weight.tolist(), taps.upper_weight.tolist(), strict=True)
         for z, lower, upper, (a, b) in zip(range(first, stop), taps.lower, taps.upper, weights, strict=True):
