@@ -70,6 +70,21 @@ def _forkserver():
     return context
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_forks():
+    """Refuse to fork this process, which has the threads of many libraries: workers of pytest that did were lost.
+
+    Others may fork: programs that a test starts, and `fresh_processes`.
+    """
+
+    def refused():
+        raise RuntimeError("pytest's own process must not be forked: let one of fresh_processes do it")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fork", refused, raising=False)
+        yield
+
+
 @pytest.fixture(scope="module")
 def quick_phantoms():
     """Phantoms are drawn in voxels of 8 mm, not of 2.5: for tests of what is done with them. Drawing takes longest."""

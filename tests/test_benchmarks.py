@@ -157,17 +157,24 @@ def test_folders_that_were_not_asked_for_keep_their_results(tmp_path):
     }
 
 
+def exit_codes(folder):
+    os.chdir(folder)
+    return [mutants.exit_code(name, "test_a.py") for name in (None, "m1", "m2")], mutants.exit_code(None, "test_b.py")
+
+
+@pytest.mark.slow("a process of its own")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a mutant has a forked process")
-def test_tests_that_pass_fail_or_do_not_exist_are_told_apart(tmp_path, monkeypatch):
+def test_tests_that_pass_fail_or_do_not_exist_are_told_apart(fresh_processes, tmp_path):
     (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\nmarkers = ["slow"]\n')
     (tmp_path / "test_a.py").write_text(
         "import os, pytest\n"
         "def test_that_notices_one():\n    assert os.environ['MUTANT_UNDER_TEST'] != 'm1'\n"
         "@pytest.mark.slow\ndef test_that_is_slow():\n    assert False\n"
     )
-    monkeypatch.chdir(tmp_path)
-    assert [mutants.exit_code(name, "test_a.py") for name in (None, "m1", "m2")] == [0, 1, 0]
-    assert mutants.exit_code(None, "test_b.py") not in (0, 1)
+    with fresh_processes(1) as pool:  # it forks
+        told_apart, missing = pool.submit(exit_codes, tmp_path).result()
+    assert told_apart == [0, 1, 0]
+    assert missing not in (0, 1)
 
 
 def test_a_score_knows_organs_that_are_absent_and_a_duodenum_drawn_as_stomach():

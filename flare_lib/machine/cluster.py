@@ -8,6 +8,7 @@ References: https://distributed.dask.org, https://jobqueue.dask.org
 """
 
 import queue
+import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -142,6 +143,17 @@ def _failure(error: BaseException) -> Failure:
 
 
 @contextmanager
+def _ctrl_c_as_before() -> Iterator[None]:
+    """Keep what Ctrl-C does: once dask-jobqueue is loaded, it would end the program as if all had been done."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def slurm_cluster(n_jobs: int, settings: Mapping[str, Any]) -> "Iterator[JobQueueCluster]":
     """Submit `n_jobs` batch jobs, each of which works on one case at a time, and end them with the block.
 
@@ -150,7 +162,7 @@ def slurm_cluster(n_jobs: int, settings: Mapping[str, Any]) -> "Iterator[JobQueu
     (jobqueue.slurm). Nothing is submitted for 0 jobs; `cluster.job_script()` is what is submitted. Needs the extra
     `cluster`. Raises ValueError for settings that SLURMCluster does not take, and for cores that are not 1 or more.
     """
-    with extra("cluster"):
+    with extra("cluster"), _ctrl_c_as_before():
         import dask
         from dask_jobqueue import SLURMCluster
         from dask_jobqueue.core import Job, JobQueueCluster

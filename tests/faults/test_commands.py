@@ -217,7 +217,7 @@ def test_who_can_write_nowhere_has_loops_compiled_in_every_run(tmp_path):
 @pytest.mark.slow("every kind of job, started, killed and started again")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the jobs are forks")
 def test_killed_at_random_moments_nothing_is_lost_or_half_written(fresh_processes):
-    with fresh_processes(1) as pool:  # it forks, which this one with its many threads may not survive
+    with fresh_processes(1) as pool:  # it forks
         found = pool.submit(kill.measure, 1, n_cts=2, n_steps=6).result()
     assert found.keys() == set(kill.JOBS)
     for job, counts in found.items():

@@ -1,6 +1,7 @@
 """Dask's workers as a pool: what is killed, hangs or is lost there; batch jobs by a stand-in for SLURM."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,19 @@ def test_batch_jobs_of_slurm_work_and_are_ended(tmp_path, monkeypatch):
 def test_settings_that_no_job_has_are_refused(settings, said):
     with pytest.raises(ValueError, match=said), slurm_cluster(0, settings):
         pass
+
+
+def test_ctrl_c_interrupts_as_before_once_dask_jobqueue_is_loaded(monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "dask_jobqueue"]:
+        monkeypatch.delitem(sys.modules, name)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(ValueError, match="got colour"), slurm_cluster(0, {"colour": "red"}):
+            pass
+        assert "dask_jobqueue.runner" in sys.modules
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_without_dask_the_extra_is_named():

@@ -1,5 +1,6 @@
 """Patches: reproducible from seed and number alone, normalised, and cut as scans are cut."""
 
+import multiprocessing
 import sys
 from dataclasses import replace
 
@@ -49,11 +50,17 @@ def batches_made_here_and_in_the_background():
 
 @pytest.mark.slow("a process of its own, and one of the loader's")
 def test_a_batch_made_in_the_background_is_the_same(fresh_processes):
-    with fresh_processes(1) as pool:  # the loader forks, which this one with its many threads may not survive
+    with fresh_processes(1) as pool:  # the loader forks
         here, in_the_background = pool.submit(batches_made_here_and_in_the_background).result()
     assert here.keys() == in_the_background.keys() == {"image", "target"}
     for name, part in here.items():
         np.testing.assert_array_equal(part, in_the_background[name])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no forks")
+def test_the_tests_own_process_is_not_forked():
+    with pytest.raises(RuntimeError, match="pytest's own process must not be forked"):
+        multiprocessing.get_context("fork").Process(target=person).start()
 
 
 def test_a_person_without_organs_is_painted_anywhere():
