@@ -106,9 +106,10 @@ def segment_many(
 
     from flare_lib.data.listing import list_cts
     from flare_lib.display.cohort_page import PAGE, check_places, save_thumbnail, write_cohort_page
-    from flare_lib.inference.cohort_run import MANIFEST, read_entries, segment_cohort, without_labels
+    from flare_lib.inference.cohort_run import read_entries, segment_cohort, without_labels
     from flare_lib.machine.device import choose_device
     from flare_lib.machine.failures import reason_of
+    from flare_lib.machine.manifest import MANIFEST
     from flare_lib.machine.precision import choose_precision
     from flare_lib.machine.processes import n_cores
     from flare_lib.network.engines import check_engine

@@ -10,7 +10,8 @@
 Of a data set with labels, whatever lies beside the folders of its CTs and labels is passed over (`imagesTs`, which can
 be given by itself). A folder with DICOM files in it and NIfTI files in or below it is taken for what most of its bytes
 are: one CT in DICOM, or a folder of NIfTI files where somebody left a slice. What is passed over is told by name.
-Hidden files are passed over. A folder that can be reached in two ways, through a link, is entered once.
+Hidden files are passed over, and so are labels that a run of ours has left with its manifest among the CTs. A folder
+that can be reached in two ways, through a link, is entered once.
 """
 
 import codecs
@@ -27,6 +28,7 @@ from flare_lib.ct.files import find_dicom, holds_dicom
 from flare_lib.ct.nifti_file import SUFFIXES
 from flare_lib.data.cohort import FOLDERS, Case, ct_with_masks, find_cases
 from flare_lib.machine.counted import some_of
+from flare_lib.machine.manifest import MANIFEST, read_manifest
 
 _ENDING = r"(_0000)?(\.nii|\.zip|\.dcm)?(\.gz)?$"  # of a CT's name: channel number and format, upper or lower case
 _CT_SUFFIXES = (*SUFFIXES, ".zip")
@@ -100,7 +102,16 @@ def _is_one_ct(folder: Path, tell: Callable[[str], None]) -> bool:
 
 
 def _niftis_below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("[!.]*") if path.name.lower().endswith(SUFFIXES))
+    found = sorted(path for path in folder.rglob("[!.]*") if path.name.lower().endswith(SUFFIXES))
+    labels = {parent: _labels_of_a_run(parent) for parent in {path.parent for path in found}}
+    return [path for path in found if path.name not in labels[path.parent]]
+
+
+def _labels_of_a_run(folder: Path) -> set[str]:
+    """Return the names of the label maps that runs of ours have made in a folder, as its manifest says."""
+    if not (manifest := folder / MANIFEST).is_file():
+        return set()
+    return {entry["output"] for entry in read_manifest(manifest).values() if isinstance(entry.get("output"), str)}
 
 
 def _n_bytes(paths: list[Path]) -> int:
@@ -196,7 +207,8 @@ def _in_folder(folder: Path, tell: Callable[[str], None]) -> Iterator[Case]:
 
 def _below(folder: Path, before: str, search: _Search) -> Iterator[Case]:
     """Yield the CTs in a folder's folders; `before`: what their names begin with. Links to folders are put aside."""
-    for path in sorted(folder.glob("[!.]*")):
+    labels = _labels_of_a_run(folder)
+    for path in sorted(path for path in folder.glob("[!.]*") if path.name not in labels):
         if path.is_symlink() and path.is_dir():
             search.links.append((path, before))
         else:

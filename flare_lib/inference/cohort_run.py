@@ -34,12 +34,11 @@ from flare_lib.data.listing import check_case_name
 from flare_lib.inference.methods import Settings, clean_up_rules, open_method, weights_sha256, weights_stamp
 from flare_lib.machine.failures import Failure
 from flare_lib.machine.fingerprint import sha256_of, stamp_of
-from flare_lib.machine.manifest import Entry, Manifest, open_manifest, read_manifest
+from flare_lib.machine.manifest import MANIFEST, Entry, Manifest, open_manifest, read_manifest
 from flare_lib.machine.processes import Pool
 from flare_lib.machine.progress import Progress
 from flare_lib.machine.runner import run
 
-MANIFEST = "manifest.jsonl"
 Also = Callable[[Path, str, Volume, np.ndarray], None]  # (folder, name, CT, label map): a picture, for example
 
 _PROCESS_MIB = 900.0  # torch, both nets and what they compute

@@ -19,6 +19,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from flare_lib.machine.atomic_write import atomic_write
 
+MANIFEST = "manifest.jsonl"  # its name in the folder of a run
 Entry = dict[str, Any]  # what JSON can hold; "name" is the item's
 IsOurs = Callable[[Entry], bool]
 # what NFS without its lock daemon and some file systems in user space answer

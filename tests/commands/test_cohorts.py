@@ -153,6 +153,16 @@ def test_labels_below_their_cts_are_no_cts_of_the_next_run(flare, nets, tmp_path
         assert out[-1].startswith(f"1 CT, 1 segmented, 0 put aside, {n_before} of them in earlier runs")
 
 
+def test_labels_of_an_earlier_run_among_the_cts_are_no_cts_of_another_one(flare, nets, tmp_path):
+    (tmp_path / "scans").mkdir()
+    save(tmp_path / "scans" / "a.nii.gz", grey_values())
+    for name in ("first", "second"):
+        code, out, err = flare("segment", tmp_path / "scans", "-o", tmp_path / "scans" / name, "--workers", "0")
+        assert (code, err) == (0, [])
+        assert out[-1].startswith("1 CT, 1 segmented")
+    assert [path.name for path in (tmp_path / "scans" / "second").glob("*.gz")] == ["a.nii.gz"]
+
+
 @pytest.mark.parametrize("place", ["cohort.html/", "thumbnails"])
 def test_what_lies_where_page_and_pictures_go_is_told_before_any_work(flare, nets, ct_path, tmp_path, place):
     (tmp_path / "out").mkdir()
