@@ -64,4 +64,4 @@ def _frame(file: Header, i: int, groups: list["Dataset"]) -> Header:
             for theirs, ours in keywords.items():
                 if items and (value := file.value(theirs, items[0])) is not None:
                     setattr(elements, ours, value)
-    return Header(file.path, elements, file.syntax, file.pixels_at, i, file)
+    return Header(file.path, elements, file.syntax, file.pixels_at, i, file, file.shows)

@@ -1,6 +1,6 @@
-"""What one DICOM file says about itself: the elements that place and scale an image, and those that tell who it shows.
+"""What one DICOM file says about itself: the elements that place and scale an image, and nothing of the patient.
 
-No message quotes the latter: they are compared, and nothing else.
+Of patient and study only hashes are kept, which tell two apart.
 
 A file lies in a folder or in a .zip archive, whose members are `zipfile.Path`: the two are read alike.
 Reference: DICOM PS3.10 (files), PS3.3 (what is in them).
@@ -41,18 +41,18 @@ _TAGS = (
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
-    *("PatientID", "PatientName", "StudyInstanceUID"),
 )
+_WHO = ("PatientID", "PatientName", "StudyInstanceUID")
 
 
 @dataclass(frozen=True, eq=False)
 class Header:
-    """A DICOM file's header: only the elements that place and scale an image, or say what it is and whose.
+    """A DICOM file's header: only the elements that place and scale an image, or say what it is.
 
     `syntax` is the UID of its transfer syntax, plain for a deflated file (see `open_dicom`); `pixels_at` is where its
     pixel data starts, in bytes from the start of the file. A frame of a multi-frame file has a header of its own
-    (`dicom_frames`): `frame` is its number from 0, and `parent` the file's header. `str()` names the file, and the
-    frame.
+    (`dicom_frames`): `frame` is its number from 0, and `parent` the file's header. `shows`: patient, name and study as
+    hashes, 0 for what is not said. `str()` names the file, and the frame.
     """
 
     path: FilePath
@@ -61,6 +61,7 @@ class Header:
     pixels_at: int
     frame: int = 0
     parent: "Header | None" = None
+    shows: tuple[int, ...] = (0, 0, 0)
 
     def __str__(self) -> str:
         return f"{self.path}{'' if self.parent is None else f', frame {self.frame + 1}'}"
@@ -102,12 +103,6 @@ class Header:
         return int(number)
 
     @property
-    def shows(self) -> tuple[str, str, str]:
-        """Who is shown, and in which study: three texts to be compared and never told; empty where nothing is said."""
-        patient, name, study = (str(self.value(k) or "") for k in ("PatientID", "PatientName", "StudyInstanceUID"))
-        return patient.strip(), name.strip(" ^=").upper(), study
-
-    @property
     def is_index(self) -> bool:
         """Whether the file is an index of other files (a DICOMDIR, whatever its name)."""
         return self.value("MediaStorageSOPClassUID", self.elements.file_meta) == _DICOMDIR
@@ -138,14 +133,28 @@ def read_header(path: FilePath) -> Header | None:
         if not marked and not _may_begin_without_mark(path, start):
             return None
         with open_dicom(path) as file:
-            elements = dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
+            elements = dcmread(file, stop_before_pixels=True, force=True, specific_tags=[*_TAGS, *_WHO])
             known = marked or "SOPClassUID" in elements or "Modality" in elements
             syntax = str(elements.file_meta.get("TransferSyntaxUID") or _guessed_syntax(elements))
-            return Header(path, elements, syntax, file.tell()) if known else None
+            pixels_at = file.tell()
+            shows = tuple(_taken_out(elements, keyword) for keyword in _WHO)
+            return Header(path, elements, syntax, pixels_at, shows=shows) if known else None
     except OSError as error:
         raise ValueError(f"{path} must be a file that can be read, got: {error.strerror or error}") from error
     except Exception as error:  # a damaged header can fail anywhere in the parser
         raise ValueError(f"{path} must be a complete DICOM file, got a damaged header") from error
+
+
+def _taken_out(elements: "Dataset", keyword: str) -> int:
+    """Take what names a patient or a study out of a header; return its hash, 0 for none and for what cannot be read."""
+    if keyword not in elements:
+        return 0
+    try:
+        text = str(elements.get(keyword) or "").strip(" ^=").upper()  # one name may be written in several ways
+    except Exception:  # in letters that nobody knows, for example: it tells nobody apart
+        text = ""
+    delattr(elements, keyword)
+    return hash(text) if text else 0
 
 
 def plain_text(value: object, missing: str) -> str:

@@ -231,7 +231,7 @@ def _by_person(slices: list[Header]) -> list[list[Header]]:
     What some slices do not say tells nobody apart, unless the others contradict one another.
     """
     shown = [header.shows for header in slices]
-    telling = [i for i, named in enumerate(zip(*shown, strict=True)) if len({*named} - {""}) > 1]
+    telling = [i for i, named in enumerate(zip(*shown, strict=True)) if len({*named} - {0}) > 1]
     groups = defaultdict(list)
     for header, who in zip(slices, shown, strict=True):
         groups[tuple(who[i] for i in telling)].append(header)

@@ -15,6 +15,8 @@ def test_headers_hold_what_places_and_scales_a_slice_and_nothing_of_the_patient(
     assert header.number("SliceThickness") == 5.0
     assert header.whole("Columns") == 7
     assert header.value("PatientName") is None
+    assert not {"Mustermann", "4711"} & set(str(header.elements).replace("^", " ").replace("'", " ").split())
+    assert 0 not in header.shows[:2]
     assert PATIENT not in str(header.elements)
     assert header.syntax == uid.ExplicitVRLittleEndian
     assert header.path.read_bytes()[header.pixels_at :][:4] == b"\xe0\x7f\x10\0"
