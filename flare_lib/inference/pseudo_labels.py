@@ -56,6 +56,7 @@ def pseudo_labels(
     n_classes = len(scores) - 1
     scores[n_classes] = sure  # wins wherever no class reaches it
     labels = resize_argmax(scores, body.shape_zyx)
+    del scores  # the largest thing here, and the clean-up needs memory, too
     run.lap("resize + argmax")
     unsure = labels == n_classes
     labels[unsure] = 0

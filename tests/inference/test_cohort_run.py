@@ -4,8 +4,10 @@ import errno
 import json
 import os
 
+import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from flare_lib.ct.files import load_label_map, save_ct
 from flare_lib.ct.labels import organ
@@ -15,7 +17,11 @@ from flare_lib.data.cohort import Case
 from flare_lib.inference import coarse_to_fine, cohort_run, methods, postprocess, stages
 from flare_lib.inference.coarse_to_fine import Segmentation
 from flare_lib.inference.cohort_run import expected_memory_mib, segment_cohort
-from flare_lib.inference.methods import Settings, weights_sha256
+from flare_lib.inference.methods import Ensemble, Settings, weights_sha256
+from flare_lib.network.complexity import peak_bytes
+from flare_lib.network.in_place import finest_in_place
+from flare_lib.network.unet import UNet
+from flare_lib.network.weights import save_trained
 
 SPACING = (3.0, 2.0, 1.5)
 ABSENT = 0.0
@@ -188,6 +194,31 @@ def test_memory_is_expected_by_the_voxels_of_the_ct_and_of_a_tile(cases, tmp_pat
     assert expected_memory_mib(Case("s", tmp_path / "series")) == pytest.approx(least + 4)
     larger, largest = (expected_memory_mib(cases[0], fit_tiles=cap) for cap in (1.5, 2.0))
     assert expected_memory_mib(cases[0]) < larger < largest
+
+
+def test_memory_of_pseudo_labels_is_that_of_all_their_scores_and_of_the_nets(cases, tmp_path):
+    torch.manual_seed(0)
+    net = UNet(1, 4, (3, 5), ((1, 2, 2),), n_heads=1)
+    for name, spacing in (("first", [4.0, 2.0, 1.5]), ("second", [9.0, 9.0, 9.0])):
+        preprocessing = {"spacing_zyx_mm": spacing, "window_hu": [-325.0, 325.0], "mean_hu": None, "sd_hu": None}
+        save_trained(tmp_path / name, net, {"preprocessing": preprocessing, "patch_size": [8, 16, 12]})
+    ensemble = Ensemble((tmp_path / "first", tmp_path / "second"), (0.5, 1.0))
+    ct = tmp_path / "lying.nii.gz"  # its slices are along the file's first axis
+    affine = np.array([[0.0, 2.0, 0, 0], [0, 0, 3.0, 0], [5.0, 0, 0, 0], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Image(np.zeros((30, 40, 50), np.int16), affine), ct)
+    patch = peak_bytes(net, (8, 16, 12), finest_in_place) - 4 * net.n_parameters
+    scores = 4 * 5 * (40 * 2) * (50 * 3) * (30 * 5 + 8 * 8) / (8 * 4 * 3)  # half the size is twice the spacing
+    expected = (2 * 4 * net.n_parameters + patch + scores + 10 * 30 * 40 * 50) / 2**20
+    nothing = expected_memory_mib(Case("none", tmp_path / "none.nii.gz"))
+    assert expected_memory_mib(Case("a", ct), ensemble=ensemble) == pytest.approx(nothing + expected)
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / "IM0").write_bytes(bytes(2**20))
+    series = Case("s", tmp_path / "series")
+    scores = 4 * 5 * (2**20 * 1.5 + 500 * 500 * 64) / (8 * 4 * 3)
+    expected = (2 * 4 * net.n_parameters + patch + scores + 10 * 2**20) / 2**20
+    assert expected_memory_mib(series, ensemble=ensemble) == pytest.approx(nothing + expected)
+    lost = Ensemble((tmp_path / "lost",), (1.0,))
+    assert expected_memory_mib(series, ensemble=lost) == pytest.approx(nothing + 10)
 
 
 def test_workers_are_counted_by_the_memory_of_fitted_tiles(segmented, cases, tmp_path, monkeypatch):
