@@ -124,7 +124,7 @@ def test_a_slice_that_has_changed_makes_its_case_anew(tmp_path, monkeypatch):
     same, copy = prepare_cases(cases, tmp_path / "cache", AS_THEY_ARE)
     assert same.content == copy.content  # whatever the headers say
     made = counted(monkeypatch)
-    write_series(tmp_path / "images" / "a", only(2, PatientID="another", RescaleIntercept=-1023))
+    write_series(tmp_path / "images" / "a", only(2, SeriesDescription="another", RescaleIntercept=-1023))
     changed, _ = prepare_cases(cases, tmp_path / "cache", AS_THEY_ARE)
     assert made == ["a"]
     assert changed.content != copy.content
