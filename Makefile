@@ -9,7 +9,7 @@ LIBRARY := $(shell find flare_lib -type f -not -path '*/__pycache__/*')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: run test check book links pages lab lint mutants clean help FORCE
+.PHONY: run test check unit book links pages lab lint mutants clean help FORCE
 
 run: out/labels.nii.gz ## fetch a real CT, segment it, execute the notebooks; results in out/
 	@$(BIN)/flare notebooks notebooks --out out/notebooks
@@ -30,10 +30,14 @@ test: $(INSTALLED) ## run the tests, and every notebook against its committed ou
 	  --nbval-lax --nbval-current-env --nbval-cell-timeout 1200 notebooks tests
 
 # Compiled modules are kept even where the environment says no: the tests start some sixty processes that read them.
-test check: export PYTHONDONTWRITEBYTECODE =
+test unit: export PYTHONDONTWRITEBYTECODE =
+
+# Side by side, for mypy has one core alone.
+check: $(INSTALLED) ## lint, types and the tests that are not marked slow: run this while working
+	@$(MAKE) --no-print-directory -j 2 lint unit
 
 # Without notebooks, tests are shared out one by one, and nbval is left out: loading it takes two seconds in each process.
-check: lint ## lint, types and the tests that are not marked slow: run this while working
+unit: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -p no:nbval -m "not slow" tests
 
 book: pages ## build the course as a site, in out/book
