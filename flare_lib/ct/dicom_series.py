@@ -228,10 +228,11 @@ def _what(images: list[Header]) -> Iterator[str]:
 def _by_person(slices: list[Header]) -> list[list[Header]]:
     """Return slices by the patient and the study that they name, in the order of the files; often one group.
 
-    What some slices do not say tells nobody apart, unless the others contradict one another.
+    What some slices do not say tells nobody apart, unless the others contradict one another, and neither does what is
+    another in every slice: some writers draw a new study for each file.
     """
     shown = [header.shows for header in slices]
-    telling = [i for i, named in enumerate(zip(*shown, strict=True)) if len({*named} - {0}) > 1]
+    telling = [i for i, named in enumerate(zip(*shown, strict=True)) if 1 < len({*named} - {0}) < len(shown)]
     groups = defaultdict(list)
     for header, who in zip(slices, shown, strict=True):
         groups[tuple(who[i] for i in telling)].append(header)

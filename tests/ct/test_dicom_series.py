@@ -117,6 +117,11 @@ def test_a_slice_that_does_not_name_its_patient_is_one_of_them(tmp_path):
     np.testing.assert_array_equal(hu_of(tmp_path), HU)
 
 
+def test_slices_of_which_each_names_a_study_of_its_own_are_a_ct(tmp_path):
+    write_series(tmp_path, lambda ds, k: set_elements(ds, StudyInstanceUID=f"1.2.3.{k}"))  # as SimpleITK writes them
+    np.testing.assert_array_equal(hu_of(tmp_path), HU)
+
+
 def test_a_patients_name_written_in_two_ways_is_one(tmp_path):
     write_series(tmp_path, only(2, PatientName="MUSTERMANN^ERIKA^^ "))
     np.testing.assert_array_equal(hu_of(tmp_path), HU)
