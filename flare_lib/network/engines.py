@@ -69,7 +69,10 @@ def compile_net(net: nn.Module, patch_size: Sequence[int], precision: Precision)
             request = compiled(tuple(patch.shape))
             size = tuple(patch.shape)
         try:
-            return torch.from_numpy(request.infer([patch.float().contiguous().numpy()])[0])
+            logits = torch.empty((1, net.architecture["n_classes"], *size[2:]))
+            request.set_output_tensor(openvino.Tensor(logits.numpy(), shared_memory=True))  # or it is copied
+            request.infer([patch.float().contiguous().numpy()], share_outputs=True)
+            return logits
         except RuntimeError as error:  # after a compilation that succeeded, only memory can be lacking
             raise MemoryError(f"OpenVINO must have memory for a patch of {size}, got: {_last_line(error)}") from error
 
