@@ -38,7 +38,7 @@ def compile_net(net: nn.Module, patch_size: Sequence[int], precision: Precision)
     """Return `UNet.finest` compiled by OpenVINO for one patch (1, C, *patch_size) on the CPU, in torch's threads.
 
     For a patch of another size it is compiled again, which takes as long as it did at first, and the last one is
-    forgotten. `precision`: what OpenVINO computes in. The weights are copied whenever it compiles. Raises ValueError
+    forgotten. `precision`: what OpenVINO computes in. It shares the net's weights: they must not change. Raises ValueError
     for a net that is not our UNet or that OpenVINO refuses, MissingExtra if it is not installed. The function returned
     raises ValueError for a patch that the net cannot compute, and MemoryError if memory runs out.
     """
@@ -90,7 +90,7 @@ def _graph(net: UNet, size: Sequence[int]) -> Any:
 
     def constant(parameter: torch.Tensor, *shape: int) -> Any:
         array = parameter.detach().cpu().float()
-        return ops.constant(array.reshape(shape or array.shape).numpy())
+        return ops.constant(array.reshape(shape or array.shape).numpy(), shared_memory=True)
 
     def with_bias(node: Any, layer: nn.Conv3d | nn.ConvTranspose3d | nn.InstanceNorm3d) -> Any:
         return node if layer.bias is None else ops.add(node, constant(layer.bias, 1, -1, 1, 1, 1))
