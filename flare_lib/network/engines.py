@@ -38,9 +38,9 @@ def compile_net(net: nn.Module, patch_size: Sequence[int], precision: Precision)
     """Return `UNet.finest` compiled by OpenVINO for one patch (1, C, *patch_size) on the CPU, in torch's threads.
 
     For a patch of another size it is compiled again, which takes as long as it did at first, and the last one is
-    forgotten. `precision`: what OpenVINO computes in. It shares the net's weights: they must not change. Raises ValueError
-    for a net that is not our UNet or that OpenVINO refuses, MissingExtra if it is not installed. The function returned
-    raises ValueError for a patch that the net cannot compute, and MemoryError if memory runs out.
+    forgotten. `precision`: what OpenVINO computes in. It shares the net's weights: they must not change. Raises
+    ValueError for a net that is not our UNet or that OpenVINO refuses, MissingExtra if it is not installed. The
+    function returned raises ValueError for a patch that the net cannot compute, and MemoryError if memory runs out.
     """
     if not isinstance(net, UNet):
         raise ValueError(f"the engine openvino computes plain U-Nets (without it: any), got a {type(net).__name__}")
