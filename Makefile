@@ -9,7 +9,7 @@ LIBRARY := $(shell find flare_lib -type f -not -path '*/__pycache__/*')
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: run test check unit book links pages lab lint mutants clean help FORCE
+.PHONY: run test check types unit book links pages lab lint mutants clean help FORCE
 
 run: out/labels.nii.gz ## fetch a real CT, segment it, execute the notebooks; results in out/
 	@$(BIN)/flare notebooks notebooks --out out/notebooks
@@ -32,9 +32,13 @@ test: $(INSTALLED) ## run the tests, and every notebook against its committed ou
 # Compiled modules are kept even where the environment says no: the tests start some sixty processes that read them.
 test unit: export PYTHONDONTWRITEBYTECODE =
 
-# Side by side, for mypy has one core alone.
+# What may change files comes first; then types and tests side by side, for mypy has one core alone.
 check: $(INSTALLED) ## lint, types and the tests that are not marked slow: run this while working
-	@$(MAKE) --no-print-directory -j 2 lint unit
+	@SKIP=mypy $(BIN)/pre-commit run --all-files
+	@$(MAKE) --no-print-directory -j 2 types unit
+
+types: $(INSTALLED)
+	$(BIN)/mypy
 
 # Without notebooks, tests are shared out one by one, and nbval is left out: loading it takes two seconds in each process.
 unit: $(INSTALLED)

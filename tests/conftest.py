@@ -44,8 +44,8 @@ def pytest_collection_modifyitems(items):
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.path not in notebooks, item.path not in slow))
     if notebooks and sys.platform == "linux":
+        from forked_kernels import launch_kernel
         from jupyter_client.provisioning import local_provisioner
-        from kernels import launch_kernel
 
         local_provisioner.launch_kernel = lambda command, **how: launch_kernel(_forkserver(), command, **how)
 

@@ -146,14 +146,13 @@ def read_header(path: FilePath) -> Header | None:
 
 
 def _taken_out(elements: "Dataset", keyword: str) -> int:
-    """Take what names a patient or a study out of a header; return its hash, 0 for none and for what cannot be read."""
+    """Take what names a patient or a study out of a header; return a hash of its bytes, 0 for none."""
     if keyword not in elements:
         return 0
-    try:
-        text = str(elements.get(keyword) or "").strip(" ^=").upper()  # one name may be written in several ways
-    except Exception:  # in letters that nobody knows, for example: it tells nobody apart
-        text = ""
+    written = elements.get_item(keyword).value  # not read as letters: they need not be those the header promises
     delattr(elements, keyword)
+    text = written if isinstance(written, bytes) else str(written or "").encode()
+    text = text.strip(b" \0^=").upper()  # one name may be written in several ways
     return hash(text) if text else 0
 
 

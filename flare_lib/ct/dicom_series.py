@@ -19,7 +19,7 @@ from flare_lib.ct.dicom_folder import DicomFiles, Unread, folder_of, read_files
 from flare_lib.ct.dicom_frames import ENHANCED_CT, frames_of
 from flare_lib.ct.dicom_headers import Header, plain_text, quiet
 from flare_lib.ct.dicom_stack import CT_IMAGE, Stack, check_is_ct_slice, is_localizer, place_slices
-from flare_lib.machine.counted import counted
+from flare_lib.machine.counted import counted, some_of
 
 CT_CLASSES = {"", CT_IMAGE, *ENHANCED_CT}
 # What tells the volumes of one series apart, the surest first, and what it is called.
@@ -32,7 +32,7 @@ _TELLS_APART = {
     "ImageType": "image type",
     "AcquisitionTime": "acquisition time",
 }
-_OF_SEVERAL = "one series UID for several patients or studies"
+_OF_SEVERAL = "one series UID for several patients or studies: if it is one, its headers must be made to agree"
 _NAMED = 3  # how many files of a kind are named in a note
 _PROJECTIONS = {"MIP", "MINIP", "MPR", "CPR", "VRT", "CSA MPR", "PROJECTION IMAGE", "REFORMATTED"}
 
@@ -221,22 +221,27 @@ def _what(images: list[Header]) -> Iterator[str]:
     for header in images:
         named["a localizer (scout)" if is_localizer(header) else header.kind].append(header.path.name)
     for kind, names in named.items():
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        yield f"{', '.join(names[:_NAMED])}{more}, {kind}"
+        yield f"{some_of(names, most=_NAMED)}, {kind}"
 
 
 def _by_person(slices: list[Header]) -> list[list[Header]]:
     """Return slices by the patient and the study that they name, in the order of the files; often one group.
 
     What some slices do not say tells nobody apart, unless the others contradict one another, and neither does what is
-    another in every slice: some writers draw a new study for each file.
+    another in nearly every slice: some writers draw a new study, or a new name to hide the true one, for each file.
     """
     shown = [header.shows for header in slices]
-    telling = [i for i, named in enumerate(zip(*shown, strict=True)) if 1 < len({*named} - {0}) < len(shown)]
+    telling = [i for i, named in enumerate(zip(*shown, strict=True)) if _tells_apart([who for who in named if who])]
     groups = defaultdict(list)
     for header, who in zip(slices, shown, strict=True):
         groups[tuple(who[i] for i in telling)].append(header)
     return list(groups.values())
+
+
+def _tells_apart(named: list[int]) -> bool:
+    """Return whether these are a few people, each with slices of their own, rather than a name for every slice."""
+    n = len({*named})
+    return 1 < n < len(named) and n <= max(2, len(named) // 2)
 
 
 def _parts(slices: list[Header]) -> dict[str, list[Header]]:

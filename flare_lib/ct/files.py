@@ -83,8 +83,9 @@ def holds_dicom(path: Path, *, deep: bool = False) -> bool:
 
 
 def find_dicom(folder: Path) -> list[Path]:
-    """Return the DICOM files that lie in a folder itself, even damaged ones, sorted by name; [] for none."""
-    return sorted(file for file in _dicom_among(folder.glob("[!.]*")) if isinstance(file, Path))
+    """Return the DICOM files in and below a folder, even damaged ones, without indexes, sorted; [] for none."""
+    found = _dicom_among(folder.rglob("[!.]*"))
+    return sorted(file for file in found if isinstance(file, Path) and file.name.upper() != "DICOMDIR")
 
 
 def _dicom_among(files: Iterable[FilePath]) -> Iterator[FilePath]:

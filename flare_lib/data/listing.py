@@ -8,7 +8,7 @@
     anything else  one CT, as `ct.files.load_ct` reads it
 
 Of a data set with labels, whatever lies beside the folders of its CTs and labels is passed over (`imagesTs`, which can
-be given by itself). A folder with DICOM files in it and NIfTI files in or below it is taken for what most of its bytes
+be given by itself). A folder with DICOM files in it and NIfTI files in or below it is taken for what most of its files
 are: one CT in DICOM, or a folder of NIfTI files where somebody left a slice. What is passed over is told by name.
 Hidden files are passed over, and so are labels that a run of ours has left with its manifest among the CTs. A folder
 that can be reached in two ways, through a link, is entered once.
@@ -58,9 +58,9 @@ def list_cts(inputs: Sequence[str | os.PathLike], *, on_note: Callable[[str], No
     """Return the CTs that all inputs lead to, in their order, each with a name of its own.
 
     A CT in a subfolder is named after both, joined by "_". `on_note` is called with a note for every folder in which
-    files that may be CTs are passed over. Raises FileNotFoundError for an input that does not exist or
-    leads to no CT, ValueError for two CTs of the same name, a name that leads to another folder, or a list that cannot
-    be read as one: without a column `ct`, with a row that has no CT or more cells than columns, or in another encoding.
+    files that may be CTs are passed over. Raises FileNotFoundError for an input that does not exist or leads to no CT,
+    ValueError for two CTs of the same name, a name that leads to another folder, or a list that cannot be read as one:
+    without a column `ct`, with a row that has no CT or more cells than columns, or in another encoding.
     """
     cases = [case for given in inputs for case in _cts_of(Path(given), on_note or (lambda note: None))]
     named: dict[str, Path] = {}
@@ -95,7 +95,8 @@ def _is_one_ct(folder: Path, tell: Callable[[str], None]) -> bool:
     if not (niftis := _niftis_below(folder)):
         return True
     slices = find_dicom(folder)
-    is_one = _n_bytes(slices) >= _n_bytes(niftis)
+    # a CT has dozens of slices, but a multi-frame one is a single file, and so is a stray slice
+    is_one = (len(slices), _n_bytes(slices)) >= (len(niftis), _n_bytes(niftis))
     taken, passed = ("the slices of one CT", niftis) if is_one else ("a folder of NIfTI files", slices)
     tell(f"{folder} is taken for {taken}; passed over: {some_of([str(path.relative_to(folder)) for path in passed])}")
     return is_one
@@ -111,7 +112,8 @@ def _labels_of_a_run(folder: Path) -> set[str]:
     """Return the names of the label maps that runs of ours have made in a folder, as its manifest says."""
     if not (manifest := folder / MANIFEST).is_file():
         return set()
-    return {entry["output"] for entry in read_manifest(manifest).values() if isinstance(entry.get("output"), str)}
+    made = read_manifest(manifest, lambda entry: entry.get("state") == "done" and "input_sha256" in entry).values()
+    return {entry["output"] for entry in made if isinstance(entry.get("output"), str)}
 
 
 def _n_bytes(paths: list[Path]) -> int:
@@ -197,7 +199,8 @@ def _in_folder(folder: Path, tell: Callable[[str], None]) -> Iterator[Case]:
     if layout := next((pair for pair in FOLDERS if (folder / pair[0]).is_dir()), None):
         yield from (case for case in find_cases(folder) if case.ct_path.exists())
         beside = [path.relative_to(folder) for path in _niftis_below(folder)]
-        if passed := [str(path) for path in beside if path.parts[0] not in layout]:
+        known = [name.lower() for name in layout]  # on some disks, "Images" and "images" are one folder
+        if passed := [str(path) for path in beside if path.parts[0].lower() not in known]:
             tell(f"{folder} is taken for a data set, its CTs in {layout[0]}; passed over: {some_of(passed)}")
         return
     yield from _below(folder, "", search)

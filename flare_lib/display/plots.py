@@ -118,7 +118,8 @@ def bars_figure(
         _plain_ticks(axes.xaxis)
     else:
         axes.margins(x=0.12)
-        axes.set_xlim(left=0)
+        if not any(v < 0 for values in series.values() for v in values.values()):
+            axes.set_xlim(left=0)
     axes.set_title(title, fontsize=10, loc="left", pad=14 if marks else 6)
     for name in empty:
         axes.plot([], [], " ", label=f"{name}: not measured")
@@ -137,7 +138,9 @@ def dots_figure(series: Mapping[str, Sequence[float]], *, xlabel: str) -> Figure
     says about the difference.
     """
     figure, axes = _axes(1.1 + 0.35 * len(series))
-    if len({len(values) for values in series.values()}) == 1:
+    title = "a dot: one seed; the bar: their mean"
+    if len({len(values) for values in series.values()}) == 1 < len(series):
+        title += "; a line: the same seed in every arm"
         axes.plot(list(series.values()), range(len(series)), "-", color="#bbbbbb", lw=1, zorder=0)
     for k, values in enumerate(series.values()):
         axes.plot(values, np.full(len(values), k), "o", color=COLORS[0], alpha=0.7)
@@ -145,7 +148,7 @@ def dots_figure(series: Mapping[str, Sequence[float]], *, xlabel: str) -> Figure
     axes.set_yticks(range(len(series)), list(series))
     axes.set_ylim(len(series) - 0.5, -0.5)
     axes.set_xlabel(xlabel)
-    axes.set_title("a dot: one seed; the bar: their mean; a line: the same seed in every arm", fontsize=9, loc="left")
+    axes.set_title(title, fontsize=9, loc="left")
     return figure
 
 

@@ -204,7 +204,7 @@ def expected_memory_mib(case: Case, *, fit_tiles: float = 1.0, ensemble: Ensembl
     """Return roughly how much memory a process needs for a case, in MiB; if it cannot be read, as if it were empty.
 
     `fit_tiles`: how many patches the largest tile may hold. `ensemble`: the nets, if they make pseudo-labels, whose
-    scores of the whole CT are held at once.
+    scores of the whole CT are held at once. What `Settings.scale` takes more is not counted.
     """
     path = case.ct_path
     size_mm = np.zeros(3)  # across, across and along the body

@@ -25,6 +25,7 @@ _BONE_HU, _BODY_HU = 300.0, -200.0
 # Across: the diameter of a circle as large as the body. Three adults measure 243 to 312 mm. Shown at 0.7 of its size
 # (204 mm), the CT of one lost .03 of its mean Dice, at 0.6 .07 and at 0.5 .32; nothing where nets saw it larger again.
 _ADULT_MM, _SMALL_BODY_MM = 275.0, 200.0
+MAX_SCALE = 3.0  # of `flare segment --scale`: more than a newborn needs
 # How far the bones' centre lies off the body's, in the body's own SDs: in eight abdomens and chests 0.3 to 0.7 towards
 # the back, where the spine is, and 0.1 at most to a side.
 _TO_THE_FRONT, _TO_A_SIDE = 0.2, 0.25
@@ -152,8 +153,8 @@ def _small_body(ct: Volume, k: int) -> list[str]:
     if (across_mm := 2 * math.sqrt(area_mm2 / math.pi)) >= _SMALL_BODY_MM:
         return []
     return [
-        f"the body is only {across_mm:.0f} mm across, as a child's is, and the packaged nets know adults "
-        f"(segment --scale {_ADULT_MM / across_mm:.1f} shows it to them larger)"
+        f"the body is only {across_mm:.0f} mm across, as a child's is, and nets often know adults alone (segment "
+        f"--scale {min(_ADULT_MM / across_mm, MAX_SCALE):.1f} shows it to the packaged ones larger)"
     ]
 
 

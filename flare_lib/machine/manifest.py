@@ -116,10 +116,12 @@ def _acquired(path: Path) -> BaseFileLock:
 
 
 def _is_somebody_elses(content: bytes) -> bool:
-    """Return whether a file without any entry is more than the start of one, all that a kill may have left."""
+    """Return whether a file without any entry is more than the start of a line, all that a kill may have left."""
     begun = b'{"name": "'
-    rest = content.strip(b"\0\n")
-    return b"\n" in rest or not rest.startswith(begun[: len(rest)])
+    rest = content.strip(b"\0")
+    if not rest.strip():
+        return False
+    return b"\n" in rest or rest.rstrip().endswith(b"}") or not rest.startswith(begun[: len(rest)])
 
 
 def _line(entry: Mapping[str, Any]) -> bytes:

@@ -89,7 +89,7 @@ def _graph(net: UNet, size: Sequence[int]) -> Any:
     from openvino import opset13 as ops
 
     def constant(parameter: torch.Tensor, *shape: int) -> Any:
-        array = parameter.detach().cpu().float()
+        array = parameter.detach().cpu().float().contiguous()
         return ops.constant(array.reshape(shape or array.shape).numpy(), shared_memory=True)
 
     def with_bias(node: Any, layer: nn.Conv3d | nn.ConvTranspose3d | nn.InstanceNorm3d) -> Any:

@@ -5,7 +5,8 @@ encoder's, the upsampled one, both joined. But at inference nobody reads again w
 convolution writes its answer over its own input, a few slices at a time: they go through a small window, which holds
 on to the slices that the next ones still have to see. The decoder's first convolution of a size writes over the map
 that the encoder left there, and the upsampled map exists in the window alone. Normalisation and rectification happen
-where the map lies. What is left at full size is one map; the sums are the same, and so are the logits.
+where the map lies. What is left at full size is one map and, while it is normalised, as many of its channels again as
+there are threads; the sums are the same, and so are the logits.
 
 Reference: Bulo et al., In-Place Activated BatchNorm, CVPR 2018 (why a map need not be kept beside its activation)
 """

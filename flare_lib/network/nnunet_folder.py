@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import nn
 
+from flare_lib.machine.counted import some_of
 from flare_lib.network.nnunet import read_checkpoint
 from flare_lib.network.nnunet_nets import Predict, build_nnunet
 from flare_lib.network.nnunet_plans import Plans, read_plans
@@ -141,9 +142,8 @@ def _layout_of(folder: Path) -> _V2:
     names = [f"{depth}/{plans}" for depth in ("*", "*/*", "*/*/*") for plans in (PLANS, PLANS_V1)]
     results = {path.parent for name in names for path in folder.glob(name)}
     if inside := sorted(path.relative_to(folder).as_posix() for path in results):
-        more = f" and {len(inside) - _NAMED} more" if len(inside) > _NAMED else ""
         raise ValueError(
-            f"the folder must be one of {folder}'s results, got all of them: {', '.join(inside[:_NAMED])}{more}"
+            f"the folder must be one of {folder}'s results, got all of them: {some_of(inside, most=_NAMED)}"
         )
     raise ValueError(
         f"a results folder of nnU-Net must hold {PLANS} and {DATASET} (v2) or {PLANS_V1} (v1), got {folder}"

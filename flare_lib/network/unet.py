@@ -134,6 +134,8 @@ class UNet(nn.Module):
         channels, multiple = self.architecture["in_channels"], self.size_multiple_zyx
         if x.ndim != 5 or x.shape[1] != channels:
             raise ValueError(f"the image must have the shape (B, {channels}, Z, Y, X), got {tuple(x.shape)}")
+        if not len(x):
+            raise ValueError("a batch must hold at least 1 image, got none")
         size = tuple(x.shape[2:])
         if any(n % m or not n for n, m in zip(size, multiple, strict=True)):
             raise ValueError(f"the image's size ZYX must be a multiple of {multiple}, got {size}")

@@ -22,6 +22,7 @@ from torch import nn
 
 from flare_lib.ct.preprocess import Preprocessing
 from flare_lib.machine.atomic_write import atomic_write
+from flare_lib.machine.counted import some_of
 from flare_lib.network.plan_numbers import (
     LARGEST_STRIDE,
     MOST_FEATURES,
@@ -149,18 +150,12 @@ def load_strict(net: nn.Module, tensors: Mapping[str, torch.Tensor], *, source: 
         "of another shape": differ,
     }
     if any(wrong.values()):
-        found = "; ".join(f"{kind}: {_first_of(names)}" for kind, names in wrong.items() if names)
+        found = "; ".join(f"{kind}: {some_of(names, most=_NAMED_AT_MOST)}" for kind, names in wrong.items() if names)
         raise ValueError(f"{source} must hold exactly the net's tensors, got {found}")
     if any(tensor.is_meta for tensor in own.values()):
         net.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
     else:
         net.load_state_dict(tensors)
-
-
-def _first_of(names: list[str]) -> str:
-    """Return names for one line: the first few, and how many more there are."""
-    shown = ", ".join(names[:_NAMED_AT_MOST])
-    return f"{shown} and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else shown
 
 
 def pair_of(path: str | Path) -> tuple[Path, Path]:

@@ -24,6 +24,15 @@ def test_headers_hold_what_places_and_scales_a_slice_and_nothing_of_the_patient(
     assert (str(header), header.file) == (str(tmp_path / "003.dcm"), header)
 
 
+def test_a_name_in_other_letters_than_the_header_promises_is_not_read(tmp_path):
+    folder = write_series(tmp_path, every(SpecificCharacterSet="ISO_IR 192"), slices=[0])
+    (path,) = folder.iterdir()
+    path.write_bytes(path.read_bytes().replace(b"Mustermann", b"M\xfcsterman\xe4"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert 0 not in read_header(path).shows[:2]
+
+
 @pytest.mark.parametrize(
     ("change", "read", "said"),
     [

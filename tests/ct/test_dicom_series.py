@@ -122,6 +122,14 @@ def test_slices_of_which_each_names_a_study_of_its_own_are_a_ct(tmp_path):
     np.testing.assert_array_equal(hu_of(tmp_path), HU)
 
 
+@pytest.mark.parametrize(
+    "names", [["A", "B", "", "D", "E", "F"], ["A", "A", "C", "D", "E", "F"]], ids=["one has none", "two share one"]
+)
+def test_slices_of_which_nearly_each_has_a_name_of_its_own_are_a_ct(tmp_path, names):
+    write_series(tmp_path, lambda ds, k: set_elements(ds, PatientID=names[k % len(names)]))
+    np.testing.assert_array_equal(hu_of(tmp_path), HU)
+
+
 def test_a_patients_name_written_in_two_ways_is_one(tmp_path):
     write_series(tmp_path, only(2, PatientName="MUSTERMANN^ERIKA^^ "))
     np.testing.assert_array_equal(hu_of(tmp_path), HU)

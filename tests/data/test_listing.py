@@ -213,6 +213,24 @@ def test_labels_among_the_slices_of_a_ct_are_passed_over_by_name(tmp_path):
     assert notes == [f"{case.ct_path} is taken for the slices of one CT; passed over: masks/liver.nii.gz"]
 
 
+@pytest.mark.parametrize("below", ["", "IMAGES/"])
+def test_slices_are_a_ct_beside_a_larger_conversion_of_it(tmp_path, below):
+    touch(tmp_path / "exam" / "DICOMDIR", DICOM)
+    for name in ("IM0001", "IM0002"):
+        touch(tmp_path / "exam" / below / name, DICOM)
+    touch(tmp_path / "exam" / "ct.nii", bytes(5000))
+    notes = []
+    assert [case.ct_path for case in list_cts([tmp_path / "exam"], on_note=notes.append)] == [tmp_path / "exam"]
+    assert notes == [f"{tmp_path / 'exam'} is taken for the slices of one CT; passed over: ct.nii"]
+
+
+def test_somebody_elses_manifest_hides_no_ct(tmp_path):
+    for name in ("a.nii.gz", "b.nii.gz"):
+        touch(tmp_path / name)
+    touch(tmp_path / "manifest.jsonl", b'{"name": "a", "output": "a.nii.gz"}\n')
+    assert found(tmp_path, tmp_path) == {"a": "a.nii.gz", "b": "b.nii.gz"}
+
+
 def test_what_lies_beside_the_folders_of_a_data_set_is_passed_over_by_name(tmp_path):
     for name in ("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", "imagesTs/b_0000.nii.gz", "c.nii"):
         touch(tmp_path / name)

@@ -89,6 +89,12 @@ def test_thin_lines_join_what_one_seed_says_of_each_arm():
     axes = dots_figure({"a": [0.5, 0.7], "b": [0.6, 0.4], "c": [0.1, 0.3]}, xlabel="DSC").axes[0]
     assert [line.get_xdata().tolist() for line in axes.lines[:2]] == [[0.5, 0.6, 0.1], [0.7, 0.4, 0.3]]
     assert [line.get_ydata().tolist() for line in axes.lines[:2]] == [[0, 1, 2]] * 2
+    assert "a line: " in axes.get_title(loc="left")
+    assert "a line: " not in dots_figure({"a": [0.5], "b": [0.6, 0.4]}, xlabel="DSC").axes[0].get_title(loc="left")
+
+
+def test_bars_below_zero_are_seen():
+    assert bars_figure({"": {"a": -1.2, "b": 2.0}}, xlabel="").axes[0].get_xlim()[0] < -1.2
 
 
 def test_a_histogram_counts_every_voxel_within_its_range():

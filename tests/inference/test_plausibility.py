@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from typer.main import get_command
 
+from flare_lib.cli import app
 from flare_lib.ct.labels import ORGANS, organ
 from flare_lib.ct.volume import Volume
-from flare_lib.inference.plausibility import anatomy_doubts
+from flare_lib.inference.plausibility import MAX_SCALE, anatomy_doubts
 
 SPACING = (5.0, 3.0, 4.0)
 SHAPE = (70, 60, 90)
@@ -119,6 +121,13 @@ def test_a_childs_body_is_noted_with_the_scale_that_makes_it_an_adults():
     assert "--scale 1.9 " in told
     assert small(field_of(180, 120, table=True)) == [told]
     assert small(field_of(320, 170)) == []
+
+
+def test_no_more_than_flare_segment_takes_is_advised():
+    scale = next(p for p in get_command(app).commands["segment"].params if p.name == "scale")
+    assert scale.max == MAX_SCALE
+    (told,) = small(field_of(70, 60))
+    assert f"--scale {MAX_SCALE} " in told
 
 
 def test_a_body_that_the_field_cuts_is_no_childs():

@@ -11,7 +11,7 @@ def test_one_has_no_plural(n, said):
 
 
 @pytest.mark.parametrize(
-    ("texts", "said"), [("", ""), ("ab", "a, b"), ("abcde", "a, b, c, d, e"), ("abcdefg", "a, b, c, d, e, and 2 more")]
+    ("texts", "said"), [("", ""), ("ab", "a, b"), ("abcde", "a, b, c, d, e"), ("abcdefg", "a, b, c, d, e and 2 more")]
 )
 def test_the_first_of_many_are_named(texts, said):
     assert some_of([*texts]) == said

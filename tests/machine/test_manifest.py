@@ -110,6 +110,15 @@ def test_a_file_of_somebody_else_is_refused_and_stays(tmp_path, content):
     assert read_manifest(path) == {}
 
 
+@pytest.mark.parametrize("content", [b'{"name": "my data", "files": ["a.wav"]}', b'{"name": "a", "state": "done"}\n'])
+def test_a_single_line_of_somebody_else_is_refused_and_stays(tmp_path, content):
+    path = tmp_path / "manifest.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="must be written by earlier runs, got a file of something else"):
+        open_manifest(path, lambda entry: False).__enter__()
+    assert path.read_bytes() == content
+
+
 @pytest.mark.parametrize("left", [b"", b"\0\0\0", b'{"na', b'{"name": "a", "se'])
 def test_what_a_kill_leaves_of_the_first_line_is_dropped(tmp_path, left):
     path = tmp_path / "manifest.jsonl"

@@ -29,7 +29,9 @@ def test_openvinos_logits_are_torchs(patch, bias):
             parameter += 0.1 * torch.randn(parameter.shape)  # no bias is 0, no scale 1
         expected = net.finest(patch)
     assert expected.std() > 0.5
-    torch.testing.assert_close(compile_net(net, PATCH, FLOAT32)(patch), expected, atol=1e-4, rtol=0)
+    for order in (torch.contiguous_format, torch.channels_last_3d):
+        answer = compile_net(net.to(memory_format=order), PATCH, FLOAT32)(patch)
+        torch.testing.assert_close(answer, expected, atol=1e-4, rtol=0)
 
 
 def test_an_answer_stays_when_the_next_one_is_computed(patch):

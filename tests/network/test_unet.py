@@ -218,6 +218,11 @@ def test_an_image_without_batch_axis_or_of_other_channels_is_refused(shape):
         small_net()(image(shape=shape))
 
 
+def test_an_empty_batch_is_refused():
+    with pytest.raises(ValueError, match="a batch must hold at least 1 image, got none"):
+        small_net()(image(shape=(0, 2, 8, 12, 16)))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
