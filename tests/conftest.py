@@ -43,11 +43,19 @@ def pytest_collection_modifyitems(items):
     notebooks = {item.path for item in items if item.path.suffix == ".ipynb"}
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.path not in notebooks, item.path not in slow))
-    if notebooks and sys.platform == "linux":
-        from forked_kernels import launch_kernel
-        from jupyter_client.provisioning import local_provisioner
 
-        local_provisioner.launch_kernel = lambda command, **how: launch_kernel(_forkserver(), command, **how)
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):
+    """Fork nbval's kernels, which start before a notebook's first cell; those that the library starts are its own."""
+    if item.path.suffix != ".ipynb" or sys.platform != "linux":
+        return (yield)
+    from forked_kernels import launch_kernel
+    from jupyter_client.provisioning import local_provisioner
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_provisioner, "launch_kernel", partial(launch_kernel, _forkserver()))
+        return (yield)
 
 
 @cache
