@@ -145,13 +145,12 @@ def segment_many(
                 progress=lambda done, total: bars("segmenting", done, total, unit="case"),
             )
     finally:  # also for a run that is stopped: the page of what there is so far
-        pages, is_told = [], True
+        pages = []
         if written := read_entries(folder):
             try:
                 write_cohort_page(folder / PAGE, list(written.values()), title=folder.name)
                 pages.append(folder / PAGE)
             except OSError as error:  # a full disk, for example: the cases' own failures are still to be told
-                is_told = False
                 tell_error(reason_of(error))
     failed = [entry for entry in entries if entry["state"] == "failed"]
     for entry in failed:
@@ -161,7 +160,7 @@ def segment_many(
         f"{counted(len(entries), 'CT')}, {len(entries) - len(failed)} segmented, {len(failed)} put aside, "
         f"{n_before} of them in earlier runs; {wrote(folder / MANIFEST, *pages)}"
     )
-    raise typer.Exit(2 if failed or not is_told else 0)
+    raise typer.Exit(2 if failed or (written and not pages) else 0)
 
 
 def _print_job(jobs: dict[str, object]) -> None:

@@ -11,7 +11,6 @@ The region makes the difference in speed: most tiles of a whole CT hold none of 
 References: nnU-Net 2.8, `DefaultPreprocessor`, `nnUNetPredictor`, `export_prediction`; for v1, see `nnunet_v1`.
 """
 
-import copy
 from functools import partial
 
 import numpy as np
@@ -27,7 +26,7 @@ from flare_lib.inference.coarse_to_fine import Run, Segmentation
 from flare_lib.inference.components import keep_largest_piece
 from flare_lib.inference.postprocess import MIN_SHARE, postprocess
 from flare_lib.inference.slice_interpolation import resize_argmax
-from flare_lib.inference.stages import Stage
+from flare_lib.inference.stages import ResizablePredictor, Stage
 from flare_lib.machine.device import memory_errors_of
 from flare_lib.machine.precision import Precision, choose_precision
 from flare_lib.machine.progress import StageProgress
@@ -40,7 +39,7 @@ from flare_lib.network.nnunet_plans import Plans, Scaling
 NAME = "nnU-Net"
 
 
-class NnunetStage:
+class NnunetStage(ResizablePredictor):
     """The nets of a results folder as a stage: loaded once, used for many cases. The nets are moved to its device.
 
     `precision` and `engine`: see `choose_precision`, `check_engine` and, for the nets that OpenVINO can compute,
@@ -77,12 +76,6 @@ class NnunetStage:
     def size_multiple(self) -> Shape:
         """What each side of a patch must be a multiple of, along the net's axes."""
         return self.plans.size_multiple
-
-    def with_patch(self, patch_size: Shape) -> "NnunetStage":
-        """Return a stage with the same nets for patches of another size, a multiple of `size_multiple`."""
-        other = copy.copy(self)
-        other.patch_size = patch_size
-        return other
 
     def prepare(self, array: np.ndarray, spacing_mm: Triple, scaling: Scaling) -> torch.Tensor:
         """Return the image that the nets see of a CT: clipped, resampled and scaled, float32 (1, ...).

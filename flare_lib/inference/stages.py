@@ -7,7 +7,7 @@ import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 
@@ -45,8 +45,11 @@ class ResizablePredictor(PatchPredictor, Protocol):
     def size_multiple(self) -> Shape:
         """What each side (z, y, x) of a patch must be a multiple of."""
 
-    def with_patch(self, patch_size: Shape) -> PatchPredictor:
+    def with_patch(self, patch_size: Shape) -> Self:
         """Return the same predictor for patches of this size (z, y, x), a multiple of `size_multiple`."""
+        other = copy.copy(self)
+        other.patch_size = patch_size
+        return other
 
 
 class Stage(PatchPredictor, Protocol):
@@ -56,7 +59,7 @@ class Stage(PatchPredictor, Protocol):
         """Return the image (C, Z, Y, X) of a CT that the net sees, on any grid that has the CT's extent."""
 
 
-class NetStage:
+class NetStage(ResizablePredictor):
     """A trained UNet as a stage: loaded once, used for many cases. It works on a copy, so the net stays unchanged.
 
     `precision` and `engine`: see `choose_precision` and `check_engine`, whose errors it raises.
@@ -89,12 +92,6 @@ class NetStage:
     def size_multiple(self) -> Shape:
         """What each side (z, y, x) of a patch must be a multiple of: the net's strides together."""
         return self.net.size_multiple_zyx
-
-    def with_patch(self, patch_size: Shape) -> "NetStage":
-        """Return a stage with the same net for patches of another size (z, y, x), a multiple of `size_multiple`."""
-        other = copy.copy(self)
-        other.patch_size = patch_size
-        return other
 
     def scaled(self, scale: float) -> "NetStage":
         """Return a stage with the same net that is shown bodies `scale` times as large; ValueError unless above 0."""

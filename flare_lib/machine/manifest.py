@@ -69,10 +69,7 @@ def read_manifest(path: str | os.PathLike, is_ours: IsOurs = _any_entry) -> dict
     except FileNotFoundError:
         return entries
     for line in content.splitlines():
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
+        entry = _parsed(line)
         if isinstance(entry, dict) and isinstance(entry.get("name"), str) and is_ours(entry):
             entries[entry["name"]] = entry
     return entries
@@ -121,7 +118,15 @@ def _is_somebody_elses(content: bytes) -> bool:
     rest = content.strip(b"\0")
     if not rest.strip():
         return False
-    return b"\n" in rest or rest.rstrip().endswith(b"}") or not rest.startswith(begun[: len(rest)])
+    return b"\n" in rest or _parsed(rest) is not None or not rest.startswith(begun[: len(rest)])
+
+
+def _parsed(line: bytes) -> Any:
+    """Return what a line of JSON holds, None for a broken one."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _line(entry: Mapping[str, Any]) -> bytes:

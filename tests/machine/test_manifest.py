@@ -119,7 +119,7 @@ def test_a_single_line_of_somebody_else_is_refused_and_stays(tmp_path, content):
     assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("left", [b"", b"\0\0\0", b'{"na', b'{"name": "a", "se'])
+@pytest.mark.parametrize("left", [b"", b"\0\0\0", b'{"na', b'{"name": "a", "se', b'{"name": "a", "ml": {"liver": 1}'])
 def test_what_a_kill_leaves_of_the_first_line_is_dropped(tmp_path, left):
     path = tmp_path / "manifest.jsonl"
     path.write_bytes(left)
