@@ -93,7 +93,8 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run `flare` with these arguments; return the exit code."""
-    ours = takewhile(lambda argument: argument != "--", arguments) if arguments[:1] == ["profile"] else arguments
+    ours = [*takewhile(lambda argument: argument != "--", arguments)] if arguments[:1] == ["profile"] else [*arguments]
+    arguments = [*map(_at_home, ours), *arguments[len(ours) :]]
     if any(re.fullmatch(r"(--[\w-]+=)?", argument) for argument in ours):  # as a path it would be the current folder
         return tell_error("no argument may be empty, got an empty one (an unset variable?)")
     try:
@@ -108,6 +109,13 @@ def run(arguments: Sequence[str]) -> int:
         return tell_error(str(error))
     except (ValueError, OSError, MemoryError) as error:
         return tell_error(reason_of(error))
+
+
+def _at_home(argument: str) -> str:
+    """Return an argument with `~` as the home folder: shells do not see it in `--output=~/labels`, and some nowhere."""
+    option = re.match(r"--[\w-]+=|-\w(?=~)|", argument)[0]  # type: ignore[index]
+    path = argument[len(option) :]
+    return argument if os.path.lexists(path) else option + os.path.expanduser(path)
 
 
 if __name__ == "__main__":  # because torchrun starts modules, not commands

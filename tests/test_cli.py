@@ -73,6 +73,19 @@ def test_an_empty_argument_is_not_taken_for_the_current_folder(flare, tmp_path, 
     assert flare("profile", "-o", "p.json", "--", sys.executable, "-c", "")[0] == 0  # another program's argument
 
 
+def test_a_tilde_that_no_shell_has_seen_is_the_home_folder(flare, tmp_path, monkeypatch):
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    prints = [sys.executable, "-c", "import sys; sys.exit(sys.argv[1] != '~/x')", "~/x"]  # another program's argument
+    assert flare("profile", "--output=~/a.json", "--", *prints)[0] == 0
+    assert flare("profile", "-o~/b.json", "--figure", "~/b.svg", "--", *prints)[0] == 0
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["a.json", "b.json", "b.svg"]
+    (tmp_path / "~").mkdir()
+    assert flare("profile", "-o", "~/c.json", "--", *prints)[0] == 0  # what is there is meant
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there, a current folder cannot be removed")
 def test_a_current_folder_that_has_been_removed_is_told(flare, tmp_path, monkeypatch):
     (tmp_path / "gone").mkdir()

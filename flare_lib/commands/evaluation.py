@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flare_lib.commands.outputs import check_apart, check_figure, check_folder, check_table, wrote
+from flare_lib.commands.outputs import check_apart, check_figure, check_folder, check_table, drawing, wrote
 from flare_lib.commands.terminal import Bars, tell_error
 from flare_lib.commands.workers import Scheduler, Workers, chosen_pool
 from flare_lib.machine.counted import counted
@@ -47,12 +47,11 @@ def evaluate(
         raise typer.Exit(2)
     cohort_scores.write_table(output, cases)
     if figure is not None:
-        from flare_lib.display.charts import score_boxes_figure
-        from flare_lib.display.figures import plain_style, save_figure
-
         scored = [case.scores for case in cases if case.scores is not None]
-        with plain_style():
-            save_figure(score_boxes_figure([s.dice for s in scored], [s.nsd for s in scored]), figure)
+        with drawing() as save:
+            from flare_lib.display.charts import score_boxes_figure
+
+            save(score_boxes_figure([s.dice for s in scored], [s.nsd for s in scored]), figure)
     typer.echo(cohort_scores.summary(cases))
     typer.echo(f"{len(cases) - len(failed)} of {counted(len(cases), 'case')} scored; {wrote(output, figure)}")
     raise typer.Exit(2 if failed else 0)
@@ -79,11 +78,10 @@ def profile(
     with atomic_write(output) as unfinished:
         unfinished.write_text(json.dumps({"command": command, "status": status, **run.to_dict()}), encoding="utf-8")
     if figure is not None:
-        from flare_lib.display.charts import efficiency_figure
-        from flare_lib.display.figures import plain_style, save_figure
+        with drawing() as save:
+            from flare_lib.display.charts import efficiency_figure
 
-        with plain_style():
-            save_figure(efficiency_figure(run, title=" ".join(command)), figure)
+            save(efficiency_figure(run, title=" ".join(command)), figure)
     typer.echo(run.summary())
     typer.echo(f"the command ended with {status}; {wrote(output, figure)}")
     raise typer.Exit(status if status >= 0 else 128 - status)

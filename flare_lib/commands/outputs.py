@@ -1,8 +1,13 @@
 """The files a command writes: checked before any work starts, and named once they are written."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _FIGURE_SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
 
@@ -88,6 +93,21 @@ def check_new_folder(folder: Path) -> None:
     there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not (there.is_dir() and os.access(there, os.W_OK)):
         raise ValueError(f"the output must be a writable folder, or one that can be created, got {folder}")
+
+
+@contextmanager
+def drawing() -> "Iterator[Callable[[Figure, Path], None]]":
+    """Yield `save_figure`; figures are drawn in the block as matplotlib draws, whatever a user's matplotlibrc says."""
+    open_no_window()
+    from flare_lib.display.figures import plain_style, save_figure
+
+    with plain_style():
+        yield save_figure
+
+
+def open_no_window() -> None:
+    """Forget MPLBACKEND before matplotlib is loaded: a name that it does not know would end the command."""
+    os.environ.pop("MPLBACKEND", None)
 
 
 def wrote(*paths: Path | None) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flare_lib.commands.cohorts import segment_many
-from flare_lib.commands.outputs import check_apart, check_outputs, check_report_file, check_table, wrote
+from flare_lib.commands.outputs import check_apart, check_outputs, check_report_file, check_table, drawing, wrote
 from flare_lib.commands.terminal import Bars, tell_error, tell_note
 from flare_lib.commands.workers import Device, Engine, Job, Precision, Scheduler, Slurm, Workers, chosen_pool
 from flare_lib.machine.counted import counted
@@ -23,7 +23,7 @@ def segment(
         list[Path],
         typer.Argument(
             metavar="CT",
-            help="NIfTI files, folders or .zip files of DICOM; or folders and lists (.csv) of many CTs.",
+            help="NIfTI files, folders or .zip files of DICOM; or folders and lists (.csv, .tsv) of many CTs.",
         ),
     ],
     output: Annotated[
@@ -73,8 +73,9 @@ def segment(
 ) -> None:
     """Segment 13 organs, coarse to fine, and save the labels on each CT's own grid.
 
-    With a folder as the output, any number of CTs is segmented, given as files, folders or lists (.csv). The folder
-    also gets an overview, cohort.html, and manifest.jsonl, from which the same command continues if it was stopped.
+    With a folder as the output, any number of CTs is segmented, given as files, folders or lists (.csv, .tsv). The
+    folder also gets an overview, cohort.html, and manifest.jsonl, from which the same command continues if it was
+    stopped.
     """
     if nnunet is None and (fold or roi):
         raise ValueError(f"{'--fold' if fold else '--roi'} needs --nnunet, got none")
@@ -145,10 +146,10 @@ def _segment_one(
     note_steps(result.seconds)
     save_label_map(target, result.label_map_zyx, ct)
     if figure is not None:
-        from flare_lib.display.figures import overlay_figure, plain_style, save_figure
+        with drawing() as save:
+            from flare_lib.display.figures import overlay_figure
 
-        with plain_style():
-            save_figure(overlay_figure(ct, result.label_map_zyx), figure)
+            save(overlay_figure(ct, result.label_map_zyx), figure)
     for note in result.notes:
         tell_note(note)
     typer.echo(volume_table(ct, result.label_map_zyx, truth, names=method.names))

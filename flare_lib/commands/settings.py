@@ -1,7 +1,7 @@
 """Settings as typed on the command line: name=value."""
 
 import ast
-from pathlib import Path
+import os
 from typing import Any
 
 _PLACES = ("_path", "_file", "_folder")  # a setting whose name ends like this holds a path
@@ -21,4 +21,6 @@ def parse_setting(text: str) -> tuple[str, Any]:
 def seen_from_here(setting: tuple[str, Any]) -> tuple[str, Any]:
     """Make a setting's path absolute, if it holds one: it may be read from a folder other than the current one."""
     name, value = setting
-    return name, str(Path(value).absolute()) if value and isinstance(value, str) and name.endswith(_PLACES) else value
+    return name, os.path.abspath(os.path.expanduser(value)) if value and isinstance(value, str) and name.endswith(
+        _PLACES
+    ) else value

@@ -22,7 +22,8 @@ def choose_series(found: Sequence[Series], path: Path, name: str | None = None) 
     the line then lists.
     """
     if name is not None and found:
-        named = [series for series in found if name in (series.name, series.name.partition("#")[0])]
+        named = [series for series in found if name == series.name]
+        named = named or [series for series in found if name == series.name.partition("#")[0]]
         if len(named) != 1:
             raise ValueError(
                 f"--series must name one series in {path}, got {name}, which names {_listed(named, found)}"

@@ -18,6 +18,7 @@ from flare_lib.ct.dicom_headers import (
     FilePath,
     Header,
     MemberPath,
+    is_index,
     open_dicom,
     read_header,
     start_of,
@@ -46,7 +47,7 @@ class DicomFiles:
 
 def may_hold_dicom(path: Path) -> bool:
     """Return whether a path is a folder or, by its name, an archive, a DICOM file or a DICOMDIR."""
-    named = path.suffix.lower() in {ZIP_SUFFIX, *DICOM_SUFFIXES} or path.name.upper() == "DICOMDIR"
+    named = path.suffix.lower() in {ZIP_SUFFIX, *DICOM_SUFFIXES} or is_index(path)
     return os.path.isdir(path) or (named and os.path.isfile(path))  # unlike Path's, never an error for a long name
 
 
@@ -61,7 +62,7 @@ def read_files(path: Path) -> DicomFiles:
         list(_read_entries(path.parent, [path], found))
         return found
     todo: list[FilePath] = [_open_zip(path) if path.suffix.lower() == ZIP_SUFFIX and path.is_file() else path]
-    if path.name.upper() == "DICOMDIR" and path.is_file():
+    if is_index(path) and path.is_file():
         todo = [path.parent]
     entered: set[str] = set()
     while todo:
@@ -96,11 +97,11 @@ def _read_entries(folder: FilePath, entries: list[FilePath], found: DicomFiles) 
                 yield entry
             elif Path(entry.name).suffix.lower() == ZIP_SUFFIX and entry.is_file():
                 yield _open_zip(entry)
-            elif entry.name.upper() == "DICOMDIR":
+            elif is_index(entry):
                 _add_listed(entry, found.listed)
             elif (header := read_header(entry)) is None:
                 others.append(entry)
-            elif header.is_index:
+            elif is_index(entry, header):
                 _add_listed(entry, found.listed)
             else:
                 headers.append(header)

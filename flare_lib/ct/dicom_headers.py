@@ -103,9 +103,12 @@ class Header:
         return int(number)
 
     @property
-    def is_index(self) -> bool:
-        """Whether the file is an index of other files (a DICOMDIR, whatever its name)."""
-        return self.value("MediaStorageSOPClassUID", self.elements.file_meta) == _DICOMDIR
+    def n_frames(self) -> int:
+        """How many images the file says it holds; 1 if it does not say."""
+        try:
+            return max(1, self.whole("NumberOfFrames"))
+        except ValueError:
+            return 1
 
     @property
     def kind(self) -> str:
@@ -143,6 +146,13 @@ def read_header(path: FilePath) -> Header | None:
         raise ValueError(f"{path} must be a file that can be read, got: {error.strerror or error}") from error
     except Exception as error:  # a damaged header can fail anywhere in the parser
         raise ValueError(f"{path} must be a complete DICOM file, got a damaged header") from error
+
+
+def is_index(path: FilePath, header: Header | None = None) -> bool:
+    """Return whether a file is an index of others: a DICOMDIR by its class, or by its name, as a damaged one is."""
+    if path.name.upper() == "DICOMDIR":
+        return True
+    return header is not None and header.value("MediaStorageSOPClassUID", header.elements.file_meta) == _DICOMDIR
 
 
 def _taken_out(elements: "Dataset", keyword: str) -> int:

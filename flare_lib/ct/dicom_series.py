@@ -3,8 +3,9 @@
 A series is all files with one SeriesInstanceUID. Scouts, reports and contours among its slices are passed over, and
 named. A series that holds several volumes (phases, gates, reconstructions) is split by the first element that tells
 them apart, and one that shows several people or studies (anonymisers may give them one UID) by these; the volumes are
-called UID#1, UID#2, ... A slice is never left out because it is damaged: a file that cannot be read, or that fits
-nowhere, rules out the series beside it.
+called UID#1, UID#2, ... If the slices of those people interlace, they are one CT, whose anonymiser drew new names as it
+went; if they merely continue one another, UID alone names all of them. A slice is never left out because it is damaged:
+a file that cannot be read, or that fits nowhere, rules out the series beside it.
 """
 
 from collections import Counter, defaultdict
@@ -175,6 +176,11 @@ def _series(path: Path, uid: str, headers: list[Header], damage: list[str]) -> l
     except ValueError as error:
         return [Series(uid, tuple(headers), against=damage[0] if damage else str(error))]
     notes = tuple(f"passed over among the slices: {what}" for what in _what(beside))
+    if len(people) > 1 and _is_stack(slices, path):
+        notes += (f"the slices name {len(people)} patients or studies, and lie as those of one CT",)
+        # two CTs never lie interlaced like this; one that ends where another begins is for the user to say
+        interlaced = all(len(group) > 1 for group in people) and not all(_is_stack(group, path) for group in people)
+        parts = {"": slices} if interlaced else {**parts, "": slices}
     found = []
     for i, (part, headers_of_part) in enumerate(parts.items()):
         name = f"{uid}#{i + 1}" if part else uid
@@ -183,9 +189,17 @@ def _series(path: Path, uid: str, headers: list[Header], damage: list[str]) -> l
             stack = place_slices(headers_of_part, path)
         except ValueError as error:
             against = against or (f"{error} ({_OF_SEVERAL})" if len(people) > 1 else str(error))
-        doubt = _OF_SEVERAL if len(people) > 1 else _doubt(stack) if stack else None
+        doubt = _OF_SEVERAL if len(people) > 1 and len(parts) > 1 else _doubt(stack) if stack else None
         found.append(Series(name, tuple(headers_of_part), stack, against, doubt, part, notes))
     return found
+
+
+def _is_stack(slices: list[Header], path: Path) -> bool:
+    try:
+        place_slices(slices, path)
+    except ValueError:
+        return False
+    return True
 
 
 def _apart(images: list[Header]) -> tuple[list[Header], list[Header]]:

@@ -4,10 +4,7 @@ References: NIfTI-1 and NIfTI-2 headers (nifti.nimh.nih.gov).
 """
 
 import os
-import re
 import tempfile
-import zipfile
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -16,8 +13,7 @@ from nibabel.openers import ImageOpener
 
 from flare_lib.ct.dicom import load_dicom
 from flare_lib.ct.dicom_derived import check_replaceable
-from flare_lib.ct.dicom_folder import ZIP_SUFFIX, may_hold_dicom
-from flare_lib.ct.dicom_headers import FilePath, MemberPath, read_header
+from flare_lib.ct.dicom_folder import may_hold_dicom
 from flare_lib.ct.dicom_seg import SEG_SUFFIX, check_dicom_seg, save_dicom_seg
 from flare_lib.ct.hu import hu_problem
 from flare_lib.ct.labels import N_CLASSES, as_label_map
@@ -26,76 +22,6 @@ from flare_lib.ct.volume import Volume, grid_difference, to_file_axes
 from flare_lib.machine.atomic_write import atomic_write
 
 LABEL_SUFFIXES = (*SUFFIXES, SEG_SUFFIX)
-_ENDING = r"\.(nii|nii\.gz|zip)$"  # of a CT's or a label map's name
-_NEVER_DICOM = (*SUFFIXES, ZIP_SUFFIX, ".csv", ".json", ".png", ".txt")  # names of files that are not even opened
-
-
-def find_images(folder: str | os.PathLike, *, channel: str = "") -> dict[str, Path]:
-    """Return {case name: path} for a folder's .nii and .nii.gz files, sorted by name; empty if there are none.
-
-    `channel`, a channel number at the end of a file name (`_0000`, as nnU-Net and FLARE 2022 write it for CTs), is not
-    part of the case name. Hidden files are skipped: a killed process may have left one. Raises ValueError if two files
-    have the same case name.
-    """
-    paths = (path for path in sorted(Path(folder).glob("[!.]*")) if path.name.lower().endswith(SUFFIXES))
-    return _by_case(paths, channel)
-
-
-def find_cts(folder: str | os.PathLike, *, channel: str = "") -> dict[str, Path]:
-    """Return {case name: path} for everything in a folder that `load_ct` reads, sorted by name; empty if there is none.
-
-    That is NIfTI files as in `find_images`, and .zip files and folders that hold DICOM, at any depth: one CT each.
-    Raises ValueError for two of one case name, and for slices of DICOM that lie in the folder itself.
-    """
-    folder = Path(folder)
-    if holds_dicom(folder):
-        raise ValueError(f"{folder} must hold a folder or .zip of DICOM for each CT, got DICOM files side by side")
-    paths = sorted(folder.glob("[!.]*"))
-    return _by_case((p for p in paths if p.name.lower().endswith(SUFFIXES) or holds_dicom(p, deep=True)), channel)
-
-
-def _by_case(paths: Iterable[Path], channel: str) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in paths:
-        name = re.sub(_ENDING, "", path.name, flags=re.IGNORECASE).removesuffix(channel)
-        if name in found:
-            raise ValueError(
-                f"every case must have one CT or label map in {path.parent}, got {found[name].name} and {path.name}"
-            )
-        found[name] = path
-    return found
-
-
-def holds_dicom(path: Path, *, deep: bool = False) -> bool:
-    """Return whether a folder or a .zip holds a DICOM file, even a damaged one; if `deep`, also in folders below it.
-
-    False for any other file. An archive that cannot be opened counts: it may hold a CT; `load_ct` says what is wrong.
-    """
-    if path.is_dir():
-        return any(_dicom_among(path.rglob("[!.]*") if deep else path.glob("[!.]*")))
-    if not (path.name.lower().endswith(ZIP_SUFFIX) and path.is_file()):
-        return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(_dicom_among(MemberPath(archive, name) for name in archive.namelist()))
-    except (OSError, ValueError, zipfile.BadZipFile):
-        return True
-
-
-def find_dicom(folder: Path) -> list[Path]:
-    """Return the DICOM files in and below a folder, even damaged ones, without indexes, sorted; [] for none."""
-    found = _dicom_among(folder.rglob("[!.]*"))
-    return sorted(file for file in found if isinstance(file, Path) and file.name.upper() != "DICOMDIR")
-
-
-def _dicom_among(files: Iterable[FilePath]) -> Iterator[FilePath]:
-    for file in files:
-        if not file.name.lower().endswith(_NEVER_DICOM) and file.is_file():
-            try:
-                if read_header(file) is not None:
-                    yield file
-            except (ValueError, OSError):
-                yield file
 
 
 def load_ct(path: str | os.PathLike, *, series: str | None = None) -> Volume:

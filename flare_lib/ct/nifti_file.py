@@ -7,10 +7,12 @@ References: NIfTI-1 and NIfTI-2 (nifti.nimh.nih.gov), RFC 1952 (gzip).
 
 import io
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 
 from flare_lib.ct.gzip_stream import MAGIC, MOST_PER_BYTE, GzipStream
@@ -22,6 +24,11 @@ SUFFIXES = (".nii", ".nii.gz")
 _NIFTI_1_HEADER_BYTES = 348
 _PADDING_BYTES = 512  # one block of a tape or disk
 _CHUNK_BYTES = 64 * 1024
+
+_LABEL_INTENT = 1002  # NIFTI_INTENT_LABEL
+_CALLED_LABELS = re.compile(
+    r"(?<![a-z])(seg|segs|segmentations?|labels?|labelmap|masks?|gt|ground[ _-]?truth|annotations?)(?![a-z])"
+)
 
 
 def load_nifti(path: Path, dtypes: tuple[type, ...]) -> Volume:
@@ -39,20 +46,51 @@ def load_nifti(path: Path, dtypes: tuple[type, ...]) -> Volume:
         raise FileNotFoundError(f"an image must exist to be loaded, got {path}")
     try:
         with open(path, "rb", buffering=0) as file:
-            compressed = file.read(len(MAGIC)) == MAGIC
-            file.seek(0)
-            return _load(GzipStream(file) if compressed else file, os.fstat(file.fileno()).st_size, path, dtypes)
+            return _load(_inflated(file), os.fstat(file.fileno()).st_size, path, dtypes)
     except PermissionError as error:
         raise ValueError(f"{path} must be a file that can be read, got: {error.strerror}") from error
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} must be a complete NIfTI file, got: {' '.join(str(error).split())}") from error
 
 
-def _load(stream: io.RawIOBase, file_bytes: int, path: Path, dtypes: tuple[type, ...]) -> Volume:
-    """Load an image from a stream, possibly compressed, that comes from a file of `file_bytes` bytes."""
+def is_label_map(path: Path) -> bool:
+    """Return whether a NIfTI file is a label map, not a CT; False for one that cannot be read.
+
+    It is one if its header's intent says so, or if its voxels are bytes that no scaling takes below 0: there is no air
+    in it. A file whose name says so (`case_seg.nii.gz`, `mask.nii`) is read: all must be whole numbers from 0 to 255.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            header = _read_header(_inflated(file), path)
+        layout = voxel_layout(header, path)
+        if header["intent_code"] == _LABEL_INTENT:
+            return True
+        if layout.dtype == np.uint8 and layout.intercept + min(0.0, 255 * layout.slope) >= 0:
+            return True
+        if _CALLED_LABELS.search(path.name.lower()):
+            load_nifti(path, (np.uint8,))  # of a CT, no more than the first slice is read
+            return True
+    except (ValueError, OSError, EOFError, zlib.error):
+        pass
+    return False
+
+
+def _inflated(file: io.FileIO) -> io.RawIOBase:
+    """Return a file's own stream, or what it inflates to if it is compressed."""
+    compressed = file.read(len(MAGIC)) == MAGIC
+    file.seek(0)
+    return GzipStream(file) if compressed else file
+
+
+def _read_header(stream: io.RawIOBase, path: Path) -> nib.Nifti1Header:
     block = _read(stream, _NIFTI_1_HEADER_BYTES)
     block += _read(stream, header_size(block, path) - len(block))
-    header = read_header(block, path)
+    return read_header(block, path)
+
+
+def _load(stream: io.RawIOBase, file_bytes: int, path: Path, dtypes: tuple[type, ...]) -> Volume:
+    """Load an image from a stream, possibly compressed, that comes from a file of `file_bytes` bytes."""
+    header = _read_header(stream, path)
     layout = voxel_layout(header, path)
     declared_bytes = layout.offset_bytes + layout.size_bytes
     most_bytes = file_bytes * (MOST_PER_BYTE if isinstance(stream, GzipStream) else 1)
@@ -62,7 +100,7 @@ def _load(stream: io.RawIOBase, file_bytes: int, path: Path, dtypes: tuple[type,
             + (f"{file_bytes:,}" if most_bytes == file_bytes else f"{file_bytes:,} compressed, {most_bytes:,} at most")
         )
     grid = file_grid(header, layout.shape_xyz, path)
-    _skip(stream, layout.offset_bytes - len(block))
+    _skip(stream, layout.offset_bytes - header.sizeof_hdr)
 
     array_xyz = stack_slices(
         _slices(stream, layout),

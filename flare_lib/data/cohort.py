@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from flare_lib.ct.files import find_cts, find_images, holds_dicom, load_ct, load_label_map
+from flare_lib.ct.files import load_ct, load_label_map
+from flare_lib.ct.folders import find_cts, find_images, holds_dicom
 from flare_lib.ct.hu import hu_doubts
 from flare_lib.ct.labels import IGNORED, N_ORGANS, left_right_problems, organ, without_ignored
 from flare_lib.ct.volume import Volume, grid_difference
@@ -56,7 +57,7 @@ def find_cases(folder: str | Path) -> list[Case]:
         raise FileNotFoundError(f"a cohort must be a folder that exists, got {folder}")
     for images, labels in FOLDERS:
         if (folder / images).is_dir():
-            cts, label_maps = find_cts(folder / images, channel="_0000"), find_images(folder / labels)
+            cts, label_maps = find_cts(folder / images), find_images(folder / labels)
             break
     else:
         label_maps = {path.parent.name: path for path in folder.glob("*/segmentations")}
@@ -92,7 +93,7 @@ def _in_folder(folder: Path) -> dict[str, Path]:
         return patients | {p.name: p for p in folders if p.name not in patients and holds_dicom(p, deep=True)}
     if not find_images(folder) and holds_dicom(folder):
         return {folder.resolve().name: folder}
-    return find_cts(folder, channel="_0000")
+    return find_cts(folder)
 
 
 def load_labels(case: Case) -> Volume:

@@ -2,35 +2,31 @@
 
     FOLDER         every NIfTI file and .zip in it, every folder in it that holds DICOM at any depth (one patient each),
                    other folders in it likewise; a data set with labels (`data.cohort`) gives its CTs
-    LIST.csv       one CT a row: a column `ct`, relative to the list's own folder, and perhaps a column `name`; in
-                   UTF-8 or as Excel saves Unicode text, its columns parted by comma, semicolon or tab
+    LIST.csv       one CT a row (`ct_list`); or .tsv
     'CTS/*.nii.gz' what matches; ** for any number of folders
     anything else  one CT, as `ct.files.load_ct` reads it
 
 Of a data set with labels, whatever lies beside the folders of its CTs and labels is passed over (`imagesTs`, which can
 be given by itself). A folder with DICOM files in it and NIfTI files in or below it is taken for what most of its files
 are: one CT in DICOM, or a folder of NIfTI files where somebody left a slice. What is passed over is told by name.
-Hidden files are passed over, and so are labels that a run of ours has left with its manifest among the CTs. A folder
-that can be reached in two ways, through a link, is entered once.
+Label maps among the CTs are passed over, too (`is_label_map`). Hidden files are passed over without a word, and so are
+labels that a run of ours has left with its manifest. A folder that can be reached in two ways, through a link, is
+entered once.
 """
 
-import codecs
-import csv
-import io
 import os
-import re
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 
-from flare_lib.ct.files import find_dicom, holds_dicom
-from flare_lib.ct.nifti_file import SUFFIXES
+from flare_lib.ct.folders import case_name, find_dicom, holds_dicom
+from flare_lib.ct.nifti_file import SUFFIXES, is_label_map
 from flare_lib.data.cohort import FOLDERS, Case, ct_with_masks, find_cases
+from flare_lib.data.ct_list import LIST_SUFFIXES, read_list
 from flare_lib.machine.counted import some_of
 from flare_lib.machine.manifest import MANIFEST, read_manifest
 
-_ENDING = r"(_0000)?(\.nii|\.zip|\.dcm)?(\.gz)?$"  # of a CT's name: channel number and format, upper or lower case
 _CT_SUFFIXES = (*SUFFIXES, ".zip")
 
 
@@ -41,11 +37,6 @@ class _Search:
     tell: Callable[[str], None]
     entered: set[str] = field(default_factory=set)
     links: deque[tuple[Path, str]] = field(default_factory=deque)  # with what names below them begin with
-
-
-def case_name(path: Path) -> str:
-    """Return a CT's name: its file's or folder's, without channel number and format."""
-    return re.sub(_ENDING, "", path.name, flags=re.IGNORECASE)
 
 
 def check_case_name(name: str) -> None:
@@ -59,8 +50,7 @@ def list_cts(inputs: Sequence[str | os.PathLike], *, on_note: Callable[[str], No
 
     A CT in a subfolder is named after both, joined by "_". `on_note` is called with a note for every folder in which
     files that may be CTs are passed over. Raises FileNotFoundError for an input that does not exist or leads to no CT,
-    ValueError for two CTs of the same name, a name that leads to another folder, or a list that cannot be read as one:
-    without a column `ct`, with a row that has no CT or more cells than columns, or in another encoding.
+    ValueError for two CTs of the same name or a name that leads to another folder, and the errors of `read_list`.
     """
     cases = [case for given in inputs for case in _cts_of(Path(given), on_note or (lambda note: None))]
     named: dict[str, Path] = {}
@@ -75,8 +65,11 @@ def list_cts(inputs: Sequence[str | os.PathLike], *, on_note: Callable[[str], No
 
 
 def _cts_of(given: Path, tell: Callable[[str], None]) -> list[Case]:
-    if given.suffix.lower() == ".csv" and given.is_file():
-        return _listed(given)
+    if given.suffix.lower() in LIST_SUFFIXES and given.is_file():
+        # a missing file fails later, as a case, even if it was written on another system
+        return [
+            Case(name or case_name(ct.with_name(PureWindowsPath(ct.name).name)), ct) for name, ct in read_list(given)
+        ]
     if given.is_dir() and not _is_one_ct(given, tell):
         if not (found := list(_in_folder(given, tell))):
             raise FileNotFoundError(f"{given} must hold CTs, NIfTI or DICOM, got none")
@@ -95,9 +88,10 @@ def _is_one_ct(folder: Path, tell: Callable[[str], None]) -> bool:
     if not (niftis := _niftis_below(folder)):
         return True
     slices = find_dicom(folder)
-    # a CT has dozens of slices, but a multi-frame one is a single file, and so is a stray slice
-    is_one = (len(slices), _n_bytes(slices)) >= (len(niftis), _n_bytes(niftis))
-    taken, passed = ("the slices of one CT", niftis) if is_one else ("a folder of NIfTI files", slices)
+    cts = [path for path in niftis if not is_label_map(path)]
+    # a CT has dozens of slices, in as many files or in one; a stray slice is one image
+    is_one = (sum(slices.values()), _n_bytes(slices)) >= (len(cts), _n_bytes(cts))
+    taken, passed = ("the slices of one CT", niftis) if is_one else ("a folder of NIfTI files", [*slices])
     tell(f"{folder} is taken for {taken}; passed over: {some_of([str(path.relative_to(folder)) for path in passed])}")
     return is_one
 
@@ -116,7 +110,7 @@ def _labels_of_a_run(folder: Path) -> set[str]:
     return {entry["output"] for entry in made if isinstance(entry.get("output"), str)}
 
 
-def _n_bytes(paths: list[Path]) -> int:
+def _n_bytes(paths: Iterable[Path]) -> int:
     return sum(path.stat().st_size for path in paths if path.is_file())
 
 
@@ -130,64 +124,6 @@ def _matches(pattern: Path) -> list[Path]:
     except ValueError as error:
         raise ValueError(f"in a pattern, ** must stand alone between slashes, got {pattern}") from error
     return sorted(path for path in found if all(part in named or not part.startswith(".") for part in path.parts))
-
-
-def _listed(path: Path) -> list[Case]:
-    text = _text_of(path)
-    first = next((line for line in text.splitlines() if not _says_nothing([line])), "")
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), skipinitialspace=True)
-    try:
-        columns = [name.strip().lower() for name in next((row for row in rows if not _says_nothing(row)), [])]
-        if columns.count("ct") != 1 or columns.count("name") > 1:
-            raise ValueError(
-                f"{path} must have one column ct, and at most one name, got {', '.join(columns) or 'none'}"
-            )
-        cases = []
-        for cells in rows:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if len(cells) > len(columns) and any(cell.strip() for cell in cells[len(columns) :]):
-                raise ValueError(
-                    f"{path} must have {len(columns)} columns, got {len(cells)} in line {rows.line_num} "
-                    "(a cell that contains a comma must be quoted)"
-                )
-            row = {name: cell.strip() for name, cell in zip(columns, cells, strict=False)}
-            if not row.get("ct"):
-                raise ValueError(f"{path} must name a CT in every row, got none in line {rows.line_num}")
-            ct = _listed_file(path.parent, row["ct"])
-            # a missing file fails later, as a case, even if it was written on another system
-            cases.append(Case(row.get("name") or case_name(Path(PureWindowsPath(ct.name).name)), ct))
-    except csv.Error as error:
-        raise ValueError(f"{path} must be a list, .csv, got: {error} in line {rows.line_num}") from error
-    if not cases:
-        raise FileNotFoundError(f"{path} must list CTs, got none")
-    return cases
-
-
-def _says_nothing(cells: list[str]) -> bool:
-    """Return whether a row above the columns' names is empty, or `sep=;`, which tells Excel what parts cells."""
-    return not any(cell.strip() for cell in cells) or cells[0].strip().lower().startswith("sep=")
-
-
-def _text_of(path: Path) -> str:
-    content = path.read_bytes()
-    is_utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        n_line = content[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path} must be text in UTF-8, got another encoding in line {n_line}") from error
-    if "\0" in text:
-        raise ValueError(f"{path} must be text, got a NUL character")
-    return text
-
-
-def _listed_file(folder: Path, written: str) -> Path:
-    """Return the file that a list means, even if the list was written on Windows and is read elsewhere."""
-    path = folder / written
-    if not os.path.lexists(path) and os.path.lexists(other := folder / PureWindowsPath(written).as_posix()):
-        return other
-    return path
 
 
 def _in_folder(folder: Path, tell: Callable[[str], None]) -> Iterator[Case]:
@@ -210,8 +146,12 @@ def _in_folder(folder: Path, tell: Callable[[str], None]) -> Iterator[Case]:
 
 def _below(folder: Path, before: str, search: _Search) -> Iterator[Case]:
     """Yield the CTs in a folder's folders; `before`: what their names begin with. Links to folders are put aside."""
-    labels = _labels_of_a_run(folder)
-    for path in sorted(path for path in folder.glob("[!.]*") if path.name not in labels):
+    made = _labels_of_a_run(folder)
+    paths = sorted(path for path in folder.glob("[!.]*") if path.name not in made)
+    labels = [path for path in paths if path.name.lower().endswith(SUFFIXES) and is_label_map(path)]
+    if labels:
+        search.tell(f"{folder} holds label maps among its CTs; passed over: {some_of([path.name for path in labels])}")
+    for path in sorted({*paths} - {*labels}):
         if path.is_symlink() and path.is_dir():
             search.links.append((path, before))
         else:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flare_lib.ct.files import find_images, load_ct, load_labels_on
+from flare_lib.ct.files import load_ct, load_labels_on
+from flare_lib.ct.folders import find_images
 from flare_lib.data.cohort import Case
 from flare_lib.evaluation.measurements import HEADER, Measurement, measure_organs
 from flare_lib.machine.atomic_write import atomic_write

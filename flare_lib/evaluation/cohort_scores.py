@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from flare_lib.ct.files import find_images, load_label_map
+from flare_lib.ct.files import load_label_map
+from flare_lib.ct.folders import find_images
 from flare_lib.ct.labels import ORGANS
 from flare_lib.ct.volume import grid_difference
 from flare_lib.evaluation.flare_rules import OFFICIAL, Rules, Scores, flare_scores

@@ -83,7 +83,7 @@ def segment(
     # a patch that reaches beyond a small region shows what lies there, not air: a neck is known by its jaw
     roi = roi.grow(getattr(fine, "patch_mm", (0.0, 0.0, 0.0)), body.spacing_zyx_mm, body.shape_zyx)
     fine_labels = run.segment_region(crop_volume(body, roi), fine, tile_steps[1], "fine", fit_tiles)
-    return run.result(ct, fine_labels, roi.shift(foreground.start_zyx), seen)
+    return run.result(ct, fine_labels, roi.shift(foreground.start_zyx), seen, scale=scale_of(fine))
 
 
 def segment_in_one_stage(
@@ -106,7 +106,12 @@ def segment_in_one_stage(
     body = crop_volume(ct, foreground)
     run.lap("foreground")
     labels = run.segment_region(body, stage, tile_step, "one stage", fit_tiles)
-    return run.result(ct, labels, foreground, None)
+    return run.result(ct, labels, foreground, None, scale=scale_of(stage))
+
+
+def scale_of(stage: Stage) -> float | None:
+    """Return how much larger than it is a stage sees the body; None for one that does not know."""
+    return getattr(stage, "scale", None)
 
 
 def _rules(max_distance_mm: float, min_share: float) -> CleanUp:
@@ -202,15 +207,27 @@ class Run:
         return cleaned
 
     def result(
-        self, ct: Volume, labels_zyx: np.ndarray, roi: Box, coarse: Volume | None, *, organs: bool = True
+        self,
+        ct: Volume,
+        labels_zyx: np.ndarray,
+        roi: Box,
+        coarse: Volume | None,
+        *,
+        organs: bool = True,
+        scale: float | None = None,
     ) -> Segmentation:
         """Paste the region's labels into the CT's grid and return them with everything that was noted.
 
-        `organs`: whether the labels are FLARE's, whose anatomy is known well enough to be doubted.
+        `organs`: whether the labels are FLARE's, whose anatomy is known well enough to be doubted; `scale`: see
+        `anatomy_doubts`.
         """
         label_map = paste(labels_zyx, roi, ct.shape_zyx)
         self.lap("paste")
-        self.notes += [*ct.notes, *hu_doubts(ct.array_zyx), *(anatomy_doubts(ct, label_map) if organs else ())]
+        self.notes += [
+            *ct.notes,
+            *hu_doubts(ct.array_zyx),
+            *(anatomy_doubts(ct, label_map, scale=scale) if organs else ()),
+        ]
         self.lap("doubts")
         coarse = ct.with_array(label_map) if coarse is None else coarse
         return Segmentation(label_map, coarse, roi, self.seconds, tuple(self.notes), self.removed, self.precision)

@@ -68,11 +68,12 @@ _BETWEEN = (
 )
 
 
-def anatomy_doubts(ct: Volume, label_map_zyx: np.ndarray) -> tuple[str, ...]:
+def anatomy_doubts(ct: Volume, label_map_zyx: np.ndarray, *, scale: float | None = 1.0) -> tuple[str, ...]:
     """Return doubts about a CT and its label map (0 to 13, its shape, canonical), one sentence each; often none.
 
     Volumes are estimated from a sparse grid of voxels (2.5 mm), to within a few percent. An organ that the scan cuts is
-    doubted only if its volume is too large.
+    doubted only if its volume is too large. `scale`: how much larger than it is the nets saw the body; None for nets
+    that cannot see it larger, for which a small body is not doubted.
     """
     # never beyond an axis: even a single slice is examined
     axes = zip(ct.spacing_zyx_mm, label_map_zyx.shape, strict=True)
@@ -93,7 +94,7 @@ def anatomy_doubts(ct: Volume, label_map_zyx: np.ndarray) -> tuple[str, ...]:
         *_missing(volumes_ml, heights, seen),
         *_scan(ct),
         *(_posture(ct) if "liver" in seen and seen & {"right kidney", "left kidney"} else ()),
-        *(_small_body(ct, steps[0] // 2 + steps[0] * round(heights["liver"][1])) if "liver" in seen else ()),
+        *(_small_body(ct, steps[0] // 2 + steps[0] * round(heights["liver"][1]), scale) if "liver" in seen else ()),
     )
 
 
@@ -136,8 +137,10 @@ def _posture(ct: Volume) -> list[str]:
     return []
 
 
-def _small_body(ct: Volume, k: int) -> list[str]:
-    """Return a doubt if the body is a child's, by its size in slice k; none if the field or the scan cuts it."""
+def _small_body(ct: Volume, k: int, scale: float | None) -> list[str]:
+    """Return a doubt if the nets saw a child's body, by its size in slice k; none if the field or the scan cuts it."""
+    if scale is None or scale >= MAX_SCALE:  # there is nothing to advise
+        return []
     _, *in_plane_mm = ct.spacing_zyx_mm
     steps = [max(1, round(_LAIN_OUT_MM / mm)) for mm in in_plane_mm]
     sparse = ct.array_zyx[k, :: steps[0], :: steps[1]]
@@ -150,7 +153,7 @@ def _small_body(ct: Volume, k: int) -> list[str]:
     if rim.any() or any(body.take(end, axis).any() for axis in (0, 1) for end in (0, -1)):
         return []
     area_mm2 = body.sum() * math.prod(steps) * math.prod(in_plane_mm)
-    if (across_mm := 2 * math.sqrt(area_mm2 / math.pi)) >= _SMALL_BODY_MM:
+    if (across_mm := 2 * math.sqrt(area_mm2 / math.pi)) * scale >= _SMALL_BODY_MM:
         return []
     return [
         f"the body is only {across_mm:.0f} mm across, as a child's is, and nets often know adults alone (segment "

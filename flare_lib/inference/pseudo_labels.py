@@ -19,7 +19,7 @@ from flare_lib.ct.labels import IGNORED
 from flare_lib.ct.preprocess import find_foreground
 from flare_lib.ct.roi import crop_volume
 from flare_lib.ct.volume import Volume, triple
-from flare_lib.inference.coarse_to_fine import Run, Segmentation
+from flare_lib.inference.coarse_to_fine import Run, Segmentation, scale_of
 from flare_lib.inference.postprocess import MIN_SHARE, postprocess
 from flare_lib.inference.slice_interpolation import resize_argmax, resized_slices
 from flare_lib.inference.stages import Stage
@@ -62,7 +62,7 @@ def pseudo_labels(
     labels[unsure] = 0
     cleaned = run.clean_up(labels, body.spacing_zyx_mm, "nets")
     run.lap("clean-up")
-    result = run.result(ct, cleaned, foreground, None)
+    result = run.result(ct, cleaned, foreground, None, scale=scale_of(stages[0]))
     result.label_map_zyx[foreground.slices][unsure | (cleaned != labels)] = IGNORED
     return result
 

@@ -28,7 +28,7 @@ class PatchPredictor(Protocol):
 
     If it also has a `precision`, as `NetStage` does, the result reports it; if it has a `device`, it is given patches
     there; if it has a `patch_mm`, the extent of a patch (z, y, x) in mm, a region is never smaller where the CT has
-    more to show.
+    more to show; if it has a `scale`, how much larger than it is the body looks, a body that looks small is noted.
     """
 
     patch_size: Shape
@@ -62,7 +62,8 @@ class Stage(PatchPredictor, Protocol):
 class NetStage(ResizablePredictor):
     """A trained UNet as a stage: loaded once, used for many cases. It works on a copy, so the net stays unchanged.
 
-    `precision` and `engine`: see `choose_precision` and `check_engine`, whose errors it raises.
+    `scale`: how much larger than it is the net sees the body (`scaled`). `precision` and `engine`: see
+    `choose_precision` and `check_engine`, whose errors it raises.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class NetStage(ResizablePredictor):
         engine: str = "torch",
     ) -> None:
         self.net = copy.deepcopy(trained.net).to(device).eval()
+        self.scale = 1.0
         self.preprocessing, self.patch_size = trained.preprocessing, trained.patch_size
         self.device = torch.device(device)
         self.precision = choose_precision(precision, device=self.device)
@@ -94,11 +96,12 @@ class NetStage(ResizablePredictor):
         return self.net.size_multiple_zyx
 
     def scaled(self, scale: float) -> "NetStage":
-        """Return a stage with the same net that is shown bodies `scale` times as large; ValueError unless above 0."""
+        """Return a stage whose net is shown bodies `scale` times as large as now; ValueError unless above 0."""
         if not scale > 0:
             raise ValueError(f"scale must be above 0, got {scale}")
         spacing = triple(s / scale for s in self.preprocessing.spacing_zyx_mm)
         other = copy.copy(self)
+        other.scale = self.scale * scale
         other.preprocessing = replace(self.preprocessing, spacing_zyx_mm=spacing)
         return other
 

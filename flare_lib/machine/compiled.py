@@ -5,13 +5,18 @@ user who can write to none of these, as in a container or a shared installation,
 Reference: https://numba.readthedocs.io/en/stable/developer/caching.html and event_api.html
 """
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Thread
 from typing import Any
 
-import numba
-from numba.core import event
+try:
+    import numba
+    from numba.core import event
+except ValueError as error:  # numba's own variables
+    told = ", ".join(f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("NUMBA_"))
+    raise ValueError(f"numba must be able to do what its variables ask for, got {told}: {error}") from error
 
 
 def njit(**options: Any) -> Callable[[Callable], Callable]:

@@ -1,5 +1,8 @@
 """Outputs: told before any work when they cannot be written, never an input, named when they are there."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,3 +88,13 @@ def test_a_table_may_end_in_capitals(tmp_path):
 def test_what_was_written_is_named_without_what_was_not_wanted():
     assert wrote(Path("a.csv"), None) == "wrote a.csv"
     assert wrote(Path("a.csv"), Path("b.png")) == "wrote a.csv and b.png"
+
+
+def test_a_figure_is_saved_whatever_window_matplotlib_is_to_open(tmp_path):
+    code = (
+        "from pathlib import Path; from flare_lib.commands.outputs import drawing\n"
+        "with drawing() as save:\n    from matplotlib.figure import Figure\n    save(Figure(), Path('a.svg'))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "MPLBACKEND": "no such window"}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
+    assert (tmp_path / "a.svg").stat().st_size > 0

@@ -106,6 +106,25 @@ def test_two_people_under_one_uid_are_two_cts(tmp_path, other, beside_mm):
     assert not any(word in told + said for word in ("Mustermann", "4711", "0815", "Anon", "1.2.3."))
 
 
+def test_slices_whose_names_change_in_blocks_are_a_ct_that_tells_so(tmp_path):
+    blocks = "AABBAA"  # file by file, in an order that is not that of the slices
+    write_series(tmp_path, lambda ds, k: set_elements(ds, PatientID=blocks[k % len(blocks)]))
+    np.testing.assert_array_equal(hu_of(tmp_path), HU)
+    [series] = find_series(tmp_path)
+    assert series.name == SERIES
+    assert series.beside == ("the slices name 2 patients or studies, and lie as those of one CT",)
+
+
+def test_people_who_continue_one_another_are_one_ct_only_if_the_user_says_so(tmp_path):
+    write_series(tmp_path, lambda ds, k: set_elements(ds, PatientID="AAABB"[k]))
+    assert "got 3 of 3: Abdomen 3.0, patient or study 1 of 2" in refusal_of(tmp_path)
+    np.testing.assert_array_equal(hu_of(tmp_path, f"{SERIES}#2"), HU[3:])
+    np.testing.assert_array_equal(hu_of(tmp_path, SERIES), HU)
+    assert load_ct(tmp_path, series=SERIES).notes == (
+        "the slices name 2 patients or studies, and lie as those of one CT",
+    )
+
+
 @pytest.mark.parametrize("k", [0, 2, N - 1])
 def test_a_slice_that_names_another_patient_is_never_left_out(tmp_path, k):
     write_series(tmp_path, only(k, PatientID="4712"))

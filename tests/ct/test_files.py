@@ -8,16 +8,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from dicoms import write_series, zipped
 from grids import ORDERS, grid_affine, random_hu, refusal_of, world_values, write_nifti
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flare_lib.ct.files import (
     check_writable,
-    find_cts,
-    find_images,
-    holds_dicom,
     load_ct,
     load_label_map,
     load_labels_on,
@@ -393,55 +389,6 @@ def test_the_file_that_was_loaded_can_be_saved_over(tmp_path):
     volume = load_ct(path)
     save_ct(path, volume.with_array(volume.array_zyx + np.int16(1)))
     np.testing.assert_array_equal(load_ct(path).array_zyx.T, random_hu() + 1)
-
-
-@pytest.fixture
-def mixed(tmp_path):
-    """A folder of CTs in every form, and of what is none."""
-    for name in ("a_0000.nii.gz", "B_0000.NII", ".hidden.nii.gz", "notes.txt", "x.json"):
-        (tmp_path / name).write_bytes(b"?")
-    write_series(tmp_path / "c_0000" / "study" / "series")
-    zipped(write_series(tmp_path / ".made" / "e"), tmp_path / "e_0000.ZIP")
-    (tmp_path / "broken.zip").write_bytes(b"half")
-    (tmp_path / "empty").mkdir()
-    return tmp_path
-
-
-def test_cts_in_a_folder_are_everything_that_can_be_loaded_each_with_its_cases_name(mixed):
-    images = {"B": mixed / "B_0000.NII", "a": mixed / "a_0000.nii.gz"}
-    assert find_images(mixed, channel="_0000") == images
-    assert list(find_images(mixed)) == ["B_0000", "a_0000"]
-    series = {"broken": mixed / "broken.zip", "c": mixed / "c_0000", "e": mixed / "e_0000.ZIP"}
-    assert find_cts(mixed, channel="_0000") == images | series
-    assert list(find_cts(mixed)) == ["B_0000", "a_0000", "broken", "c_0000", "e_0000"]
-    (mixed / "a.nii").write_bytes(b"?")
-    for find in (find_images, find_cts):
-        with pytest.raises(ValueError) as refusal:
-            find(mixed, channel="_0000")
-        assert str(refusal.value) == (
-            f"every case must have one CT or label map in {mixed}, got a.nii and a_0000.nii.gz"
-        )
-    write_series(mixed, slices=[0])
-    with pytest.raises(ValueError) as refusal:
-        find_cts(mixed)
-    assert str(refusal.value) == (
-        f"{mixed} must hold a folder or .zip of DICOM for each CT, got DICOM files side by side"
-    )
-
-
-def test_what_holds_dicom_is_known_by_content_and_at_the_depth_asked_for(mixed):
-    assert holds_dicom(mixed / "c_0000", deep=True)
-    assert not holds_dicom(mixed / "c_0000")
-    assert holds_dicom(mixed / "c_0000" / "study" / "series")
-    assert [holds_dicom(mixed / name) for name in ("e_0000.ZIP", "broken.zip")] == [True, True]
-    none = ("empty", "notes.txt", "a_0000.nii.gz", "nowhere", "nowhere.zip")
-    assert not any(holds_dicom(mixed / name, deep=deep) for name in none for deep in (False, True))
-    slices = write_series(mixed / "damaged", slices=[0])
-    whole = (slices / "000.dcm").read_bytes()
-    (slices / "000.dcm").write_bytes(whole[:200])
-    assert holds_dicom(slices)  # `load_ct` then says what is wrong with it
-    (slices / "000.dcm").rename(slices / "000.png")
-    assert not holds_dicom(slices)  # a name that is never a slice's is not even opened
 
 
 @pytest.mark.parametrize("name", ["labels.Nii", "labels.nii.GZ", "LABELS.NII.gz"])

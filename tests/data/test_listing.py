@@ -1,10 +1,12 @@
 """What folders, lists, patterns and files lead to."""
 
+import nibabel as nib
 import numpy as np
 import pytest
 from cohorts import pair
+from dicoms import a_slice, write
 
-from flare_lib.data.listing import case_name, list_cts
+from flare_lib.data.listing import list_cts
 
 DICOM = bytes(128) + b"DICM" + bytes(40)
 
@@ -53,65 +55,6 @@ def test_a_data_set_gives_its_cts_without_the_labels(tmp_path):
     touch(tmp_path / "total" / "s1" / "ct.nii.gz")
     touch(tmp_path / "total" / "s1" / "segmentations" / "liver.nii.gz")
     assert found(tmp_path, tmp_path / "total") == {"s1": "total/s1/ct.nii.gz"}
-
-
-def test_a_list_names_its_cts_relative_to_itself(tmp_path):
-    (tmp_path / "list.csv").write_text("name,ct\nfirst,in/a.nii.gz\n,in/b_0000.nii.gz\n", encoding="utf-8-sig")
-    assert found(tmp_path, tmp_path / "list.csv") == {"first": "in/a.nii.gz", "b": "in/b_0000.nii.gz"}
-    (tmp_path / "list.csv").write_text("path\na\n")
-    with pytest.raises(ValueError, match="must have one column ct, and at most one name, got path"):
-        list_cts([tmp_path / "list.csv"])
-    (tmp_path / "list.csv").write_text("ct\n")
-    with pytest.raises(FileNotFoundError, match="must list CTs, got none"):
-        list_cts([tmp_path / "list.csv"])
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        '\ufeffname,ct\r\n"first, again","in/b, c.nii.gz"\r\n\r\n,in/a.nii.gz\r\n,\r\n'.encode(),
-        b'Name; CT ;note\nfirst, again;in/b, c.nii.gz;"a ""note"""\n;in\\a.nii.gz\n',
-        b"\r\nsep=;\r\n;\r\nname;ct\r\nfirst, again;in/b, c.nii.gz\r\n;in/a.nii.gz\r\n",
-        "name\tct\r\nfirst, again\tin/b, c.nii.gz\r\n\tin/a.nii.gz".encode("utf-16"),
-    ],
-)
-def test_lists_are_read_as_spreadsheets_of_any_country_write_them(tmp_path, content):
-    touch(tmp_path / "in" / "a.nii.gz")
-    touch(tmp_path / "in" / "b, c.nii.gz")
-    touch(tmp_path / "list.csv", content)
-    assert found(tmp_path, tmp_path / "list.csv") == {"first, again": "in/b, c.nii.gz", "a": "in/a.nii.gz"}
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (
-            b"name,ct\nx,b, c.nii.gz\n",
-            r"must have 2 columns, got 3 in line 2 \(a cell that contains a comma must be quoted\)",
-        ),
-        (b"name,ct\nx,a.nii\n\nonly a name\n", "must name a CT in every row, got none in line 4"),
-        ("name,ct\nx,a.nii\nübung,a.nii\n".encode("latin-1"), "must be text in UTF-8, got another encoding in line 3"),
-        (b"name,ct\nx,a\0.nii\n", "must be text, got a NUL character"),
-        (b"ct,ct\na.nii,b.nii\n", "must have one column ct, and at most one name, got ct, ct"),
-        (b"name,ct,Name\nx,a.nii,y\n", "must have one column ct, and at most one name, got name, ct, name"),
-        (b"name,ct\nx," + b"a" * 200_000, "must be a list, .csv, got: field larger than field limit"),
-    ],
-)
-def test_a_list_that_cannot_be_read_is_refused_by_its_name_and_line(tmp_path, content, said):
-    touch(tmp_path / "list.csv", content)
-    with pytest.raises(ValueError, match=f"list.csv {said}"):
-        list_cts([tmp_path / "list.csv"])
-
-
-def test_a_path_of_another_system_is_a_case_named_after_its_file_that_fails_by_itself(tmp_path):
-    write_list = tmp_path / "list.csv"
-    write_list.write_text("ct\nC:\\data\\p1_0000.nii.gz\n\\\\server\\share\\p2.zip\n", encoding="utf-8")
-    cases = list_cts([write_list])
-    assert [case.name for case in cases] == ["p1", "p2"]
-    assert [case.ct_path for case in cases] == [
-        tmp_path / "C:\\data\\p1_0000.nii.gz",
-        tmp_path / "\\\\server\\share\\p2.zip",
-    ]
 
 
 def test_a_pattern_that_none_is_is_refused_with_the_rule(tmp_path):
@@ -171,12 +114,6 @@ def test_two_cts_of_one_name_and_inputs_that_lead_nowhere_are_refused(tmp_path):
         list_cts([tmp_path / "empty"])
 
 
-@pytest.mark.parametrize(("file", "name"), [("a_0000.nii.gz", "a"), ("a.b.NII", "a.b"), ("x.zip", "x"), ("p.1", "p.1")])
-def test_a_name_has_no_channel_and_no_format(tmp_path, file, name):
-    assert case_name(tmp_path / file) == name
-    assert np.array_equal([case_name(tmp_path / name)], [name])
-
-
 def test_dicom_is_the_ct_whatever_nifti_lies_beside_it(tmp_path):
     touch(tmp_path / "p1" / "0.dcm", DICOM)
     touch(tmp_path / "p1" / "mask.nii.gz")
@@ -222,6 +159,55 @@ def test_slices_are_a_ct_beside_a_larger_conversion_of_it(tmp_path, below):
     notes = []
     assert [case.ct_path for case in list_cts([tmp_path / "exam"], on_note=notes.append)] == [tmp_path / "exam"]
     assert notes == [f"{tmp_path / 'exam'} is taken for the slices of one CT; passed over: ct.nii"]
+
+
+def test_a_multi_frame_ct_is_more_than_a_stray_slice(tmp_path):
+    ds = a_slice(0)
+    ds.NumberOfFrames = 3
+    write(ds, tmp_path / "frames.dcm")
+    for name in ("ct.nii", "again.nii"):
+        touch(tmp_path / name, bytes(5000))
+    notes = []
+    assert [case.ct_path for case in list_cts([tmp_path], on_note=notes.append)] == [tmp_path]
+    assert notes == [f"{tmp_path} is taken for the slices of one CT; passed over: again.nii, ct.nii"]
+
+
+def test_a_label_map_larger_than_a_ct_in_one_file_is_passed_over(tmp_path):
+    touch(tmp_path / "ct.dcm", DICOM)
+    save(tmp_path / "mask.nii.gz", np.ones((2, 3, 4), np.uint8))
+    assert [case.ct_path for case in list_cts([tmp_path])] == [tmp_path]
+
+
+def save(path, array, intent=None, slope=None):
+    image = nib.Nifti1Image(array, np.diag([3.0, 2.0, 1.5, 1.0]))
+    if intent:
+        image.header.set_intent(intent)
+    if slope:
+        image.header.set_slope_inter(*slope)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.to_filename(path)
+
+
+def test_label_maps_among_cts_are_passed_over_by_name(tmp_path):
+    ct = np.arange(-1000, -880, dtype=np.int16).reshape(4, 5, 6)
+    labels = np.arange(120, dtype=np.int16).reshape(4, 5, 6)
+    save(tmp_path / "a.nii.gz", ct)
+    save(tmp_path / "b_mask.nii.gz", ct)  # a name proves nothing
+    save(tmp_path / "c.nii.gz", labels.astype(np.uint8), slope=(10.0, -1024.0))  # bytes that are HU
+    save(tmp_path / "d.nii.gz", labels)  # nor do its values: a CT that has lost its intercept must be told
+    save(tmp_path / "a_bytes.nii.gz", labels.astype(np.uint8))
+    save(tmp_path / "a_intent.nii.gz", labels, intent="label")
+    save(tmp_path / "a.seg.nii", labels.astype(np.float64))
+    save(tmp_path / "masks" / "liver.nii.gz", labels.astype(np.uint8))
+    (tmp_path / "seg.nii").write_bytes(b"damaged")
+    notes = []
+    assert [case.name for case in list_cts([tmp_path], on_note=notes.append)] == ["a", "b_mask", "c", "d", "seg"]
+    assert notes == [
+        f"{tmp_path} holds label maps among its CTs; passed over: a.seg.nii, a_bytes.nii.gz, a_intent.nii.gz",
+        f"{tmp_path / 'masks'} holds label maps among its CTs; passed over: liver.nii.gz",
+    ]
+    with pytest.raises(FileNotFoundError, match="must hold CTs, NIfTI or DICOM, got none"):
+        list_cts([tmp_path / "masks"])
 
 
 def test_somebody_elses_manifest_hides_no_ct(tmp_path):

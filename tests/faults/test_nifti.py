@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from niftis import AFFINE, SPACING, body_hu, gzipped, header, nifti, put, refusal
 
-from flare_lib.ct.files import check_writable, find_images, load_ct, load_label_map, save_ct, save_label_map
+from flare_lib.ct.files import check_writable, load_ct, load_label_map, save_ct, save_label_map
+from flare_lib.ct.folders import find_cts, find_images
 from flare_lib.ct.volume import Volume
 from flare_lib.evaluation.cohort_scores import Pair, score_pair
 
@@ -482,7 +483,7 @@ def test_a_link_to_nothing_is_refused(tmp_path):
 def test_capital_suffixes_are_read_and_are_no_part_of_a_name(tmp_path):
     path = put(tmp_path / "CASE_0000.NII.GZ", gzipped(nifti()))
     np.testing.assert_array_equal(load_ct(path).array_zyx.T, body_hu())
-    assert find_images(tmp_path, channel="_0000") == {"CASE": path}
+    assert find_cts(tmp_path) == {"CASE": path}
     check_writable(path)
     save_ct(path, load_ct(path))
     np.testing.assert_array_equal(load_ct(path).array_zyx.T, body_hu())

@@ -255,7 +255,7 @@ def test_what_is_known_of_the_ct_comes_with_the_result():
     for result in (segment(ct, COARSE, FINE), segment_in_one_stage(ct, FINE)):
         assert "two of its slices are one" in result.notes
         assert set(hu_doubts(ct.array_zyx)) <= set(result.notes)
-        assert set(anatomy_doubts(ct, result.label_map_zyx)) <= set(result.notes)
+        assert set(anatomy_doubts(ct, result.label_map_zyx, scale=None)) <= set(result.notes)
     assert hu_doubts(ct.array_zyx)
     assert anatomy_doubts(ct, result.label_map_zyx)
     assert list(result.clean_up) == ["one stage"]

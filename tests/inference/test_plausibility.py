@@ -111,8 +111,9 @@ def field_of(width_mm, depth_mm, *, table=False, padding=None, moved_mm=0):
     return ct
 
 
-def small(ct):
-    return [doubt for doubt in doubts(person(), ct) if "across" in doubt]
+def small(ct, scale=1.0):
+    found = anatomy_doubts(Volume.from_array(ct, SPACING), person(), scale=scale)
+    return [doubt for doubt in found if "across" in doubt]
 
 
 def test_a_childs_body_is_noted_with_the_scale_that_makes_it_an_adults():
@@ -121,6 +122,13 @@ def test_a_childs_body_is_noted_with_the_scale_that_makes_it_an_adults():
     assert "--scale 1.9 " in told
     assert small(field_of(180, 120, table=True)) == [told]
     assert small(field_of(320, 170)) == []
+
+
+def test_a_body_that_nets_saw_large_enough_or_cannot_see_larger_is_not_doubted():
+    child = field_of(180, 120)
+    told = small(child)
+    assert [small(child, scale) for scale in (1.3, 1.4, MAX_SCALE, None)] == [told, [], [], []]
+    assert small(field_of(60, 40), MAX_SCALE) == []  # there is nothing to advise
 
 
 def test_no_more_than_flare_segment_takes_is_advised():

@@ -65,6 +65,7 @@ def test_a_scaled_stage_shows_the_same_net_larger_bodies(trained):
     spacing = (6.0 / 1.25, 5.0 / 1.25, 4.0 / 1.25)
     np.testing.assert_array_equal(larger.prepare(ct)[0], Preprocessing(spacing).apply(ct).array_zyx)
     assert larger.net is stage.net
+    assert (stage.scale, larger.scale, larger.scaled(2).scale) == (1.0, 1.25, 2.5)
     assert stage.preprocessing == trained.preprocessing
     with pytest.raises(ValueError, match=r"^scale must be above 0, got 0$"):
         stage.scaled(0)

@@ -71,3 +71,10 @@ def test_the_library_compiles_in_this_one_way(path):
         assert "numba.njit" not in text
         assert "from numba import njit" not in text
         assert "cache=True" not in text
+
+
+def test_variables_that_numba_cannot_follow_are_named_in_one_line():
+    environment = os.environ | {"PYTHONPATH": str(LIBRARY.parent), "NUMBA_NUM_THREADS": "0", "NUMBA_OPT": "3"}
+    code = "try:\n import flare_lib.machine.compiled\nexcept ValueError as error:\n print(error)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert "what its variables ask for, got NUMBA_NUM_THREADS=0, NUMBA_OPT=3: Number of threads" in done.stdout
