@@ -1,11 +1,15 @@
-"""Which of torch's own kernels a net computes with when it infers on a processor: the faster of two that agree.
+"""Which of torch's own kernels a net computes with on a processor: the faster of two that agree.
 
-For a batch of one and fewer than about 20,000 channels x slices x rows, the deep stages of any patch, torch's 3-D
+**Inference.** For a batch of one and at most 20,480 channels x slices x rows, the deep stages of any patch, torch's 3-D
 convolution leaves oneDNN aside and falls back on a kernel that copies every voxel 27 times. And instance normalisation
 is computed as a batch normalisation, though a group normalisation with one channel a group has the same mean and
 variance from a quicker kernel. Here both are asked for by name, whatever net it is, and no net is changed. Logits
 differ in their last digits (benchmarks/README.md, `kernels`). Large convolutions are computed a few slices at a time,
 which gives the same numbers in less memory.
+
+**Training.** Half of a step goes into the gradients of the convolutions' weights. oneDNN sums these up faster from
+copies that lie channels last (B, Z, Y, X, C); nothing else of a step gains by them. A convolution's answer is torch's
+own to the last bit, and its gradients are rounded no worse.
 
 References: PyTorch, aten/src/ATen/native/Convolution.cpp (`use_mkldnn`); Wu and He, Group Normalization, ECCV 2018
 """
@@ -13,17 +17,20 @@ References: PyTorch, aten/src/ATen/native/Convolution.cpp (`use_mkldnn`); Wu and
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 from flare_lib.machine.device import has_x86_onednn
 from flare_lib.machine.precision import Precision
 
 PIECE_BYTES = 16 * 2**20  # read or written: oneDNN computes on copies in its own order, which are as large
+LEAST_VOXELS = 1000  # of a batch: below, copying the weights takes longer than summing up their gradients
+_LEFT_ASIDE = 20480  # channels x slices x rows up to which torch leaves oneDNN aside for a batch of one
 
 
 def slices_at_a_time(slice_bytes: int) -> int:
@@ -38,18 +45,42 @@ def inferring(device: torch.device, precision: Precision) -> Iterator[None]:
     The kernels are chosen for float32 on an x86 processor where torch has oneDNN and may use it; elsewhere torch
     chooses, as always.
     """
-    chosen = device.type == "cpu" and precision.name == "float32" and has_x86_onednn()
-    with torch.inference_mode(), precision.autocast(device), _Chosen() if chosen else nullcontext():
+    with torch.inference_mode(), precision.autocast(device), _chosen(_IN_INFERENCE, device, precision):
         yield
 
 
+@contextmanager
+def learning(device: torch.device, precision: Precision) -> Iterator[None]:
+    """Within the block, what nets on `device` compute is to be learnt from: in this number format, by faster kernels.
+
+    Only the way from images to logits needs to be in the block; the way back, the loss's `backward()`, finds its
+    kernels itself. They are chosen where those of `inferring` are. What they give can be differentiated once; a second
+    time raises torch's RuntimeError.
+    """
+    with precision.autocast(device), _chosen(_IN_LEARNING, device, precision):
+        yield
+
+
+Replaced = Mapping[Any, Callable[..., torch.Tensor | None]]
+
+
+def _chosen(replaced: Replaced, device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Return the context in which nets compute by the replaced functions, or one that does nothing."""
+    fitting = device.type == "cpu" and precision.name == "float32" and has_x86_onednn()
+    return _Chosen(replaced) if fitting else nullcontext()
+
+
 class _Chosen(TorchFunctionMode):
-    """Takes the place of 3-D convolutions and instance normalisations; it knows no gradients."""
+    """Computes functions of torch by others: {function: one that returns None for what it leaves to torch}."""
+
+    def __init__(self, replaced: Replaced) -> None:
+        super().__init__()
+        self.replaced = replaced
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        other = _REPLACED.get(func)
+        other = self.replaced.get(func)
         answer = None if other is None else other(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {})) if answer is None else answer
 
@@ -89,6 +120,72 @@ def _conv3d(
     return answer
 
 
+def _learnt_conv3d(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> torch.Tensor | None:
+    """Return torch's convolution of a batch (B, C, Z, Y, X), and the weights' gradient channels last.
+
+    None where that would not be faster: for strides, kernels of one voxel, a single channel, little data, weights that
+    do not learn, and a batch that torch does not give to oneDNN anyway; and for what torch may refuse.
+    """
+    padding_zyx = _along_zyx(padding, 0)
+    if padding_zyx is None or input.ndim != 5 or weight.ndim != 5 or not _all_float32(input, weight, bias):
+        return None
+    if (_along_zyx(stride, 1), _along_zyx(dilation, 1), groups) != ([1, 1, 1], [1, 1, 1], 1):
+        return None
+    if weight.shape[1] == 1 or weight.shape[2:].numel() == 1 or not (weight.requires_grad and torch.is_grad_enabled()):
+        return None
+    answers = [n + 2 * pad - k + 1 for n, pad, k in zip(input.shape[2:], padding_zyx, weight.shape[2:], strict=True)]
+    if min(answers) < 1 or len(input) * math.prod(answers) < LEAST_VOXELS:
+        return None
+    if len(input) == 1 and input.shape[1:4].numel() <= _LEFT_ASIDE:
+        return None
+    return _Convolution.apply(input, weight, bias, padding_zyx)
+
+
+class _Convolution(torch.autograd.Function):
+    """A convolution with stride 1, whose gradients are computed in the order that is the faster for each."""
+
+    @staticmethod
+    def forward(
+        input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: list[int]
+    ) -> torch.Tensor:
+        return F.conv3d(input, weight, bias, padding=padding)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        input, weight, _, ctx.padding = inputs
+        ctx.save_for_backward(input, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        input, weight = ctx.saved_tensors
+        for_input, for_weight, for_bias, _ = ctx.needs_input_grad
+        of_input = _gradients(gradient, input, weight, ctx.padding, [for_input, False, False])[0]
+        gradient, input, weight = (
+            t.contiguous(memory_format=torch.channels_last_3d) for t in (gradient, input, weight)
+        )
+        _, of_weight, of_bias = _gradients(gradient, input, weight, ctx.padding, [False, for_weight, for_bias])
+        return of_input, of_weight, of_bias, None
+
+
+def _gradients(
+    gradient: torch.Tensor, input: torch.Tensor, weight: torch.Tensor, padding: list[int], wanted: list[bool]
+) -> tuple[torch.Tensor | None, ...]:
+    """Return those that are wanted of the gradients of a convolution's input, weights and bias; None for the others."""
+    ones, n_out = [1, 1, 1], [len(weight)]
+    return torch.ops.aten.convolution_backward(
+        gradient, input, weight, n_out, ones, padding, ones, False, [0, 0, 0], 1, wanted
+    )
+
+
 def _instance_norm(
     input: torch.Tensor,
     running_mean: torch.Tensor | None = None,
@@ -126,4 +223,5 @@ def _all_float32(*tensors: torch.Tensor | None) -> bool:
     return all(t is None or (t.dtype == torch.float32 and t.device.type == "cpu") for t in tensors)
 
 
-_REPLACED: dict[Any, Callable[..., torch.Tensor | None]] = {F.conv3d: _conv3d, F.instance_norm: _instance_norm}
+_IN_INFERENCE: Replaced = {F.conv3d: _conv3d, F.instance_norm: _instance_norm}
+_IN_LEARNING: Replaced = {F.conv3d: _learnt_conv3d, F.instance_norm: _instance_norm}

@@ -18,6 +18,7 @@ from flare_lib.machine.device import memory_errors_of
 from flare_lib.machine.distributed import average_gradients, rank_and_count
 from flare_lib.machine.precision import FLOAT32, Precision, choose_precision
 from flare_lib.network.consistency import consistency_loss, ramp_up
+from flare_lib.network.kernels import learning
 from flare_lib.network.losses import dice_cross_entropy_loss
 from flare_lib.training.checkpoint import load_checkpoint, save_checkpoint
 from flare_lib.training.log import Log
@@ -55,7 +56,7 @@ def losses_of(
     there = {name: tensor.to(device) for name, tensor in batch.items()}
     n_labelled = len(there["image"])
     images = torch.cat([there["image"], *([there["unlabelled"]] if "unlabelled" in there else [])])
-    with precision.autocast(device):
+    with learning(device, precision):
         head_logits = net(images)
     supervised = dice_cross_entropy_loss([logits[:n_labelled] for logits in head_logits], there["target"])
     if "unlabelled" not in there:

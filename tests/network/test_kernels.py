@@ -1,6 +1,7 @@
-"""Torch's faster kernels for inference: the same logits, really in use, and only where they are meant to be."""
+"""Torch's faster kernels: the same logits and gradients, really in use, and only where they are meant to be."""
 
 import copy
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 
 from flare_lib.machine.precision import FLOAT32, Precision
 from flare_lib.network import kernels
-from flare_lib.network.kernels import inferring
+from flare_lib.network.kernels import inferring, learning
 from flare_lib.network.unet import UNet
 
 CPU = torch.device("cpu")
@@ -171,3 +172,131 @@ def test_a_large_convolution_is_given_few_slices_at_a_time(monkeypatch):
         )
         assert inferred(lambda n=n_out: F.conv3d(x, random(n, 4, 3, 3, 3), padding=1)).shape == (1, n_out, 32, 8, 8)
         assert given == slices
+
+
+def gradients(run, *tensors, context=None, dtype=torch.float32):
+    """Return what `run` gives for copies of the tensors, and the gradients of those that have one.
+
+    The answer is weighted by a number for each voxel, or every gradient behind a normalisation would be 0.
+    """
+    copies = [t if t is None else t.detach().to(dtype).requires_grad_(t.requires_grad) for t in tensors]
+    with context or nullcontext():
+        answer = run(*copies)
+    (answer * random(*answer.shape, seed=9).to(dtype)).sum().backward()
+    return answer.detach(), [t.grad for t in copies if t is not None and t.requires_grad]
+
+
+def learnt(*shape, seed=1):
+    return random(*shape, seed=seed).requires_grad_()
+
+
+LEARNT = {  # (image, weights, bias), and how they are convolved
+    "padded": ((learnt(2, 4, 7, 9, 11), learnt(6, 4, 3, 3, 3), learnt(6)), {"padding": 1}),
+    "batch of 3, no bias": ((learnt(3, 2, 7, 9, 11), learnt(6, 2, 3, 3, 3), None), {"padding": 1}),
+    "a large batch of 1": ((learnt(1, 32, 27, 25, 4), learnt(2, 32, 3, 3, 3), learnt(2)), {"padding": 1}),
+    "every axis different": (
+        (learnt(2, 4, 13, 9, 15), learnt(5, 4, 3, 1, 2), learnt(5)),
+        {"padding": (2, 1, 0)},
+    ),
+    "one channel comes out": ((learnt(2, 4, 11, 9, 12), learnt(1, 4, 3, 3, 3), learnt(1)), {}),
+    "an image, not to be learnt": ((random(2, 4, 7, 9, 11), learnt(6, 4, 3, 3, 3), learnt(6)), {"padding": 1}),
+    "a frozen bias": ((learnt(2, 4, 7, 9, 11), learnt(6, 4, 3, 3, 3), random(6)), {"padding": 1}),
+    "channels last": (
+        (
+            learnt(2, 4, 7, 9, 11).detach().to(memory_format=torch.channels_last_3d).requires_grad_(),
+            learnt(6, 4, 3, 3, 3).detach().to(memory_format=torch.channels_last_3d).requires_grad_(),
+            None,
+        ),
+        {"padding": 1},
+    ),
+}
+LEFT_TO_TORCH = {
+    "a stride": ((learnt(2, 4, 17, 19, 23), learnt(6, 4, 3, 3, 3), learnt(6)), {"stride": (2, 1, 3)}),
+    "dilated": ((learnt(2, 4, 13, 12, 15), learnt(6, 4, 3, 3, 3), learnt(6)), {"padding": 1, "dilation": (1, 2, 1)}),
+    "groups": ((learnt(2, 4, 9, 12, 15), learnt(6, 2, 3, 3, 3), learnt(6)), {"groups": 2}),
+    "one channel goes in": ((learnt(2, 1, 9, 12, 15), learnt(6, 1, 3, 3, 3), learnt(6)), {}),
+    "a kernel of one voxel": ((learnt(2, 4, 9, 12, 15), learnt(6, 4, 1, 1, 1), learnt(6)), {}),
+    "frozen weights": ((learnt(2, 4, 9, 12, 15), random(6, 4, 3, 3, 3), learnt(6)), {}),
+    "padding by name": ((learnt(2, 4, 9, 12, 15), learnt(6, 4, 3, 3, 3), learnt(6)), {"padding": "same"}),
+    "one voxel": ((learnt(2, 4, 1, 1, 1), learnt(6, 4, 3, 3, 3), learnt(6)), {"padding": 1}),
+    "999 voxels": ((learnt(3, 4, 3, 3, 37), learnt(6, 4, 3, 3, 3), learnt(6)), {"padding": 1}),
+    "a small batch of 1": ((learnt(1, 4, 9, 12, 15), learnt(6, 4, 3, 3, 3), learnt(6)), {"padding": 1}),
+    "not a batch": ((learnt(4, 9, 12, 15), learnt(6, 4, 3, 3, 3), learnt(6)), {"padding": 1}),
+    "an empty batch": ((learnt(0, 4, 9, 12, 15), learnt(6, 4, 3, 3, 3), learnt(6)), {"padding": 1}),
+}
+
+
+@pytest.mark.parametrize("name", [*LEARNT, *LEFT_TO_TORCH])
+def test_a_learnt_convolution_is_torchs_and_its_gradients_are_as_exact(monkeypatch, name):
+    tensors, how = (LEARNT | LEFT_TO_TORCH)[name]
+    chosen, ours = kernels._Convolution.apply, []
+    monkeypatch.setattr(kernels._Convolution, "apply", lambda *given: ours.append(1) or chosen(*given))
+
+    def convolve(*them):
+        return F.conv3d(*them, **how)
+
+    expected, plain = gradients(convolve, *tensors)
+    _, exact = gradients(convolve, *tensors, dtype=torch.float64)
+    found, mine = gradients(convolve, *tensors, context=learning(CPU, FLOAT32))
+    assert found.equal(expected)
+    assert len(mine) == len(plain) == sum(t is not None and t.requires_grad for t in tensors)
+    assert len(ours) == (name in LEARNT and kernels.has_x86_onednn())
+    for of_ours, of_torch, true in zip(mine, plain, exact, strict=True):
+        assert of_ours.shape == true.shape
+        torch.testing.assert_close(of_ours.double(), true, atol=2e-4, rtol=1e-4)
+        assert (of_ours - true).norm() <= 1.5 * (of_torch - true).norm() + 1e-6 * true.norm()
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_nets_gradients_are_as_close_to_those_of_double_precision_as_torchs_own(net, n):
+    patches = random(n, 2, 8, 12, 16)
+
+    def of(net, patches, context):
+        net.zero_grad()
+        with context:
+            head_logits = net(patches)
+        sum((logits * random(*logits.shape, seed=9).to(logits)).sum() for logits in head_logits).backward()
+        # a bias before a normalisation changes nothing: what its gradient holds is rounding alone
+        return {name: p.grad.double() for name, p in net.named_parameters() if not name.endswith("conv.bias")}
+
+    plain, mine = (of(net, patches, context) for context in (nullcontext(), learning(CPU, FLOAT32)))
+    exact = of(net.double(), patches.double(), nullcontext())
+    for name, true in exact.items():
+        apart, torchs = ((found[name] - true).norm() / true.norm() for found in (mine, plain))
+        assert apart <= 2 * torchs + 1e-6, name
+        assert apart < 1e-4, name
+
+
+@onednn
+def test_what_is_learnt_goes_through_these_kernels(net):
+    def step(context):
+        with context:
+            head_logits = net(random(2, 2, 8, 12, 16))
+        sum(logits.square().mean() for logits in head_logits).backward()
+
+    n_blocks = 2 * (3 + 2)
+    count = operations(lambda: step(learning(CPU, FLOAT32)))
+    assert count["_Convolution"] == count["_ConvolutionBackward"] == 4  # of 1,000 voxels and more, without a stride
+    assert count["native_group_norm_backward"] == n_blocks
+    assert "native_batch_norm" not in count
+    plain = operations(lambda: step(learning(CPU, Precision("bfloat16", "a test"))))
+    assert {"_Convolution", "native_group_norm"}.isdisjoint(plain)
+    assert plain["native_batch_norm"] == n_blocks
+
+
+@onednn
+def test_a_second_derivative_is_refused_not_wrong():
+    x, weight = learnt(2, 4, 7, 9, 11), learnt(6, 4, 3, 3, 3)
+    with learning(CPU, FLOAT32):
+        answer = F.conv3d(x, weight, padding=1)
+    (of_weight,) = torch.autograd.grad(answer.square().sum(), weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        of_weight.sum().backward()
+
+
+def test_a_gradient_that_is_one_number_for_all_voxels_is_understood():
+    x, weight = learnt(2, 4, 7, 9, 11), learnt(6, 4, 3, 3, 3)
+    with learning(CPU, FLOAT32):
+        F.conv3d(x, weight, padding=1).sum().backward()
+    inside = x.detach().sum(dim=(0, 2, 3, 4))
+    torch.testing.assert_close(weight.grad[:, :, 1, 1, 1], inside.expand(6, 4), atol=1e-4, rtol=1e-4)
