@@ -104,6 +104,8 @@ class NnunetStage(ResizablePredictor):
         with memory_errors_of(self.device), inferring(self.device, self.precision):
             patch = patch.to(self.device)
             logits = self.folds[0](patch).float()
+            if len(self.folds) > 1:
+                logits = logits.clone()  # they may lie in a map of more channels, which would be there beside the next
             for predict in self.folds[1:]:
                 logits += predict(patch)
             return logits.div_(len(self.folds))

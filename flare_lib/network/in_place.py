@@ -33,8 +33,9 @@ Read = Callable[[int, int, torch.Tensor], None]  # of an input: slices from, to,
 def finest_in_place(net: UNet, image: torch.Tensor) -> torch.Tensor:
     """Return `net.finest(image)`, (B, n_classes, Z, Y, X); the image (B, in_channels, Z, Y, X) stays as it is.
 
-    On a processor, in one number format, in little memory; elsewhere by `UNet.finest` itself, which keeps a card's
-    kernels large and lets autocast choose formats. Knows no gradients. Raises its ValueError.
+    On a processor, in one number format, in little memory, and as the first channels of a map that has more, where it
+    has enough; elsewhere by `UNet.finest` itself, which keeps a card's kernels large and lets autocast choose formats.
+    Knows no gradients. Raises its ValueError.
     """
     if image.device.type not in ("cpu", "meta") or torch.is_autocast_enabled("cpu"):
         return net.finest(image)
@@ -46,17 +47,19 @@ def finest_in_place(net: UNet, image: torch.Tensor) -> torch.Tensor:
         x = second(x) if _is_small(x) else _convolve_and_activate(second, x, partial(_read, x))
         _make_room_beside(x)
         skips.append(x)
+    largest = skips[0]
     skips.pop()  # the coarsest is where the decoder starts
     for up, stage in zip(reversed(net.ups), reversed(net.decoder), strict=True):
         first, second = _blocks(stage)
         skip = skips.pop()
         if _is_small(skip):
+            _make_room_beside(largest, pieces=8)
             x = stage(torch.cat([up(x), skip], dim=1))
             continue
         x = _convolve_and_activate(first, skip, partial(_read_joined, up, x, skip))
         x = _convolve_and_activate(second, x, partial(_read, x))
     _make_room_beside(x)
-    return net.heads[0](x)
+    return _classify(cast(nn.Conv3d, net.heads[0]), x)
 
 
 def _is_small(x: torch.Tensor) -> bool:
@@ -64,9 +67,9 @@ def _is_small(x: torch.Tensor) -> bool:
     return x.nbytes <= kernels.PIECE_BYTES
 
 
-def _make_room_beside(x: torch.Tensor) -> None:
-    """Give back what was freed before more is needed; beside small maps that is too little to be worth it."""
-    if x.nbytes > 2 * kernels.PIECE_BYTES:
+def _make_room_beside(x: torch.Tensor, pieces: int = 2) -> None:
+    """Give back what was freed before more is needed; beside a map of few pieces that is too little to be worth it."""
+    if x.nbytes > pieces * kernels.PIECE_BYTES:
         give_back_freed()
 
 
@@ -122,3 +125,14 @@ def _activate(block: ConvBlock, x: torch.Tensor) -> torch.Tensor:
         normal = F.instance_norm(x[:, own], weight=norm.weight[own], bias=norm.bias[own], eps=norm.eps)
         torch.ops.aten.leaky_relu.out(normal, NEGATIVE_SLOPE, out=x[:, own])
     return x
+
+
+def _classify(head: nn.Conv3d, x: torch.Tensor) -> torch.Tensor:
+    """Return the head's logits (B, n_classes, Z, Y, X) of a map, written over its first channels if it has so many."""
+    n_classes = head.out_channels
+    if _is_small(x) or n_classes > x.shape[1]:
+        return head(x)
+    n = slices_at_a_time(x[:, :, :1].nbytes)
+    for z in range(0, x.shape[2], n):
+        x[:, :n_classes, z : z + n] = head(x[:, :, z : z + n])
+    return x[:, :n_classes]

@@ -60,6 +60,32 @@ def test_what_was_freed_is_given_back_beside_large_maps_alone(monkeypatch):
     assert calls
 
 
+@pytest.mark.parametrize(("n_classes", "n_maps"), [(3, 4), (4, 4), (5, 5)])
+def test_logits_lie_in_the_map_that_they_are_made_from_if_it_has_a_channel_for_every_class(
+    monkeypatch, n_classes, n_maps
+):
+    torch.manual_seed(0)
+    net, image = UNet(2, n_classes, (4, 6), ((2, 2, 1),), n_heads=1), images(2)
+    with torch.no_grad():
+        expected = net.finest(image)
+    monkeypatch.setattr(kernels, "PIECE_BYTES", 5 * 4 * 2 * 4 * 8 * 16)  # 5 of 12 slices of the map
+    logits = finest_in_place(net, image)
+    torch.testing.assert_close(logits, expected, atol=2e-5, rtol=0)
+    assert logits.untyped_storage().nbytes() == 4 * 2 * n_maps * 12 * 8 * 16
+
+
+def test_beside_a_map_of_many_pieces_room_is_also_made_between_the_small_ones(monkeypatch):
+    net, image, calls = net_of(((4, 2, 4), (2, 2, 2))), images(shape=(16, 8, 16)), []
+    largest = 4 * 4 * 16 * 8 * 16  # bytes; the maps of the second stage have a twentieth
+    monkeypatch.setattr(in_place, "give_back_freed", lambda: calls.append(1))
+    monkeypatch.setattr(in_place, "PIECES", 100)
+    for pieces, n_calls in ((7, 5), (9, 6)):
+        calls.clear()
+        monkeypatch.setattr(kernels, "PIECE_BYTES", largest // pieces)
+        finest_in_place(net, image)
+        assert len(calls) == n_calls
+
+
 def test_image_and_net_stay_as_they_are():
     net, image = net_of(bias=False), images()
     before, parameters = image.clone(), [p.detach().clone() for p in net.parameters()]
