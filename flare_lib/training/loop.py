@@ -4,6 +4,7 @@ The loss of a step is the supervised loss of its labelled patches plus, if there
 disagreement on them times a weight that grows from almost 0 (paper 2.3).
 """
 
+import copy
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from flare_lib.network.consistency import consistency_loss, ramp_up
 from flare_lib.network.kernels import learning
 from flare_lib.network.losses import dice_cross_entropy_loss
 from flare_lib.training.checkpoint import load_checkpoint, save_checkpoint
+from flare_lib.training.ema import update_average
 from flare_lib.training.log import Log
 from flare_lib.training.patches import Patches, loader
 from flare_lib.training.recipes import Recipe
@@ -120,16 +122,17 @@ def train(
     n_workers: int = 1,
     checkpoint_every: int = 100,
     on_step: Callable[[int, float], None] | None = None,
-    on_validation: Callable[[int, float], None] | None = None,
+    on_validation: Callable[[int, float, nn.Module], None] | None = None,
 ) -> nn.Module:
     """Train `net` for `recipe.n_steps` steps, or resume the run in `folder` where it stopped.
 
     `folder` receives `checkpoint.pt` (every `checkpoint_every` steps, atomically) and `log.jsonl` (step, losses,
     learning rate, seconds, and how many of them were spent waiting for patches; every `recipe.validate_every` steps and
     at the end, the Dice on the `validation` batches). `precision`: see `choose_precision`; a run may be resumed in
-    another one. `on_step(step, loss)` is called after each step, and `on_validation(steps done, mean Dice)` after each
-    validation with a known Dice. With several processes, the first one writes. Returns the net, which is trained in
-    place. Raises ValueError for a checkpoint that is damaged or of another recipe and for a precision that the device
+    another one. `on_step(step, loss)` is called after each step, and `on_validation(steps done, mean Dice, net)` after
+    each validation with a known Dice. With several processes, the first one writes. `net` is trained in place, and
+    returned or, if `recipe.ema_decay` is above 0, the average of its weights, a net of its own; that is validated, too.
+    Raises ValueError for a checkpoint that is damaged or of another recipe and for a precision that the device
     lacks, MemoryError if the device is full, and OSError if the folder cannot be written.
     """
     folder = Path(folder)
@@ -138,11 +141,15 @@ def train(
     precision = choose_precision(precision, device=next(net.parameters()).device)
     scaler = precision.grad_scaler(next(net.parameters()).device)
     optimizer = make_optimizer(net, recipe)
+    average = copy.deepcopy(net) if recipe.ema_decay else None
+    kept = net if average is None else average
     checkpoint = folder / "checkpoint.pt"
     plain_recipe = json.loads(json.dumps(recipe.to_dict()))
     start = 0
     if checkpoint.exists():
-        start = load_checkpoint(checkpoint, net=net, optimizer=optimizer, scaler=scaler, recipe=plain_recipe)
+        start = load_checkpoint(
+            checkpoint, net=net, average=average, optimizer=optimizer, scaler=scaler, recipe=plain_recipe
+        )
     batches = iter(loader(patches.starting_at(start * recipe.accumulate), n_workers=n_workers))
     writes = rank_and_count()[0] == 0
     with Log(folder if writes else None, start=start) as log:
@@ -162,6 +169,8 @@ def train(
                 precision=precision,
                 scaler=scaler,
             )
+            if average is not None:
+                update_average(average, net, step + 1, recipe.ema_decay)
             entry: dict[str, object] = {
                 "step": step,
                 **{name: round(loss, 5) for name, loss in losses.items()},
@@ -170,17 +179,23 @@ def train(
             entry |= {"s": round(time.perf_counter() - began, 3), "wait_s": round(waited, 3)}
             last = step + 1 == recipe.n_steps
             if writes and validation and (last or (step + 1) % recipe.validate_every == 0):
-                entry |= (validated := _validated(net, validation))
+                entry |= (validated := _validated(kept, validation))
                 if on_validation and validated["validation_dice"] is not None:
-                    on_validation(step + 1, validated["validation_dice"])
+                    on_validation(step + 1, validated["validation_dice"], kept)
             log.write(entry)
             if writes and (last or (step + 1) % checkpoint_every == 0):
                 save_checkpoint(
-                    checkpoint, net=net, optimizer=optimizer, scaler=scaler, step=step + 1, recipe=plain_recipe
+                    checkpoint,
+                    net=net,
+                    average=average,
+                    optimizer=optimizer,
+                    scaler=scaler,
+                    step=step + 1,
+                    recipe=plain_recipe,
                 )
             if on_step:
                 on_step(step, losses["loss"])
-    return net
+    return kept
 
 
 def _validated(net: nn.Module, validation: Sequence[Batch]) -> dict[str, Any]:

@@ -58,6 +58,7 @@ def _are_shares(value: Mapping[Any, Any]) -> bool:
 _POSITIVE = Rule("a number above 0", lambda value: _is_number(value, 0))
 _NOT_NEGATIVE = Rule("a number, 0 or more", lambda value: _is_number(value) and value >= 0)
 _SHARE = Rule("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
+_BELOW_1 = Rule("a number from 0 to below 1", lambda value: _is_number(value) and 0 <= value < 1)
 _STAGES_OF_NETS = range(2, 9)
 
 RULES = {
@@ -118,6 +119,7 @@ RULES = {
     "n_validation": _whole(0),
     "validate_every": _whole(0),
     "keep": _one_of(KEEP),
+    "ema_decay": _BELOW_1,
 }
 
 

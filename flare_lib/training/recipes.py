@@ -40,7 +40,8 @@ class Recipe:
 
     A step sums the gradients of `accumulate` batches. Every `validate_every` steps (0: never) the net's Dice is
     measured on patches of sources held out: `n_validation` of the cases or, without cases, of the label maps' people
-    or, if that is 0, phantoms that training never draws. `keep`: the "last" weights of the run, or the "best" on these.
+    or, if that is 0, phantoms that training never draws. `keep`: the "last" weights of the run, or the "best" on
+    these. With an `ema_decay` above 0, what is validated and kept is the weights' moving average (`training.ema`).
 
     Raises ValueError for an impossible value: see `recipe_rules`.
     """
@@ -83,6 +84,7 @@ class Recipe:
     n_validation: int = 0
     validate_every: int = 0
     keep: str = "last"
+    ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
         check_values({field.name: getattr(self, field.name) for field in fields(self)})
@@ -145,6 +147,7 @@ _RELEASE = Recipe(
     missing={"gallbladder": 0.12, "kidney_right": 0.03, "kidney_left": 0.03, "spleen": 0.03},
     phases=(0.4, 0.15, 0.33, 0.12),
     noise_hu=(3.0, 35.0),
+    ema_decay=0.98,  # over about 50 steps
 )
 _RELEASE_FINE = replace(
     _RELEASE,

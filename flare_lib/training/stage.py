@@ -12,14 +12,17 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch import nn
 
 from flare_lib.machine.distributed import end_distributed, init_distributed, main_process_first, rank_and_count
 from flare_lib.machine.extras import check_extra
 from flare_lib.machine.precision import Precision, choose_precision
 from flare_lib.machine.processes import Pool
 from flare_lib.machine.progress import StageProgress
+from flare_lib.network.unet import UNet
 from flare_lib.network.weights import load_strict, load_trained, pair_of, save_trained
 from flare_lib.training.best import Best
 from flare_lib.training.loop import train
@@ -51,14 +54,15 @@ def train_stage(
     `folder/prepared/`. `label_maps`, `cohort`, `unlabelled`, `pseudo_labelled`: see `gather`. `init`: the weights to
     start from (strictly: same names, same shapes). A fine recipe without mean and SD gets those that the
     net it starts from was trained with, or else those of its training set. A recipe that keeps the best weights has
-    them in `folder/{stage}/best` as well, and a note says which they are.
+    them in `folder/{stage}/best` as well, and a note says which they are. If what is kept is a moving average, the
+    card's "ema_decay" says so, and the run's last weights lie beside it in `folder/{stage}/last`.
     `n_workers` processes make patches; a `pool`, not opened yet, prepares the cases. If the run is stopped, the same
     call resumes from the last checkpoint. If torchrun started the processes, they all train one net. Raises the errors
     of `load_trained`, `load_strict`, `gather` and `train`, and ValueError if `init` is what the run would write.
     """
     folder = Path(folder)
     stem = folder / recipe.stage
-    written = {pair_of(path)[0].resolve() for path in (stem, stem / "best")}
+    written = {pair_of(path)[0].resolve() for path in (stem, stem / "best", stem / "last")}
     if init is not None and pair_of(init)[0].resolve() in written:
         raise ValueError(f"the weights to start from must not be those that the run writes, got {init} for both")
     if recipe.augmentation:
@@ -96,11 +100,11 @@ def train_stage(
         if first and recipe.keep == "best":
             best = Best(stem / "best", resumed=(stem / "checkpoint.pt").exists())
 
-        def keep_if_best(step: int, dice: float) -> None:
+        def keep_if_best(step: int, dice: float, validated: nn.Module) -> None:
             if best is not None:
-                best.offer(net, card() | {"step": step, "validation_dice": dice})
+                best.offer(cast(UNet, validated), card() | {"step": step, "validation_dice": dice})
 
-        train(
+        trained = train(
             net,
             patches,
             recipe,
@@ -113,9 +117,11 @@ def train_stage(
             on_validation=keep_if_best,
         )
         if first:
+            if recipe.ema_decay:
+                save_trained(stem / "last", net.cpu().eval(), card() | {"ema_decay": 0.0})
             kept = None if best is None else best.load()
             if kept is None:
-                save_trained(stem, net.cpu().eval(), card())
+                save_trained(stem, cast(UNet, trained).cpu().eval(), card())
             else:
                 save_trained(stem, kept.net, kept.card)
                 if on_note:
@@ -133,6 +139,7 @@ def _card(
         "preprocessing": recipe.preprocessing.to_dict(),
         "patch_size": list(recipe.patch_size),
         "recipe": recipe.to_dict(),
+        "ema_decay": recipe.ema_decay,  # of these weights; 0: those of one step
         "training_set": training_set.card(),
         "processes": rank_and_count()[1],
         "precision": precision.name,

@@ -29,6 +29,15 @@ def test_net_optimizer_scaler_and_step_come_back(tmp_path):
     assert after["scaler"].get_scale() == before["scaler"].get_scale() == 8
 
 
+def test_the_average_of_the_weights_comes_back_beside_them(tmp_path):
+    before, after = (parts(seed) | {"average": torch.nn.Linear(3, 2)} for seed in (0, 1))
+    save_checkpoint(tmp_path / "c.pt", **before, step=5, recipe={})
+    load_checkpoint(tmp_path / "c.pt", **after, recipe={})
+    assert torch.equal(before["average"].weight, after["average"].weight)
+    assert torch.equal(before["net"].weight, after["net"].weight)
+    assert not torch.equal(after["average"].weight, after["net"].weight)
+
+
 @pytest.mark.parametrize("content", [torch.ones(3), {"network_weights": {}}, [1, 2]])
 def test_a_file_of_something_else_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "c.pt")
@@ -44,7 +53,7 @@ def test_another_recipe_is_refused_by_every_value_that_differs_even_one_that_is_
 
 def test_a_run_that_began_before_there_was_a_choice_goes_on_with_what_there_was(tmp_path):
     save_checkpoint(tmp_path / "c.pt", **parts(0), step=5, recipe={"lr": 1})
-    assert load_checkpoint(tmp_path / "c.pt", **parts(0), recipe={"lr": 1, "keep": "last"}) == 5
+    assert load_checkpoint(tmp_path / "c.pt", **parts(0), recipe={"lr": 1, "keep": "last", "ema_decay": 0.0}) == 5
     with pytest.raises(ValueError, match=r"got other values of keep$"):
         load_checkpoint(tmp_path / "c.pt", **parts(0), recipe={"lr": 1, "keep": "best"})
 

@@ -131,16 +131,26 @@ def test_the_loss_falls(tmp_path):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The weights of a run that nothing disturbed."""
-    return run(recipe(), tmp_path_factory.mktemp("whole"), checkpoint_every=2).state_dict()
+    """The weights of a run that nothing disturbed, and their average."""
+    folder = tmp_path_factory.mktemp("whole")
+    run(recipe(), folder, checkpoint_every=2)
+    return weights_of(folder)
+
+
+def weights_of(folder):
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    assert not all(map(torch.equal, state["net"].values(), state["average"].values()))
+    return {f"{what}.{name}": weight for what in ("net", "average") for name, weight in state[what].items()}
 
 
 def test_a_run_stopped_and_taken_up_again_gives_bit_equal_weights(tmp_path, whole):
     with pytest.raises(Stop):
         run(recipe(), tmp_path, checkpoint_every=2, on_step=stop_at(3))
-    resumed = run(recipe(), tmp_path, checkpoint_every=2).state_dict()
+    given = run(recipe(), tmp_path, checkpoint_every=2).state_dict()
+    resumed = weights_of(tmp_path)
     for name, weight in whole.items():
         assert torch.equal(weight, resumed[name]), name
+    assert all(torch.equal(weight, whole[f"average.{name}"]) for name, weight in given.items())
 
 
 def run_until_killed(folder, moment):
@@ -160,7 +170,8 @@ def test_a_run_that_is_killed_and_taken_up_again_gives_bit_equal_weights(fresh_p
         pool.submit(run_until_killed, tmp_path, moment).result()
     assert (tmp_path / "killed").exists()  # it came as far as that
     assert (tmp_path / "checkpoint.pt").exists() == (moment > 0)
-    resumed = run(recipe(), tmp_path, checkpoint_every=2).state_dict()
+    run(recipe(), tmp_path, checkpoint_every=2)
+    resumed = weights_of(tmp_path)
     for name, weight in whole.items():
         assert torch.equal(weight, resumed[name]), name
 
@@ -233,16 +244,33 @@ def test_the_dice_on_held_out_patches_is_logged_every_so_often_and_at_the_end(tm
     r = recipe(n_steps=5, validate_every=2)
     held_out = [patches(recipe(seed=9)).batch(0)]
     told = []
-    net = new_net(r)
     how = {"validation": held_out, "on_validation": lambda *at: told.append(at)}
-    train(net, patches(r), r, folder=tmp_path, n_workers=0, precision="float32", **how)
+    net = train(new_net(r), patches(r), r, folder=tmp_path, n_workers=0, precision="float32", **how)
     entries = read_log(tmp_path / "log.jsonl")
     assert ["validation_dice" in entry for entry in entries] == [False, True, False, True, True]
     dice = validation_dice(net, held_out)
     assert entries[-1]["organs_dice"][0] == pytest.approx(dice[0], abs=1e-4)
     assert entries[-1]["organs_dice"][1:] == [None] * 12
     assert entries[-1]["validation_dice"] == entries[-1]["organs_dice"][0]
-    assert told == [(entry["step"] + 1, entry["validation_dice"]) for entry in entries if "validation_dice" in entry]
+    validated = [entry for entry in entries if "validation_dice" in entry]
+    assert told == [(entry["step"] + 1, entry["validation_dice"], net) for entry in validated]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_a_run_gives_the_average_of_its_weights_if_the_recipe_says_so(tmp_path, decay):
+    r = recipe(n_steps=3, ema_decay=decay)
+    net, seen = new_net(r), []
+
+    def on_step(_step, _loss):
+        seen.append([weight.detach().clone() for weight in net.parameters()])
+
+    given = train(net, patches(r), r, folder=tmp_path, n_workers=0, precision="float32", on_step=on_step)
+    # the first two weigh alike, and both together as much as the third
+    expected = [(a + b) / 4 + c / 2 for a, b, c in zip(*seen, strict=True)] if decay else seen[-1]
+    for found, weight in zip(given.parameters(), expected, strict=True):
+        torch.testing.assert_close(found.detach(), weight, atol=1e-6, rtol=1e-6)
+    assert all(map(torch.equal, net.parameters(), seen[-1]))
+    assert (given is net) == (decay == 0)
 
 
 def test_a_step_that_a_killed_run_did_after_its_last_checkpoint_has_one_line(tmp_path):

@@ -107,6 +107,7 @@ def test_real_is_a_short_run_of_release_with_a_quarter_of_real_patches(stage):
         ({"n_heads": 5}, "n_heads must be at most the number of strides, 4, got 5"),
         ({"mean_hu": 12.5}, "mean_hu and sd_hu must come together, got 12.5 and None"),
         ({"keep": "most"}, "keep must be one of last, best, got 'most'"),
+        ({"ema_decay": 1}, "ema_decay must be a number from 0 to below 1, got 1"),
         ({"keep": "best"}, "keep must be last unless the run validates (validate_every, and n_validation for cases)"),
         (
             {"keep": "best", "validate_every": 9, "sources": {"cases": 1}},

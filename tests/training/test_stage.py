@@ -73,7 +73,7 @@ def test_real_cases_train_both_stages_as_in_the_paper(cohort, tmp_path):
 def test_a_run_does_not_write_over_the_weights_that_it_starts_from(tmp_path):
     for init in (
         *(tmp_path / "fine", tmp_path / "fine.safetensors", tmp_path / "x" / ".." / "fine.json"),
-        *(tmp_path / "fine" / "best", tmp_path / "fine" / "best.json"),
+        *(tmp_path / "fine" / "best", tmp_path / "fine" / "best.json", tmp_path / "fine" / "last"),
     ):
         with pytest.raises(ValueError, match="the weights to start from must not be those that the run writes, got"):
             train_stage(preset("course", "fine"), folder=tmp_path, init=init)
@@ -95,6 +95,11 @@ def test_real_cts_with_ignored_voxels_are_learnt_from_beside_painted_people_and_
             on_note=told.append,
         )
     )
+    average, last = load_trained(init), load_trained(tmp_path / "first" / "fine" / "last")
+    assert (average.card["ema_decay"], last.card["ema_decay"]) == (0.98, 0.0)
+    assert last.card["recipe"] == average.card["recipe"]
+    pairs = [(weight, last.net.state_dict()[name]) for name, weight in average.net.state_dict().items()]
+    assert not all(torch.equal(mean, of_last) for mean, of_last in pairs)
     held_out = trained.card["training_set"]["held_out"]
     assert trained.card["training_set"]["sources"] == {"pseudo_labelled": 1, "label_maps": BODIES_PER_PERSON}
     assert held_out in (["s1_totalseg117.nii.gz"], ["s2_totalseg117.nii.gz"])
