@@ -118,12 +118,17 @@ def compiling() -> AbstractContextManager[None]:
 
     On a fresh installation that takes seconds; later, they are only loaded.
     """
-    ct, scores = np.zeros((2, 2, 3), np.int16)[..., :2], torch.zeros(2, 1, 1, 1)  # of the kinds that a real CT has
-    labels = np.ones((1, 1, 1), np.uint8)
-    return compiling_ahead(
+    ct, labels = np.zeros((2, 2, 3), np.int16)[..., :2], np.ones((1, 1, 1), np.uint8)  # of the kinds that a real CT has
+    slab = Slab(0, torch.eye(2).reshape(2, 1, 1, 2))  # two classes in two voxels: a mixed cell
+
+    def resize(method: str) -> np.ndarray:
+        return resize_argmax([slab], (1, 1, 2), in_shape_zyx=(1, 1, 2), method=method)
+
+    return compiling_ahead(  # in the order in which a case needs them: whoever needs one waits for those before it
         lambda: resample_trilinear(ct, (1, 1, 1)),
-        lambda: resize_argmax([Slab(0, scores)], (1, 1, 1), in_shape_zyx=(1, 1, 1), method="numba_pruned"),
         lambda: erase(labels, find_components(labels).ids, np.ones(2, bool)),
+        lambda: resize("numba_pruned"),
+        lambda: resize("numba_dense"),
     )
 
 

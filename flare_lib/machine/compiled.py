@@ -5,7 +5,9 @@ user who can write to none of these, as in a container or a shared installation,
 Reference: https://numba.readthedocs.io/en/stable/developer/caching.html and event_api.html
 """
 
+import gc
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import Thread
@@ -17,6 +19,9 @@ try:
 except ValueError as error:  # numba's own variables
     told = ", ".join(f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("NUMBA_"))
     raise ValueError(f"numba must be able to do what its variables ask for, got {told}: {error}") from error
+
+HAND_OVER_S = 1e-4  # how long the block waits for a thread that compiles; Python's 5 ms at each of a net's steps add up
+OBJECTS = 20_000  # made between two searches for garbage by a thread that compiles: it makes millions, hardly any of it
 
 
 def njit(**options: Any) -> Callable[[Callable], Callable]:
@@ -41,8 +46,9 @@ def njit(**options: Any) -> Callable[[Callable], Callable]:
 def compiling_ahead(*calls: Callable[[], object]) -> Iterator[None]:
     """Make these calls in a thread beside the block, so that the loops they need are compiled before it needs them.
 
-    What a call raises is dropped: whoever makes it in earnest will meet it again. The block ends after the thread, so
-    that no process is forked beside it.
+    They are made in order, and numba compiles one loop at a time: first comes what is needed first. What a call raises
+    is dropped: whoever makes it in earnest will meet it again. The block ends after the thread, so that no process is
+    forked beside it.
     """
     thread = Thread(target=_make, args=(calls,), name="compiling")
     thread.start()
@@ -53,9 +59,17 @@ def compiling_ahead(*calls: Callable[[], object]) -> Iterator[None]:
 
 
 def _make(calls: tuple[Callable[[], object], ...]) -> None:
-    for call in calls:
-        with suppress(Exception):
-            call()
+    interval, (n_objects, *rarer) = sys.getswitchinterval(), gc.get_threshold()
+    sys.setswitchinterval(HAND_OVER_S)
+    if n_objects:  # 0: never
+        gc.set_threshold(max(n_objects, OBJECTS), *rarer)
+    try:
+        for call in calls:
+            with suppress(Exception):
+                call()
+    finally:
+        sys.setswitchinterval(interval)
+        gc.set_threshold(n_objects, *rarer)
 
 
 @contextmanager

@@ -58,8 +58,8 @@ def test_in_boxes_of_few_cells_too(monkeypatch, shape, dense_above):
 def test_a_box_is_as_large_as_a_cache():
     scores = torch.zeros(1, 1, 160, 160).expand(14, 128, 160, 160)
     taps = tuple(linear_taps(n, n) for n in scores.shape[1:])
-    work = slice_kernels._plan(scores, taps, np.empty(0, np.uint8), 1)
-    assert (work.box_z, work.box_y) == (8, 14)  # 14 * 14 * 160 * 4 bytes a slice: 8 of them are a MiB
+    work = slice_kernels._plan(scores, taps, np.empty(0, np.uint8))
+    assert slice_kernels._box_size(work) == (8, 14)  # 14 * 14 * 160 * 4 bytes a slice: 8 of them are a MiB
     assert work.flat.size == 160 * 160
 
 

@@ -1,5 +1,6 @@
 """Compiled loops: kept on disk where that can be, and a word before the first time."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 from numba import float64
 from numba.core import caching
 
-from flare_lib.machine.compiled import compiling_ahead, njit, told_of_compiling
+from flare_lib.machine.compiled import HAND_OVER_S, OBJECTS, compiling_ahead, njit, told_of_compiling
 
 LIBRARY = Path(__file__).parents[2] / "flare_lib"
 
@@ -62,6 +63,27 @@ def test_what_is_called_ahead_is_compiled_when_the_block_is_over_and_its_errors_
     assert _sum_of_squares.signatures == [(float64, float64)]
     with pytest.raises(KeyError, match="of the block"), compiling_ahead():
         raise KeyError("of the block")
+
+
+def test_a_net_that_computes_meanwhile_waits_for_the_compiling_thread_only_briefly():
+    intervals, before = [], sys.getswitchinterval()
+    with compiling_ahead(lambda: intervals.append(sys.getswitchinterval())):
+        pass
+    assert intervals == [pytest.approx(HAND_OVER_S)]
+    assert sys.getswitchinterval() == before != pytest.approx(HAND_OVER_S)
+
+
+@pytest.mark.parametrize(("own", "meanwhile"), [(700, OBJECTS), (50_000, 50_000), (0, 0)])
+def test_garbage_is_searched_for_less_often_meanwhile_but_never_where_it_never_was(own, meanwhile):
+    counts, before = [], gc.get_threshold()
+    gc.set_threshold(own, 7, 9)
+    try:
+        with compiling_ahead(lambda: counts.append(gc.get_threshold())):
+            pass
+        assert counts == [(meanwhile, 7, 9)]
+        assert gc.get_threshold() == (own, 7, 9)
+    finally:
+        gc.set_threshold(*before)
 
 
 @pytest.mark.parametrize("path", sorted(LIBRARY.rglob("*.py")), ids=lambda path: path.stem)
