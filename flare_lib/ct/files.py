@@ -16,7 +16,7 @@ from flare_lib.ct.dicom_derived import check_replaceable
 from flare_lib.ct.dicom_folder import may_hold_dicom
 from flare_lib.ct.dicom_seg import SEG_SUFFIX, check_dicom_seg, save_dicom_seg
 from flare_lib.ct.hu import hu_problem
-from flare_lib.ct.labels import N_CLASSES, as_label_map
+from flare_lib.ct.labels import N_CLASSES, as_label_map, check_unmasked
 from flare_lib.ct.nifti_file import SUFFIXES, load_nifti
 from flare_lib.ct.volume import Volume, grid_difference, to_file_axes
 from flare_lib.machine.atomic_write import atomic_write
@@ -77,6 +77,7 @@ def save_label_map(path: str | os.PathLike, label_map_zyx: np.ndarray, like: Vol
     (`dicom_seg`), for which `like` must come from DICOM. Raises ValueError for other labels or shapes, or for a path
     that cannot be written or at which a .dcm file lies that flare-lib did not make.
     """
+    check_unmasked(label_map_zyx, "label_map_zyx")
     labels = like.with_array(np.asarray(label_map_zyx)).array_zyx
     if labels.dtype != np.uint8 and not (labels.dtype.kind in "bui" and labels.min() >= 0 and labels.max() <= 255):
         raise ValueError(f"labels must be integers from 0 to 255, got {labels.dtype}, {labels.min()} to {labels.max()}")

@@ -81,16 +81,17 @@ def to_flare(label_map: np.ndarray, data_set: str) -> np.ndarray:
     together with another (WORD's adrenals, AbdomenCT-1K's kidneys), stays empty. Raises TypeError for labels that are
     not integers and ValueError for negative ones.
     """
+    check_unmasked(label_map, "a label map")
     label_map = np.asarray(label_map)
     if not np.issubdtype(label_map.dtype, np.integer):
         raise TypeError(f"a label map must hold integers, got {label_map.dtype}")
     if label_map.size and label_map.min() < 0:
         raise ValueError(f"labels must be 0 or more, got {label_map.min()}")
     mapping = ids_in(data_set)
-    table = np.zeros(max(max(mapping), int(label_map.max(initial=0))) + 1, dtype=np.uint8)
+    table = np.zeros(max(mapping) + 2, dtype=np.uint8)  # the last entry is for all that come after
     for theirs, ours in mapping.items():
         table[theirs] = ours
-    return table[label_map]
+    return table[np.minimum(label_map, len(table) - 1)]
 
 
 def are_flares(names: Mapping[int, str]) -> bool:
@@ -114,8 +115,9 @@ def as_label_map(
 
     Any integer type; an array is not copied, and an empty one is accepted. If `shape` is given, the array must have it.
     `n_classes`: of a label set other than FLARE's, the background included. Raises TypeError for labels that are not
-    integers, ValueError for other labels and shapes; the message calls the array `name`.
+    integers, ValueError for other labels and shapes, or for masked voxels; the message calls the array `name`.
     """
+    check_unmasked(label_map, name)
     label_map = np.asarray(label_map)
     if not np.issubdtype(label_map.dtype, np.integer):
         raise TypeError(f"{name} must hold integers, got {label_map.dtype}")
@@ -127,6 +129,12 @@ def as_label_map(
     if lowest < 0 or highest >= n_classes:
         raise ValueError(f"the labels of {name} must be 0 to {n_classes - 1}, got {lowest} to {highest}")
     return label_map
+
+
+def check_unmasked(array: object, name: str) -> None:
+    """Raise ValueError for a masked array with voxels that do not count: here every voxel does."""
+    if isinstance(array, np.ma.MaskedArray) and (masked := np.ma.count_masked(array)):
+        raise ValueError(f"{name} must have a value in every voxel, got {masked} masked ones (fill them first)")
 
 
 def without_ignored(label_map: np.ndarray) -> np.ndarray:

@@ -76,6 +76,7 @@ def resample_nearest(label_map_zyx: np.ndarray, shape_zyx: Shape) -> np.ndarray:
 
     The extent is kept (`align_corners=False`). Raises ValueError for a shape that is not 3 positive integers.
     """
+    label_map_zyx = np.asarray(label_map_zyx)
     _check_shapes(label_map_zyx, shape_zyx)
     # in whole numbers: floor((i + 1/2) n/m) without rounding errors at the faces between voxels
     z, y, x = ((2 * np.arange(m) + 1) * n // (2 * m) for n, m in zip(label_map_zyx.shape, shape_zyx, strict=True))

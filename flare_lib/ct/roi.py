@@ -104,6 +104,7 @@ def check_margin(margin_mm: float) -> None:
 
 def bounding_box(mask_zyx: np.ndarray) -> Box | None:
     """Return the smallest box around the non-zero voxels of a mask (Z, Y, X); None if there are none."""
+    mask_zyx = np.asarray(mask_zyx)
     if mask_zyx.ndim != 3:
         raise ValueError(f"mask_zyx must have 3 axes, got shape {mask_zyx.shape}")
     occupied_zx = np.any(mask_zyx, axis=1)

@@ -17,6 +17,7 @@ import numpy as np
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 
 from flare_lib.ct.dicom_headers import Header
+from flare_lib.ct.labels import check_unmasked
 
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
@@ -62,7 +63,8 @@ class Volume:
     head. `spacing_zyx_mm`: distance between voxel centres. `affine`: (4, 4) float64, from index (x, y, z) to world RAS
     in mm. `file_grid`: the grid to save on; None for a volume made in memory, which is saved on its own grid. `notes`:
     what anyone who uses it should know about how it was read.
-    Raises ValueError for an array without 3 axes, a spacing that is not positive, an affine that is not (4, 4).
+    Raises TypeError for an array that is not of real numbers, ValueError for one without 3 axes or with a mask, a
+    spacing that is not positive, an affine that is not (4, 4).
     """
 
     array_zyx: np.ndarray
@@ -72,18 +74,23 @@ class Volume:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.array_zyx, np.ndarray) or self.array_zyx.dtype.kind not in "buif":
+            got = getattr(self.array_zyx, "dtype", type(self.array_zyx).__name__)
+            raise TypeError(f"array_zyx must be a NumPy array of real numbers, got {got}")
+        check_unmasked(self.array_zyx, "array_zyx")
         if self.array_zyx.ndim != 3 or not self.array_zyx.size:
             raise ValueError(f"array_zyx must have 3 axes and at least one voxel, got shape {self.array_zyx.shape}")
         check_spacing(self.spacing_zyx_mm)
-        if self.affine.shape != (4, 4) or not np.isfinite(self.affine).all():
-            raise ValueError(f"affine must be (4, 4) finite numbers, got {self.affine.tolist()}")
+        if np.shape(self.affine) != (4, 4) or not np.isfinite(self.affine).all():
+            raise ValueError(f"affine must be (4, 4) finite numbers, got {np.asarray(self.affine).tolist()}")
 
     @classmethod
     def from_array(cls, array_zyx: np.ndarray, spacing_zyx_mm: Triple) -> "Volume":
         """Return a volume made in memory, its axes along the world's and its first voxel's centre at (0, 0, 0) mm."""
         check_spacing(spacing_zyx_mm)
-        affine = np.diag([*spacing_zyx_mm[::-1], 1.0]).astype(np.float64)
-        return cls(np.asarray(array_zyx), triple(float(s) for s in spacing_zyx_mm), affine)
+        spacing = triple(float(s) for s in spacing_zyx_mm)
+        check_unmasked(array_zyx, "array_zyx")
+        return cls(np.asarray(array_zyx), spacing, np.diag([*spacing[::-1], 1.0]))
 
     @property
     def shape_zyx(self) -> Shape:
@@ -134,7 +141,9 @@ def grid_difference(volume: Volume, other: Volume) -> str | None:
 
 
 def check_spacing(spacing_zyx_mm: Sequence[float]) -> None:
-    """Raise ValueError unless a spacing is 3 positive finite numbers."""
+    """Raise ValueError unless a spacing is 3 positive finite numbers, TypeError if it is no sequence."""
+    if not hasattr(spacing_zyx_mm, "__len__"):
+        raise TypeError(f"spacing_zyx_mm must be 3 positive numbers, got {spacing_zyx_mm}")
     if len(spacing_zyx_mm) != 3 or not all(math.isfinite(s) and s > 0 for s in spacing_zyx_mm):
         raise ValueError(f"spacing_zyx_mm must be 3 positive numbers, got {tuple(spacing_zyx_mm)}")
 

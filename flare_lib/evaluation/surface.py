@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
+from flare_lib.ct.labels import check_unmasked
 from flare_lib.ct.roi import bounding_box
 from flare_lib.ct.volume import check_spacing, triple
 from flare_lib.evaluation.surfels import surfel_areas
@@ -37,7 +38,12 @@ class SurfaceDistances:
     reference_mm2: np.ndarray
 
     def surface_dice(self, tolerance_mm: float) -> float:
-        """Return the share of both surfaces' area that lies within the tolerance; NaN if both masks are empty."""
+        """Return the share of both surfaces' area that lies within the tolerance; NaN if both masks are empty.
+
+        Raises ValueError for a tolerance that is negative or NaN.
+        """
+        if not tolerance_mm >= 0:
+            raise ValueError(f"tolerance_mm must be 0 or more, got {tolerance_mm}")
         near = self.prediction_mm2[self.prediction_mm <= tolerance_mm].sum()
         near += self.reference_mm2[self.reference_mm <= tolerance_mm].sum()
         area = self.prediction_mm2.sum() + self.reference_mm2.sum()
@@ -72,6 +78,8 @@ def surface_distances(
     the array counts as outside the mask. Raises ValueError for arrays that are not masks of the same shape, a spacing
     that is not 3 positive numbers, or a negative `within_mm`.
     """
+    check_unmasked(prediction, "prediction")
+    check_unmasked(reference, "reference")
     prediction, reference = np.asarray(prediction), np.asarray(reference)
     for name, mask in (("prediction", prediction), ("reference", reference)):
         if mask.dtype != bool or mask.ndim != 3:

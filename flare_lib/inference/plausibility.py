@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from flare_lib.ct.border import cut_labels
 from flare_lib.ct.hu import PADDING_HU
-from flare_lib.ct.labels import N_CLASSES, ORGANS, organ, wrong_sides
+from flare_lib.ct.labels import N_CLASSES, ORGANS, as_label_map, organ, wrong_sides
 from flare_lib.ct.volume import Triple, Volume
 
 _LOOKED_AT_MM = 2.5  # finer than any organ, and hundreds of times quicker than looking at every voxel of a large CT
@@ -73,8 +73,9 @@ def anatomy_doubts(ct: Volume, label_map_zyx: np.ndarray, *, scale: float | None
 
     Volumes are estimated from a sparse grid of voxels (2.5 mm), to within a few percent. An organ that the scan cuts is
     doubted only if its volume is too large. `scale`: how much larger than it is the nets saw the body; None for nets
-    that cannot see it larger, for which a small body is not doubted.
+    that cannot see it larger, for which a small body is not doubted. Raises the errors of `as_label_map`.
     """
+    label_map_zyx = as_label_map(label_map_zyx, "label_map_zyx", shape=ct.shape_zyx)
     # never beyond an axis: even a single slice is examined
     axes = zip(ct.spacing_zyx_mm, label_map_zyx.shape, strict=True)
     steps = tuple(max(1, min(int(_LOOKED_AT_MM / mm), n)) for mm, n in axes)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from flare_lib.ct.labels import check_unmasked
 from flare_lib.ct.linear_taps import linear_taps
 from flare_lib.inference.slice_kernels import paint_with_numba
 from flare_lib.inference.slice_tensors import paint_with_torch
@@ -62,6 +63,8 @@ def resize_argmax(
     package is not installed.
     """
     shape_zyx = _checked_shape("shape_zyx", shape_zyx)
+    if memory_bytes is not None and not memory_bytes > 0:
+        raise ValueError(f"memory_bytes must be above 0, got {memory_bytes}")
     if method not in DENSE_ABOVE:
         raise ValueError(f"method must be one of {tuple(DENSE_ABOVE)}, got {method!r}")
     if isinstance(scores, np.ndarray | torch.Tensor):
@@ -76,8 +79,8 @@ def resize_argmax(
         in_shape_zyx = _checked_shape("in_shape_zyx", in_shape_zyx)
         windows = _windows(scores, in_shape_zyx)
 
+    labels = np.empty(shape_zyx, dtype=np.uint8)  # first: if there is no room, nothing else needs to be made
     z, y, x = (linear_taps(n, m, align_corners=align_corners) for n, m in zip(in_shape_zyx, shape_zyx, strict=True))
-    labels = np.empty(shape_zyx, dtype=np.uint8)
     for start_z, window in windows:
         stop_z = start_z + window.shape[1]
         first, stop = z.readers(start_z, stop_z, to_the_end=stop_z == in_shape_zyx[0])
@@ -126,14 +129,18 @@ def _engine(method: str, device: torch.device) -> Callable[..., bool]:
 
 
 def _checked_shape(name: str, shape_zyx: Sequence[int]) -> tuple[int, ...]:
-    shape = tuple(int(n) for n in shape_zyx)
-    if len(shape) != 3 or min(shape) < 1:
-        raise ValueError(f"{name} must be 3 positive numbers, got {tuple(shape_zyx)}")
+    try:
+        shape = tuple(int(n) for n in shape_zyx if n == int(n))  # a number that is not whole makes it too short
+    except (TypeError, ValueError, OverflowError):
+        shape = ()
+    if len(shape) != 3 or len(shape_zyx) != 3 or min(shape) < 1:
+        raise ValueError(f"{name} must be 3 positive whole numbers, got {shape_zyx}")
     return shape
 
 
 def _as_tensor(scores: np.ndarray | torch.Tensor) -> torch.Tensor:
     """Check scores (C, z, y, x) and view them as a tensor, without a copy wherever torch allows it."""
+    check_unmasked(scores, "scores")
     if isinstance(scores, np.ndarray):
         if scores.dtype not in (np.float32, np.float16):
             raise TypeError(f"scores must be float32, float16 or bfloat16, got {scores.dtype}")

@@ -110,10 +110,12 @@ def sliding_window(
     `progress(tiles done, tiles in total)` is called after every tile.
 
     Held in memory: the scores of patch_size[0] slices, and the slab being handed out, of at most `SLAB_SLICES`.
-    Raises ValueError at once for an image, patch, step or weights that do not fit, and while iterating ValueError for
-    scores of the wrong shape and MemoryError for a device that has no room for the image. Source: paper 2 (Fig. 1) and
-    4.6.
+    Raises at once TypeError for an image that is no tensor and ValueError for an image, patch, step or weights that do
+    not fit, and while iterating ValueError for scores of the wrong shape and MemoryError for a device that has no room
+    for the image. Source: paper 2 (Fig. 1) and 4.6.
     """
+    if not isinstance(image, torch.Tensor):
+        raise TypeError(f"image must be a tensor, got {type(image).__name__}")
     if image.ndim not in (3, 4):
         raise ValueError(f"image must be (C, Z, Y, X) or (Z, Y, X), got shape {tuple(image.shape)}")
     image = image if image.ndim == 4 else image[None]

@@ -45,6 +45,11 @@ def dice_cross_entropy_loss(
     """
     if not head_logits:
         raise ValueError("head_logits must hold one head or more, got none")
+    if target.shape[1:] != head_logits[0].shape[2:]:
+        raise ValueError(
+            f"target must be on the grid of the finest head, {tuple(head_logits[0].shape[2:])} (Z, Y, X), got "
+            f"{tuple(target.shape)} (B, Z, Y, X)"
+        )
     if head_weights is None:
         head_weights = [0.5**k for k in range(len(head_logits))]
     if len(head_weights) != len(head_logits) or min(head_weights) < 0 or not sum(head_weights) > 0:

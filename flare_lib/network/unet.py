@@ -130,7 +130,12 @@ class UNet(nn.Module):
             yield x
 
     def check_input(self, x: torch.Tensor) -> None:
-        """Raise ValueError unless the net can compute an image of this shape; its values do not matter."""
+        """Raise ValueError unless the net can compute an image of this shape, TypeError unless it is of floats.
+
+        Its values do not matter.
+        """
+        if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+            raise TypeError(f"the image must be a tensor of floats, got {getattr(x, 'dtype', type(x).__name__)}")
         channels, multiple = self.architecture["in_channels"], self.size_multiple_zyx
         if x.ndim != 5 or x.shape[1] != channels:
             raise ValueError(f"the image must have the shape (B, {channels}, Z, Y, X), got {tuple(x.shape)}")

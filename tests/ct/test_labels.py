@@ -2,8 +2,10 @@
 
 import re
 
+import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from flare_lib.ct.labels import (
     DATA_SETS,
@@ -13,6 +15,7 @@ from flare_lib.ct.labels import (
     ORGANS,
     as_label_map,
     ids_in,
+    label_counts,
     left_right_problems,
     organ,
     to_flare,
@@ -208,3 +211,31 @@ def test_a_label_map_is_taken_as_it_is():
 def test_what_is_no_label_map_is_refused(values, asked, error, said):
     with pytest.raises(error, match=said):
         as_label_map(values, "it", **asked)
+
+
+def test_a_mask_over_labels_is_never_dropped_without_a_word():
+    labels = np.ma.masked_equal(np.array([[0, 1, 2, 2]]), 2)
+    for use in (as_label_map, label_counts, lambda array: to_flare(array, DATA_SETS[0])):
+        with pytest.raises(ValueError, match=r"must have a value in every voxel, got 2 masked ones"):
+            use(labels)
+    assert label_counts(np.ma.array([[0, 1, 2, 2]])).tolist()[:3] == [1, 1, 2]
+
+
+def test_a_label_far_beyond_a_data_sets_is_background_and_takes_no_memory():
+    found = to_flare(np.array([5, 2**40, 1]), "totalsegmentator")
+    assert found.tolist() == [*to_flare(np.array([5, 0, 1]), "totalsegmentator")]
+
+
+def test_labels_in_any_array_are_the_same_labels(tmp_path):
+    labels = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4) % 14
+    wide = np.zeros((4, 3, 8), np.uint8)
+    wide[::2, :, ::2] = labels
+    fixed, mapped = labels.copy(), np.memmap(tmp_path / "labels", np.uint8, "w+", shape=labels.shape)
+    fixed.flags.writeable, mapped[:] = False, labels
+    nib.Nifti1Image(labels, np.eye(4)).to_filename(tmp_path / "labels.nii")
+    forms = [labels.astype(dtype) for dtype in ("i1", "u2", ">i2", "i4", ">u4", "i8", "u8")]
+    forms += [wide[::2, :, ::2], labels[::-1, :, ::-1].copy()[::-1, :, ::-1], np.asfortranarray(labels)]
+    forms += [fixed, mapped, torch.from_numpy(labels), nib.load(tmp_path / "labels.nii").dataobj, labels.tolist()]
+    for form in forms:
+        np.testing.assert_array_equal(as_label_map(form), labels)
+        np.testing.assert_array_equal(label_counts(form), np.bincount(labels.ravel(), minlength=14))

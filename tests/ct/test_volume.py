@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from grids import ORDERS, grid_affine, random_hu, write_nifti
 
 from flare_lib.ct.files import load_ct
@@ -77,3 +78,27 @@ def test_grids_differ_by_their_shape_or_by_a_tenth_of_a_voxel_at_a_corner():
         assert grid_difference(Volume(volume.array_zyx, volume.spacing_zyx_mm, affine), volume) == said
     wider = Volume.from_array(volume.array_zyx, (2.5, 1.5, 0.9))
     assert grid_difference(volume, wider) == "a corner 0.5 mm away"  # 5 steps of 0.1 mm
+
+
+@pytest.mark.parametrize(
+    ("array", "error", "said"),
+    [
+        (np.zeros((2, 3, 4), complex), TypeError, "must be a NumPy array of real numbers, got complex128"),
+        (np.zeros((2, 3, 4), object), TypeError, "must be a NumPy array of real numbers, got object"),
+        (np.zeros((2, 3, 4), "m8[s]"), TypeError, "must be a NumPy array of real numbers, got timedelta64"),
+        ("ct.nii.gz", TypeError, "must be a NumPy array of real numbers, got <U9"),
+        (np.ma.masked_less(np.arange(24).reshape(2, 3, 4), 5), ValueError, "must have a value in every voxel, got 5"),
+    ],
+)
+def test_what_is_no_array_of_real_numbers_is_no_volume(array, error, said):
+    with pytest.raises(error, match=said):
+        Volume.from_array(array, (3.0, 2.0, 1.5))
+
+
+def test_a_spacing_or_an_affine_that_is_none_is_refused():
+    array = np.zeros((2, 3, 4))
+    with pytest.raises(TypeError, match=r"^spacing_zyx_mm must be 3 positive numbers, got None$"):
+        Volume.from_array(array, None)
+    with pytest.raises(ValueError, match=r"^affine must be \(4, 4\) finite numbers, got None$"):
+        Volume(array, (3.0, 2.0, 1.5), None)
+    assert Volume.from_array(array, torch.tensor([3.0, 2.0, 1.5])).spacing_zyx_mm == (3.0, 2.0, 1.5)

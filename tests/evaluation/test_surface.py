@@ -139,3 +139,10 @@ def test_what_does_not_fit_is_refused(changes, message):
 def test_a_percentage_is_from_0_to_100():
     with pytest.raises(ValueError, match="percent must be 0 to 100, got 101"):
         surface_distances(block((2, 5), (2, 7), (2, 8)), block((2, 5), (2, 7), (2, 8)), SPACING).hausdorff_mm(101)
+
+
+@pytest.mark.parametrize("tolerance", [-1.0, float("nan")])
+def test_a_tolerance_that_cannot_be_is_refused(tolerance):
+    mask = np.ones((2, 3, 4), bool)
+    with pytest.raises(ValueError, match=r"^tolerance_mm must be 0 or more, got "):
+        surface_distances(mask, mask, (3.0, 2.0, 1.0)).surface_dice(tolerance)

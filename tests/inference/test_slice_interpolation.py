@@ -254,3 +254,20 @@ def test_slices_on_a_grid_that_is_none_or_of_slabs_that_are_too_few_are_refused(
         next(resized_slices([slab], (2, 5), (4, 5, 5)))
     with pytest.raises(ValueError, match="the slabs must cover 3 slices, got 2"):
         list(resized_slices([slab], (3, 5, 6), (4, 5, 5)))
+
+
+@pytest.mark.parametrize("shape", [(9.7, 10, 11), (float("nan"), 1, 1), (9, 10), "abc", None, 5, (9.5, 3, 4, 5)])
+def test_a_shape_is_three_whole_numbers_and_never_cut_to_them(shape):
+    with pytest.raises(ValueError, match=r"^shape_zyx must be 3 positive whole numbers, got "):
+        resize_argmax(np.zeros((2, 3, 4, 5), np.float32), shape)
+    labels = resize_argmax(np.zeros((2, 3, 4, 5), np.float32), np.array([2.0, 3.0, 4.0]))
+    assert labels.shape == (2, 3, 4)
+
+
+def test_masked_scores_and_no_memory_are_refused():
+    scores = np.zeros((2, 3, 4, 5), np.float32)
+    with pytest.raises(ValueError, match=r"^scores must have a value in every voxel, got 1 masked ones"):
+        resize_argmax(np.ma.array(scores, mask=np.arange(120).reshape(scores.shape) == 7), (2, 3, 4))
+    for memory in (0, -1, float("nan")):
+        with pytest.raises(ValueError, match=r"^memory_bytes must be above 0, got "):
+            resize_argmax(scores, (2, 3, 4), memory_bytes=memory)

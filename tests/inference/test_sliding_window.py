@@ -513,3 +513,8 @@ def test_a_number_of_scores_that_changes_is_refused():
     )
     with pytest.raises(ValueError, match=r"of shape \(1, 3, 2, 3, 4\), got \(1, 2, 2, 3, 4\)"):
         next(slabs)
+
+
+def test_an_image_that_is_no_tensor_is_refused():
+    with pytest.raises(TypeError, match=r"^image must be a tensor, got ndarray$"):
+        sliding_window(np.zeros((1, 4, 5, 6)), lambda patch: patch, patch_size=(4, 4, 4), tile_step=0.5)

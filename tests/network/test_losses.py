@@ -285,3 +285,9 @@ def test_two_processes_that_ignore_different_voxels_are_one_with_twice_the_batch
     monkeypatch.setattr(losses, "rank_and_count", lambda: (0, 2))
     parts = [dice_cross_entropy_loss([logits[k : k + 1]], target[k : k + 1]) for k in range(2)]
     torch.testing.assert_close((parts[0] + parts[1]) / 2, whole)
+
+
+def test_a_target_on_another_grid_than_the_finest_heads_is_not_resized_to_it():
+    logits, target = torch.zeros(2, 3, 4, 5, 6), torch.zeros(2, 3, 5, 6, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"^target must be on the grid of the finest head, \(4, 5, 6\) \(Z, Y, X\)"):
+        dice_cross_entropy_loss([logits], target)

@@ -245,3 +245,13 @@ def test_values_that_make_no_net_are_refused(changes, message):
 def test_the_least_that_makes_a_net_makes_one():
     net = UNet(1, 1, (1, 1), ((1, 1, 2),), 1)
     assert [logits.shape for logits in net(torch.zeros(1, 1, 1, 1, 4))] == [(1, 1, 1, 1, 4)]
+
+
+@pytest.mark.parametrize(
+    ("image", "got"),
+    [(np.zeros((1, 1, 4, 4, 4)), "float64"), (torch.zeros(1, 1, 4, 4, 4).long(), "torch.int64"), (None, "NoneType")],
+)
+def test_an_image_that_is_no_tensor_of_floats_is_refused(image, got):
+    net = UNet(features_per_stage=(2, 3), strides=((2, 2, 2),), n_heads=1)
+    with pytest.raises(TypeError, match=rf"^the image must be a tensor of floats, got {got}$"):
+        net(image)
