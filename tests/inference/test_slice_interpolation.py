@@ -114,7 +114,7 @@ def test_a_grid_must_be_3_positive_numbers(shape_zyx):
     for name, shapes in (("shape_zyx", (shape_zyx, (4, 5, 6))), ("in_shape_zyx", ((4, 5, 6), shape_zyx))):
         with pytest.raises(ValueError) as refused:
             resize_argmax(iter([Slab(0, scores)]), shapes[0], in_shape_zyx=shapes[1])
-        assert str(refused.value) == f"{name} must be 3 positive numbers, got {shape_zyx}"
+        assert str(refused.value) == f"{name} must be 3 positive whole numbers, got {shape_zyx}"
 
 
 def test_methods_and_shapes_that_cannot_be_are_refused():
@@ -248,9 +248,9 @@ def test_slices_on_another_grid_are_those_of_the_whole(shape_zyx, heights):
 
 def test_slices_on_a_grid_that_is_none_or_of_slabs_that_are_too_few_are_refused():
     slab = Slab(0, smooth_scores(4, (3, 2, 5, 6)))
-    with pytest.raises(ValueError, match=r"^shape_zyx must be 3 positive numbers, got \(4, 0, 5\)$"):
+    with pytest.raises(ValueError, match=r"^shape_zyx must be 3 positive whole numbers, got \(4, 0, 5\)$"):
         next(resized_slices([slab], (2, 5, 6), (4, 0, 5)))
-    with pytest.raises(ValueError, match=r"^in_shape_zyx must be 3 positive numbers, got \(2, 5\)$"):
+    with pytest.raises(ValueError, match=r"^in_shape_zyx must be 3 positive whole numbers, got \(2, 5\)$"):
         next(resized_slices([slab], (2, 5), (4, 5, 5)))
     with pytest.raises(ValueError, match="the slabs must cover 3 slices, got 2"):
         list(resized_slices([slab], (3, 5, 6), (4, 5, 5)))
