@@ -51,9 +51,11 @@ The sample at half of its size had a mean Dice of .545, and of .872 with `--scal
 
 HOW = """## How they were trained
 
-`flare train coarse` and `flare train fine` with `--preset release` repeat what was learnt from painted CTs, with
-`--preset real` what was learnt from real ones with pseudo-labels; the full settings are in the cards,
-`flare_lib/weights/*.json`.
+`flare train` with `--preset release`, then `flare pseudo-label`, then `flare train` with `--preset real`: the first
+round learns from painted CTs alone, the second also from real ones, which the weights of the first have labelled. The
+commands are in `data/README.md` ("Repeating the training of the packaged weights"); without real CTs, the first round
+is all there is. They repeat the recipe, not the very numbers: what these weights had besides is said below, and the
+full settings are in the cards, `flare_lib/weights/*.json`.
 """
 
 

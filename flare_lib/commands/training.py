@@ -21,7 +21,7 @@ def train(
     ] = None,
     cohort: Annotated[Path | None, typer.Option(help="Folder of labelled CTs; see data/README.md.")] = None,
     unlabelled: Annotated[
-        Path | None, typer.Option(help="Folder of unlabelled CTs, for recipes with n_unlabelled.")
+        Path | None, typer.Option(help="Folder of unlabelled CTs, for recipes with n_unlabelled, as paper.")
     ] = None,
     pseudo_labelled: Annotated[
         Path | None, typer.Option(help="Folder of CTs (images/) with labels (labels/) that flare pseudo-label made.")
@@ -76,6 +76,11 @@ def train(
         )
     if init is not None:
         typer.echo(f"started from all tensors of {init}, same names and shapes")
+    if preset == "release" and not {"cases", "pseudo_labelled"} & recipe.sources.keys():
+        tell_note(
+            "these weights know painted CTs alone; in a second round, as the packaged ones had, they learn from real "
+            "CTs that they have labelled: flare pseudo-label, then --preset real (data/README.md)"
+        )
     seconds = time.monotonic() - began
     typer.echo(
         f"{recipe.n_steps} steps, {seconds:.0f} s of them now, in {number_format.name}; "

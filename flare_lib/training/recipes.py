@@ -201,12 +201,12 @@ PRESETS: dict[str, dict[str, Recipe]] = {
             n_steps_without_augmentation=10 * _EPOCH,
         ),
     },
-    # the packaged weights: a narrow net and large voxels, hours on two CPU cores, no real CT with labels
+    # the packaged weights' first round: a narrow net, large voxels, hours on two CPU cores, painted CTs alone
     "release": {
         "coarse": _RELEASE,
         "fine": _RELEASE_FINE,
     },
-    # goes on from weights of `release`; a quarter of the patches are of real CTs labelled by them (flare pseudo-label)
+    # their second round, from `release`: a quarter of the patches are of real CTs that these weights have labelled
     "real": {
         "coarse": replace(_RELEASE, sources={"pseudo_labelled": 0.25, "label_maps": 0.55, "phantoms": 0.2}, **_REAL),
         "fine": replace(_RELEASE_FINE, sources={"pseudo_labelled": 0.25, "label_maps": 0.65, "phantoms": 0.1}, **_REAL),

@@ -74,15 +74,20 @@ def gather(
     if no two persons have enough in common for people between them. Phantoms need no folder.
 
     Before any work starts, raises ValueError for a folder that the recipe needs but was not given, for pseudo-labels
-    that are missing or that the recipe does not draw from, and for too few to hold some out, and FileNotFoundError for
-    a folder without cases; after that, the errors of `prepare_cases`, and ValueError if every CT of a folder is held
-    out.
+    that are missing, for these or unlabelled CTs that the recipe does not draw from, and for too few to hold some out,
+    and FileNotFoundError for a folder without cases; after that, the errors of `prepare_cases`, and ValueError if every
+    CT of a folder is held out.
     """
     share = recipe.sources.get
     persons = find_subjects(_given(label_maps, "label_maps", recipe)) if share("label_maps") else []
     persons, strangers = _split_persons(persons, 0 if share("cases") else recipe.n_validation, recipe.seed)
     cases = find_cases(_given(cohort, "cohort", recipe)) if share("cases") else []
     training, validation = split_cases(cases, recipe.n_validation, seed=recipe.seed) if share("cases") else ([], [])
+    if unlabelled is not None and not recipe.n_unlabelled:
+        raise ValueError(
+            "unlabelled CTs need a recipe that draws from them (n_unlabelled, 1 or more), got 0; "
+            "flare pseudo-label makes labels to learn from"
+        )
     without = _unlabelled_cases(cases, unlabelled, recipe) if recipe.n_unlabelled else []
     if share("pseudo_labelled"):
         _given(pseudo_labelled, "pseudo_labelled", recipe)
@@ -181,7 +186,8 @@ def _pseudo_labelled_cases(folder: str | Path, recipe: Recipe) -> list[Case]:
     if not (recipe.sources.get("cases") or recipe.sources.get("pseudo_labelled")):
         drawn_from = ", ".join(recipe.sources)
         raise ValueError(
-            f"pseudo-labelled CTs need a recipe that draws from cases, got one that draws from {drawn_from}"
+            f"pseudo-labelled CTs need a recipe that draws from them, as the preset real does, or from cases, "
+            f"got one that draws from {drawn_from}"
         )
     cases = [case for case in find_cases(folder) if case.label_path is not None]
     if not cases:

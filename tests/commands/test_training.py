@@ -1,10 +1,14 @@
 """One stage's training: weights that `segment` can use, and what is told before any work."""
 
+import shlex
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scans import save
 
 from flare_lib.inference import stages
+from flare_lib.network.weights import load_trained
 
 
 @pytest.fixture
@@ -30,12 +34,50 @@ def test_train_writes_weights_that_segment_can_use(flare, persons, tmp_path):
         code, out, err = flare(
             *("train", name, "--label-maps", persons, "-o", tmp_path / "trained", "--workers", "0"), *start, *settings
         )
-        assert (code, err) == (0, [])
+        assert (code, len(err)) == (0, 1)
+        assert err[0].startswith("note: these weights know painted CTs alone; ")
         assert out[-1].startswith("2 steps")
         assert (name == "fine") == (f"started from all tensors of {tmp_path / 'trained' / 'coarse'}" in out[0])
         assert out[-1].endswith(f"wrote {tmp_path / 'trained' / name}.safetensors and its card")
     coarse, fine = stages.load_stages(tmp_path / "trained")
     assert (coarse.patch_size, fine.preprocessing.spacing_zyx_mm) == ((8, 16, 12), (8.0, 8.0, 8.0))
+
+
+README = Path(__file__).parents[2] / "data" / "README.md"
+ONLY_PAINTED = ('sources={"label_maps": 1.0}', "n_between=0")
+HALF_REAL = ('sources={"label_maps": 0.5, "pseudo_labelled": 0.5}', "n_between=0", "validate_every=1", "augmentation=0")
+
+
+@pytest.mark.slow("four trainings")
+def test_the_commands_that_repeat_the_packaged_weights_lead_from_one_to_the_next(flare, persons, tmp_path, monkeypatch):
+    """Those of data/README.md, word by word, with smaller nets; the real CT is one that is there already."""
+    array = np.zeros((24, 20, 14), np.uint8)
+    array[10:19, 4:13, 2:10] = 1
+    save(persons / "s2_totalseg117.nii.gz", array, np.diag([8.0, 8.0, 8.0, 1.0]))
+    persons.rename(tmp_path / "PEOPLE")
+    (tmp_path / "UNLABELLED" / "images").mkdir(parents=True)
+    ct = np.where(array, 60, -80).astype(np.int16)
+    save(tmp_path / "UNLABELLED" / "images" / "a_0000.nii.gz", ct, np.diag([8.0, 8.0, 8.0, 1.0]))
+    monkeypatch.chdir(tmp_path)
+    section = README.read_text(encoding="utf-8").split("### Repeating the training of the packaged weights")[1]
+    commands = [shlex.split(line, comments=True)[1:] for line in section.split("```")[1].strip().splitlines()]
+    names = [command[0] for command in commands]
+    assert names == ["train", "train", "fetch", "pseudo-label", "train", "train", "segment"]
+    for command in commands:
+        beside = []
+        if command[0] == "train":
+            changes = (*SMALL, "spacing_zyx_mm=(8,8,8)", *(HALF_REAL if "real" in command else ONLY_PAINTED))
+            beside = ["--workers", "0", *(part for change in changes for part in ("--set", change))]
+        elif command[0] == "pseudo-label":
+            beside = ["--workers", "0", "--sure", "0", "--scale", "1", "--device", "cpu"]
+        if command[0] not in ("fetch", "segment"):
+            code, _, err = flare(*command, *beside)
+            assert code == 0, err
+    for name in ("coarse", "fine"):
+        card = load_trained(tmp_path / "round2" / name).card
+        assert (card["started_from"], card["ema_decay"]) == (name, 0.98)
+        assert card["training_set"]["sources"]["pseudo_labelled"] == 1
+    stages.load_stages(Path(commands[-1][-1]))
 
 
 @pytest.mark.parametrize(
@@ -54,6 +96,10 @@ def test_train_writes_weights_that_segment_can_use(flare, persons, tmp_path):
             "sources must be shares of cases, pseudo_labelled, label_maps, phantoms",
         ),
         (["coarse", "--init", "nowhere"], "nowhere"),
+        (
+            ["coarse", "--unlabelled", "."],
+            "unlabelled CTs need a recipe that draws from them (n_unlabelled",
+        ),
     ],
 )
 def test_a_run_that_cannot_be_is_told_before_any_work(flare, persons, tmp_path, arguments, message):

@@ -157,8 +157,14 @@ def test_pseudo_labels_that_are_not_there_or_that_nothing_draws_from_are_refused
     shutil.copy(next((cohort / "images").iterdir()), tmp_path / "alone")
     with pytest.raises(ValueError, match=r"alone must hold CTs with labels, .*, got CTs only"):
         gather(preset("paper", "fine", **REAL), cohort=cohort, pseudo_labelled=tmp_path / "alone", cache=tmp_path)
-    with pytest.raises(ValueError, match="need a recipe that draws from cases, got one that draws from phantoms"):
+    with pytest.raises(ValueError, match="as the preset real does, or from cases, got one that draws from phantoms"):
         gather(preset("course", "coarse", n_unlabelled=0), pseudo_labelled=cohort)
+
+
+def test_unlabelled_cts_that_nothing_draws_from_are_refused_before_any_work(cohort, tmp_path):
+    with pytest.raises(ValueError, match=r"\(n_unlabelled, 1 or more\), got 0; flare pseudo-label makes labels"):
+        gather(preset("course", "fine"), unlabelled=cohort, cache=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_person_held_out_is_none_to_learn_from(persons, tmp_path):
