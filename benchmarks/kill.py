@@ -47,7 +47,8 @@ from flare_lib.training import stage
 
 RESULTS = Path(__file__).parent / "results" / "kill.json"
 SPACING = (8.0, 7.0, 6.0)
-PATCH = (8, 16, 16)
+PATCH = (8, 16, 16)  # of training; when segmenting, the nets see a CT in few tiles
+WHOLE = (24, 32, 36)
 NET = {"features_per_stage": (4, 6, 8), "strides": ((2, 2, 2), (1, 2, 2)), "n_heads": 2}
 N_CTS = 10
 JOBS = ("segment", "train", "prepare", "fetch")
@@ -84,7 +85,7 @@ def write_inputs(folder: Path, n_cts: int) -> Archive:
         save_label_map(folder / "labels" / f"c{k}.nii.gz", labels, ct)
     torch.manual_seed(0)
     for name, normalisation in (("coarse", {}), ("fine", {"mean_hu": 0.0, "sd_hu": 100.0})):
-        card = {"preprocessing": Preprocessing(SPACING, **normalisation).to_dict(), "patch_size": PATCH}
+        card = {"preprocessing": Preprocessing(SPACING, **normalisation).to_dict(), "patch_size": WHOLE}
         save_trained(folder / "nets" / name, UNet(**NET).eval(), card)
     save_label_map(folder / "persons" / "s1_totalseg117.nii.gz", labels, ct)
     (folder / "persons" / "names.json").write_text('{"1": "liver", "3": "spleen", "5": "aorta", "11": "stomach"}')
