@@ -60,22 +60,11 @@ def pytest_runtest_setup(item):
 
 @cache
 def _forkserver():
-    """Return a way to fork a process that has loaded what training and notebooks load: that takes a new one longest.
+    """Return a way to fork a process that has loaded what training and notebooks load. Linux only."""
+    from forked_kernels import OF_NOTEBOOKS, server_with
 
-    Linux only. If something else has started it before (from Python 3.14 on, it is the usual way), what is forked loads
-    all of that itself.
-    """
-    from multiprocessing import forkserver
-
-    context = multiprocessing.get_context("forkserver")
     training = ["torch._dynamo", "torch.distributed.nn", "torch.utils.tensorboard", "flare_lib.training.loop"]
-    notebooks = ["flare_lib.inference.coarse_to_fine", "ipykernel.kernelapp", "matplotlib.pyplot", "monai.transforms"]
-    context.set_forkserver_preload(["numba", "pytest", *training, *notebooks])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("TRITON_INTERPRET")  # torch's compiler loads Triton, as users have it
-        patch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # matplotlib asks when it is loaded
-        forkserver.ensure_running()
-    return context
+    return server_with(*OF_NOTEBOOKS, "monai.transforms", *training)
 
 
 @pytest.fixture(scope="session", autouse=True)

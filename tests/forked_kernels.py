@@ -1,9 +1,15 @@
-"""Kernels for nbval as forks of a process that has loaded what notebooks import: that takes them longest."""
+"""Kernels as forks of a process that has loaded what notebooks import: that takes them longest. Linux only."""
 
+import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+
+import pytest
+
+OF_NOTEBOOKS = ("flare_lib.inference.coarse_to_fine", "ipykernel.kernelapp", "matplotlib.pyplot", "numba", "pytest")
 
 
 class Kernel(ForkServerProcess):
@@ -20,6 +26,21 @@ class Kernel(ForkServerProcess):
 
     def send_signal(self, signum: int) -> None:
         os.kill(self.pid, signum)
+
+
+def server_with(*modules: str) -> ForkServerContext:
+    """Return a way to fork a process that has loaded these modules; it is started here, without the tests' Triton.
+
+    If something else has started it before (from Python 3.14 on, it is the usual way), what is forked loads all of that
+    itself.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(modules))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("TRITON_INTERPRET", raising=False)  # torch's compiler loads Triton, as users have it
+        patch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")  # matplotlib asks when it is loaded
+        forkserver.ensure_running()
+    return context
 
 
 def launch_kernel(
