@@ -32,6 +32,7 @@ from flare_lib.ct.volume import Volume
 from flare_lib.data.cohort import Case
 from flare_lib.data.listing import check_case_name
 from flare_lib.inference.methods import Ensemble, Settings, clean_up_rules, open_method, weights_sha256, weights_stamp
+from flare_lib.inference.sliding_window import SLAB_SLICES
 from flare_lib.machine.failures import Failure
 from flare_lib.machine.fingerprint import sha256_of, stamp_of
 from flare_lib.machine.manifest import MANIFEST, Entry, Manifest, open_manifest, read_manifest
@@ -40,7 +41,7 @@ from flare_lib.machine.progress import Progress
 from flare_lib.machine.runner import run
 from flare_lib.network.complexity import peak_bytes
 from flare_lib.network.in_place import finest_in_place
-from flare_lib.network.weights import load_trained
+from flare_lib.network.weights import load_trained, packaged_weights
 
 Also = Callable[[Path, str, Volume, np.ndarray], None]  # (folder, name, CT, label map): a picture, for example
 
@@ -96,7 +97,7 @@ def segment_cohort(
                 progress(done + 1 - len(todo), len(cases))
         work = functools.partial(segment_case, folder=folder, settings=settings, also=also)
         n_there = len(cases) - len(todo)
-        memory_mib = functools.partial(expected_memory_mib, fit_tiles=settings.fit_tiles, ensemble=settings.ensemble)
+        memory_mib = functools.partial(expected_memory_mib, settings=settings)
         outcomes = run(work, todo, pool, time_limit_s=time_limit_s, memory_mib=memory_mib)
         for n, (k, outcome) in enumerate(outcomes, start=1):
             manifest.add(_entry(todo[k], outcome, key, tried))
@@ -200,11 +201,10 @@ def without_labels(cases: Sequence[Case], folder: Path, entries: Mapping[str, En
     return [case for case in cases if case.ct_path.resolve() not in own]
 
 
-def expected_memory_mib(case: Case, *, fit_tiles: float = 1.0, ensemble: Ensemble | None = None) -> float:
+def expected_memory_mib(case: Case, settings: Settings) -> float:
     """Return roughly how much memory a process needs for a case, in MiB; if it cannot be read, as if it were empty.
 
-    `fit_tiles`: how many patches the largest tile may hold. `ensemble`: the nets, if they make pseudo-labels, whose
-    scores of the whole CT are held at once. What `Settings.scale` takes more is not counted.
+    Larger tiles and a larger `scale` take more; the nets that make pseudo-labels hold the scores of the whole CT.
     """
     path = case.ct_path
     size_mm = np.zeros(3)  # across, across and along the body
@@ -220,13 +220,32 @@ def expected_memory_mib(case: Case, *, fit_tiles: float = 1.0, ensemble: Ensembl
             size_mm = np.array([_WIDEST_MM, _WIDEST_MM, n_voxels * _VOXEL_MM3 / _WIDEST_MM**2])
     except Exception:  # whatever is wrong, segmenting the case will say so
         n_voxels = 0.0
-    mib = _PROCESS_MIB + _PATCH_MIB * (fit_tiles - 1)
-    if ensemble is None:
-        return mib + _BYTES_PER_VOXEL * n_voxels / 2**20
-    nets = _nets_of(ensemble)
+    mib, ensemble = _PROCESS_MIB + _PATCH_MIB * (settings.fit_tiles - 1), settings.ensemble
     across, along = float(size_mm[0] * size_mm[1]), float(size_mm[2])
+    if ensemble is None:
+        larger = 0.0
+        if settings.scale > 1:
+            per_mm2, per_mm3 = _bytes_at_own_scale(settings.weights_dir)
+            larger = across * (per_mm2 * (settings.scale**2 - 1) + along * per_mm3 * (settings.scale**3 - 1))
+        return mib + (_BYTES_PER_VOXEL * n_voxels + larger) / 2**20
+    nets = _nets_of(ensemble)
     scores = nets.bytes_per_mm3 * across * (along + nets.patch_mm)  # the mean, and the sums of a row of tiles
     return mib + (nets.held_bytes + scores + _BYTES_OF_WHOLE_BODY * n_voxels) / 2**20
+
+
+@functools.lru_cache(maxsize=1)
+def _bytes_at_own_scale(weights_dir: Path | None) -> tuple[float, float]:
+    """Return what the fine net's scores take per mm2 across the body, and its image per mm3; 0 if it cannot be read.
+
+    The scores are the sums of a row of tiles and the slab of their averages.
+    """
+    try:
+        fine = load_trained(packaged_weights("fine") if weights_dir is None else weights_dir / "fine")
+    except (OSError, ValueError):  # opening the method will say so
+        return 0.0, 0.0
+    z, y, x = fine.preprocessing.spacing_zyx_mm
+    n_slices = fine.net.architecture["n_classes"] * (fine.patch_size[0] + SLAB_SLICES)
+    return 4 * n_slices / (y * x), 4 / (z * y * x)
 
 
 class _Nets(NamedTuple):

@@ -187,13 +187,32 @@ def test_what_a_caller_wants_beside_the_labels_is_made_in_the_worker(segmented, 
 
 
 def test_memory_is_expected_by_the_voxels_of_the_ct_and_of_a_tile(cases, tmp_path):
-    least = expected_memory_mib(Case("none", tmp_path / "none.nii.gz"))
-    assert expected_memory_mib(cases[0]) == pytest.approx(least + 4 * 5 * 6 * 7 / 2**20)
+    least = expected_memory_mib(Case("none", tmp_path / "none.nii.gz"), Settings())
+    assert expected_memory_mib(cases[0], Settings()) == pytest.approx(least + 4 * 5 * 6 * 7 / 2**20)
     (tmp_path / "series").mkdir()
     (tmp_path / "series" / "IM0").write_bytes(bytes(2**20))
-    assert expected_memory_mib(Case("s", tmp_path / "series")) == pytest.approx(least + 4)
-    larger, largest = (expected_memory_mib(cases[0], fit_tiles=cap) for cap in (1.5, 2.0))
-    assert expected_memory_mib(cases[0]) < larger < largest
+    assert expected_memory_mib(Case("s", tmp_path / "series"), Settings()) == pytest.approx(least + 4)
+    larger, largest = (expected_memory_mib(cases[0], Settings(fit_tiles=cap)) for cap in (1.5, 2.0))
+    assert expected_memory_mib(cases[0], Settings()) < larger < largest
+
+
+def test_a_body_shown_larger_takes_the_memory_of_more_scores_and_of_a_larger_image(tmp_path):
+    net = UNet(1, 4, (3, 5), ((1, 2, 2),), n_heads=1)
+    preprocessing = {"spacing_zyx_mm": [4.0, 2.0, 1.5], "window_hu": [-325.0, 325.0], "mean_hu": None, "sd_hu": None}
+    save_trained(tmp_path / "fine", net, {"preprocessing": preprocessing, "patch_size": [8, 16, 12]})
+    nib.save(nib.Nifti1Image(np.zeros((40, 50, 30), np.int16), np.diag([3.0, 2.0, 5.0, 1.0])), tmp_path / "ct.nii.gz")
+    case = Case("a", tmp_path / "ct.nii.gz")
+
+    def more(scale, folder=tmp_path):
+        as_it_is, shown = (expected_memory_mib(case, Settings(folder, scale=s)) for s in (1.0, scale))
+        return (shown - as_it_is) * 2**20
+
+    across, along = 40 * 3 * 50 * 2 / (2 * 1.5), 30 * 5 / 4  # voxels of the net
+    scores, image = 4 * 4 * (8 + 16) * across, 4 * across * along
+    assert more(2.0) == pytest.approx(scores * 3 + image * 7, rel=1e-6)
+    assert more(1.5) == pytest.approx(scores * 1.25 + image * 2.375, rel=1e-6)
+    assert more(0.5) == more(2.0, tmp_path / "lost") == 0
+    assert more(2.0, None) > 0
 
 
 def test_memory_of_pseudo_labels_is_that_of_all_their_scores_and_of_the_nets(cases, tmp_path):
@@ -209,16 +228,16 @@ def test_memory_of_pseudo_labels_is_that_of_all_their_scores_and_of_the_nets(cas
     patch = peak_bytes(net, (8, 16, 12), finest_in_place) - 4 * net.n_parameters
     scores = 4 * 5 * (40 * 2) * (50 * 3) * (30 * 5 + 8 * 8) / (8 * 4 * 3)  # half the size is twice the spacing
     expected = (2 * 4 * net.n_parameters + patch + scores + 10 * 30 * 40 * 50) / 2**20
-    nothing = expected_memory_mib(Case("none", tmp_path / "none.nii.gz"))
-    assert expected_memory_mib(Case("a", ct), ensemble=ensemble) == pytest.approx(nothing + expected)
+    nothing = expected_memory_mib(Case("none", tmp_path / "none.nii.gz"), Settings())
+    assert expected_memory_mib(Case("a", ct), Settings(ensemble=ensemble)) == pytest.approx(nothing + expected)
     (tmp_path / "series").mkdir()
     (tmp_path / "series" / "IM0").write_bytes(bytes(2**20))
     series = Case("s", tmp_path / "series")
     scores = 4 * 5 * (2**20 * 1.5 + 500 * 500 * 64) / (8 * 4 * 3)
     expected = (2 * 4 * net.n_parameters + patch + scores + 10 * 2**20) / 2**20
-    assert expected_memory_mib(series, ensemble=ensemble) == pytest.approx(nothing + expected)
+    assert expected_memory_mib(series, Settings(ensemble=ensemble)) == pytest.approx(nothing + expected)
     lost = Ensemble((tmp_path / "lost",), (1.0,))
-    assert expected_memory_mib(series, ensemble=lost) == pytest.approx(nothing + 10)
+    assert expected_memory_mib(series, Settings(ensemble=lost)) == pytest.approx(nothing + 10)
 
 
 def test_workers_are_counted_by_the_memory_of_fitted_tiles(segmented, cases, tmp_path, monkeypatch):
@@ -230,7 +249,7 @@ def test_workers_are_counted_by_the_memory_of_fitted_tiles(segmented, cases, tmp
 
     monkeypatch.setattr(cohort_run, "run", run)
     segment_cohort(cases[:1], tmp_path / "out", Settings(fit_tiles=2.0))
-    assert expected == [expected_memory_mib(cases[0], fit_tiles=2.0)]
+    assert expected == [expected_memory_mib(cases[0], Settings(fit_tiles=2.0))]
 
 
 def test_labels_that_no_run_of_ours_has_made_are_never_replaced(segmented, cases, tmp_path):
