@@ -79,6 +79,10 @@ class Header:
             raise ValueError(f"{self} must hold a readable {keyword}, got a damaged one") from error
         return None if value is None or value == "" or value == [] else value
 
+    def code(self, keyword: str) -> str:
+        """Return a code in capitals, as the standard has it and not every writer does; "" if it is missing."""
+        return str(self.value(keyword) or "").strip().upper()
+
     def numbers(self, keyword: str, n: int) -> tuple[float, ...]:
         """Return `n` finite numbers; ValueError if the value is anything else or missing."""
         value: Any = self.value(keyword)

@@ -218,7 +218,7 @@ def _apart(images: list[Header]) -> tuple[list[Header], list[Header]]:
 def _is_no_ct(header: Header) -> bool:
     sop_class = str(header.value("SOPClassUID") or "")
     unknown = "." in header.kind  # pydicom has no name for the class, only its UID: it may be a damaged one
-    return sop_class not in CT_CLASSES and header.value("Modality") not in (None, "CT") and not unknown
+    return sop_class not in CT_CLASSES and header.code("Modality") not in ("", "CT") and not unknown
 
 
 def _lies_as(image: Header, slices: list[Header]) -> bool:

@@ -63,20 +63,20 @@ def check_is_ct_slice(header: Header) -> None:
     """Raise ValueError for a file or a frame that is not a single CT slice in HU, saying what it is instead."""
     kind = header.kind
     sop_class = str(header.value("SOPClassUID") or "")
-    modality = header.value("Modality") or ("CT" if sop_class == CT_IMAGE else "")
+    modality = header.code("Modality") or ("CT" if sop_class == CT_IMAGE else "")
     if modality != "CT" or sop_class not in _CLASSES:
         raise ValueError(f"{header} must be a CT, got {kind}")
     if is_localizer(header):
         raise ValueError(f"{header} must be a slice of a CT, got a localizer (scout)")
     if (frames := header.value("NumberOfFrames") or 1) != 1:
         raise ValueError(f"{header} must hold one slice, got {frames} frames: {kind}")
-    if (colour := header.value("PhotometricInterpretation") or "none") not in ("MONOCHROME1", "MONOCHROME2"):
+    if (colour := header.code("PhotometricInterpretation") or "none") not in ("MONOCHROME1", "MONOCHROME2"):
         raise ValueError(f"{header} must hold grey values, got {plain_text(colour, 'colours')}: {kind}")
     if header.value("ModalityLUTSequence") is not None or header.number("RescaleSlope") == 0:
         raise ValueError(
             f"{header} must say how its values become HU by a slope that is not 0, got a slope of 0 or a table"
         )
-    if (unit := header.value("RescaleType") or "HU") not in _HOUNSFIELD:
+    if (unit := header.code("RescaleType") or "HU") not in _HOUNSFIELD:
         raise ValueError(f"{header} must hold HU, got values in {plain_text(unit, 'unit')}")
     header.number("RescaleIntercept")
 

@@ -59,6 +59,8 @@ def is_label_map(path: Path) -> bool:
     It is one if its header's intent says so, or if its voxels are bytes that no scaling takes below 0: there is no air
     in it. A file whose name says so (`case_seg.nii.gz`, `mask.nii`) is read: all must be whole numbers from 0 to 255.
     """
+    if not os.path.isfile(path):  # a pipe would be waited for
+        return False
     try:
         with open(path, "rb", buffering=0) as file:
             header = _read_header(_inflated(file), path)
@@ -70,8 +72,8 @@ def is_label_map(path: Path) -> bool:
         if _CALLED_LABELS.search(path.name.lower()):
             load_nifti(path, (np.uint8,))  # of a CT, no more than the first slice is read
             return True
-    except (ValueError, OSError, EOFError, zlib.error):
-        pass
+    except (ValueError, OSError, EOFError, MemoryError, zlib.error):
+        pass  # loading it as a CT will say what is wrong
     return False
 
 

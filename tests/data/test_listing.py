@@ -1,5 +1,7 @@
 """What folders, lists, patterns and files lead to."""
 
+import os
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -208,6 +210,14 @@ def test_label_maps_among_cts_are_passed_over_by_name(tmp_path):
     ]
     with pytest.raises(FileNotFoundError, match="must hold CTs, NIfTI or DICOM, got none"):
         list_cts([tmp_path / "masks"])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no such pipes here")
+def test_a_pipe_among_cts_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "mask.nii")
+    (tmp_path / "seg.nii.gz").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "labels.nii").mkdir()
+    assert found(tmp_path, tmp_path) == {"mask": "mask.nii", "seg": "seg.nii.gz"}
 
 
 def test_somebody_elses_manifest_hides_no_ct(tmp_path):

@@ -354,6 +354,11 @@ def test_a_slope_of_0_is_refused(tmp_path):
     assert "FOLDER/004.dcm must say how its values become HU by a slope that is not 0" in refusal_of(tmp_path)
 
 
+def test_codes_in_small_letters_are_codes(tmp_path):
+    write_series(tmp_path, every(Modality="ct", PhotometricInterpretation="monochrome2", RescaleType="hu"))
+    np.testing.assert_array_equal(load_ct(tmp_path).array_zyx[:, ::-1, ::-1], HU)
+
+
 @pytest.mark.parametrize("unit", ["MGML", "Z_EFF", "OD"])
 def test_an_iodine_map_is_refused_by_its_unit(tmp_path, unit):
     write_series(tmp_path, every(RescaleType=unit))
