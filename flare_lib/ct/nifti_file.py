@@ -56,8 +56,8 @@ def load_nifti(path: Path, dtypes: tuple[type, ...]) -> Volume:
 def is_label_map(path: Path) -> bool:
     """Return whether a NIfTI file is a label map, not a CT; False for one that cannot be read.
 
-    It is one if its header's intent says so, or if its voxels are bytes that no scaling takes below 0: there is no air
-    in it. A file whose name says so (`case_seg.nii.gz`, `mask.nii`) is read: all must be whole numbers from 0 to 255.
+    It is one if its voxels are bytes that no scaling takes below 0: there is no air in it. A file whose header's intent
+    or whose name (`case_seg.nii.gz`, `mask.nii`) says so is read: all must be whole numbers from 0 to 255.
     """
     if not os.path.isfile(path):  # a pipe would be waited for
         return False
@@ -65,11 +65,9 @@ def is_label_map(path: Path) -> bool:
         with open(path, "rb", buffering=0) as file:
             header = _read_header(_inflated(file), path)
         layout = voxel_layout(header, path)
-        if header["intent_code"] == _LABEL_INTENT:
-            return True
         if layout.dtype == np.uint8 and layout.intercept + min(0.0, 255 * layout.slope) >= 0:
             return True
-        if _CALLED_LABELS.search(path.name.lower()):
+        if header["intent_code"] == _LABEL_INTENT or _CALLED_LABELS.search(path.name.lower()):
             load_nifti(path, (np.uint8,))  # of a CT, no more than the first slice is read
             return True
     except (ValueError, OSError, EOFError, MemoryError, zlib.error):

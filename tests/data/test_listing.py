@@ -194,7 +194,7 @@ def test_label_maps_among_cts_are_passed_over_by_name(tmp_path):
     ct = np.arange(-1000, -880, dtype=np.int16).reshape(4, 5, 6)
     labels = np.arange(120, dtype=np.int16).reshape(4, 5, 6)
     save(tmp_path / "a.nii.gz", ct)
-    save(tmp_path / "b_mask.nii.gz", ct)  # a name proves nothing
+    save(tmp_path / "b_mask.nii.gz", ct, intent="label")  # neither a name nor an intent proves anything
     save(tmp_path / "c.nii.gz", labels.astype(np.uint8), slope=(10.0, -1024.0))  # bytes that are HU
     save(tmp_path / "d.nii.gz", labels)  # nor do its values: a CT that has lost its intercept must be told
     save(tmp_path / "a_bytes.nii.gz", labels.astype(np.uint8))
