@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from flare_lib.ct.labels import ORGANS
-from flare_lib.network.weights import packaged_weights
+from flare_lib.network.weights import PACKAGED, packaged_weights
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE, PICTURE = DOCS / "model_card.md", DOCS / "model_card_worst.png"
@@ -31,8 +31,8 @@ INTRODUCTION = """# Model card: the packaged nets
 
 <!-- made by benchmarks/model_card.py from the cards in flare_lib/weights: change those, not this page -->
 
-`flare segment` uses two nets that come with the package, together {mib:.0f} MiB. They have never seen the
-reference labels of a real abdomen: they learnt from CTs painted over label maps of six people, of people between
+`flare segment` uses nets that come with the package, together {mib:.0f} MiB: a coarse and a fine one, and for scans of
+at most 48 mm one that takes the fine one's place. They have never seen the reference labels of a real abdomen: they learnt from CTs painted over label maps of six people, of people between
 these, and over invented bodies. Of real CTs they saw seven with labels that earlier nets had given them, and one of a
 head and neck with its labels. Large organs come out well on real CTs. **Pancreas, duodenum, adrenal glands, gallbladder
 and esophagus often do not.**
@@ -61,14 +61,14 @@ full settings are in the cards, `flare_lib/weights/*.json`.
 
 def load_cards() -> dict[str, dict]:
     """Return {net: its card} of the packaged nets."""
-    paths = {name: packaged_weights(name).with_suffix(".json") for name in ("coarse", "fine")}
+    paths = {name: packaged_weights(name).with_suffix(".json") for name in PACKAGED}
     return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in paths.items()}
 
 
 def page(cards: dict[str, dict], *, picture: str | None) -> str:
     """Return the page in Markdown. `picture`: the caption of the drawn phantom, None for no picture."""
     mib = sum(packaged_weights(name).with_suffix(".safetensors").stat().st_size for name in cards) / 2**20
-    parts = [INTRODUCTION.format(mib=mib), nets_table(cards), figures_table(cards["fine"])]
+    parts = [INTRODUCTION.format(mib=mib), nets_table(cards), figures_table(cards["fine"]), slabs_table(cards["thin"])]
     if picture:
         parts.append(f"## The worst of the phantoms\n\n![reference and prediction]({PICTURE.name})\n\n{picture}\n")
     return "\n".join([*parts, HOW, training(cards), tried(cards["fine"])])
@@ -86,7 +86,7 @@ def nets_table(cards: dict[str, dict]) -> str:
         ("hours on two cores, at most", [f"{c['hours']}" for c in cards.values()]),
         ("SHA-256", [f"`{c['weights_sha256'][:12]}`" for c in cards.values()]),
     ]
-    lines = ["## The two nets", "", f"| | {' | '.join(cards)} |", f"|---|{'---|' * len(cards)}"]
+    lines = ["## The nets", "", f"| | {' | '.join(cards)} |", f"|---|{'---|' * len(cards)}"]
     return "\n".join([*lines, *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows), ""])
 
 
@@ -105,9 +105,17 @@ def figures_table(fine: dict) -> str:
     lines += [
         "",
         f"In two real CTs of head and neck, which show none of the organs but some esophagus, they find {found}",
-        "(the second of them, with its labels, was among what both nets learnt from).",
+        "(the second of them, with its labels, was among what all nets learnt from).",
     ]
     return "\n".join([*lines, ""])
+
+
+def slabs_table(thin: dict) -> str:
+    """Return the mean Dice of thin scans and of the same slices of whole CTs, with what was measured."""
+    slabs = thin["dice_of_slabs"]
+    lines = ["### Thin scans", "", "| slabs of | alone | of the whole CT's labels |", "|---|---|---|"]
+    lines += [f"| {what} | {alone:.3f} | {whole:.3f} |" for what, (alone, whole) in slabs["means"].items()]
+    return "\n".join([*lines, "", f"*Slabs*: {slabs['measure']}.", ""])
 
 
 def training(cards: dict[str, dict]) -> str:

@@ -4,12 +4,15 @@
     python benchmarks/weights.py --atlas abdominal_atlas.nii.gz   # and six CTs painted over a person held out
     python benchmarks/weights.py --weights-dir trained --phantoms 6
     python benchmarks/weights.py --case ct.nii.gz labels.nii.gz   # and a CT of one's own, with FLARE's labels
+    python benchmarks/weights.py --slab 40                        # and slabs of 40 mm cut from all of these
 
 The atlas is the SPL abdominal atlas (3D Slicer licence), drawn in one CT: a person whom no training run has seen. Its
 header says 0.94 mm in the plane, but its vertebrae, kidneys and aorta have an adult's size at 1.5 mm, which is taken.
 Stomach and duodenum are one structure there and are scored as one. Of the six CTs, every second one is without contrast
 agent, every third one 18 cm wide round the spine, and two each have slices of 1.5, 2.5 and 5 mm. Agreement with the
-sample's reference, another program's output, is not accuracy. Results go to `benchmarks/results/weights.json`.
+sample's reference, another program's output, is not accuracy. Slabs are cut round the pancreas and round the kidneys,
+and scored beside the labels that the whole CT had there; an organ counts from half a millilitre on. Results go to
+`benchmarks/results/weights.json`.
 """
 
 import argparse
@@ -23,6 +26,7 @@ from measure import machine
 
 from flare_lib.ct.files import load_ct, load_label_map
 from flare_lib.ct.labels import ORGANS, organ
+from flare_lib.ct.roi import Box, crop_volume
 from flare_lib.ct.volume import Volume
 from flare_lib.data.sources import fetch_sample
 from flare_lib.evaluation.metrics import dice_scores
@@ -60,7 +64,10 @@ ATLAS = {
     "soft_tissue": (23, 29, 117, 126, 127, 128, 129, 141, 142, 151, 153, 241),
 }
 
+LEAST_ML = 0.5  # of an organ in a slab: less is an edge
+
 Case = tuple[str, Volume, np.ndarray]  # its name, the CT, the reference
+Scores = dict[str, list[float | None]]  # of each case, organ by organ
 
 
 def sample_cases() -> Iterator[Case]:
@@ -119,12 +126,22 @@ def _round_the_spine(seen: Structures) -> tuple[slice, slice, slice]:
     return slice(None), slice(max(0, y - half), y + half), slice(max(0, x - half), x + half)
 
 
-def score(prediction: np.ndarray, reference: np.ndarray) -> list[float | None]:
-    """The Dice of each organ that the reference holds, else None; without a duodenum there, it counts as stomach."""
+def slabs(ct: Volume, reference: np.ndarray, mm: float) -> Iterator[tuple[str, Box]]:
+    """The boxes of `mm` of a CT's slices whose middle is the pancreas's and the kidneys' middle, where they are."""
+    height = max(1, round(mm / ct.spacing_zyx_mm[0]))
+    for name, organs in (("pancreas", ("pancreas",)), ("kidneys", ("right kidney", "left kidney"))):
+        slices = np.nonzero(np.isin(reference, [organ(o).id for o in organs]))[0]
+        if len(slices) and height < len(reference):
+            start = min(max(0, round(slices.mean() - height / 2)), len(reference) - height)
+            yield name, Box((start, 0, 0), (start + height, *ct.shape_zyx[1:]))
+
+
+def score(prediction: np.ndarray, reference: np.ndarray, n_least: float = 1) -> list[float | None]:
+    """The Dice of each organ with `n_least` voxels in the reference, else None; without a duodenum, it is stomach."""
     stomach, duodenum = organ("stomach").id, organ("duodenum").id
     if not (reference == duodenum).any():
         prediction = np.where(prediction == duodenum, stomach, prediction).astype(np.uint8)
-    there = np.bincount(reference.ravel(), minlength=len(ORGANS) + 1)[1:] > 0
+    there = np.bincount(reference.ravel(), minlength=len(ORGANS) + 1)[1:] >= n_least
     dice = dice_scores(prediction, reference)
     return [round(float(d), 4) if known else None for d, known in zip(dice, there, strict=True)]
 
@@ -141,6 +158,7 @@ def main() -> None:
     parser.add_argument("--atlas", type=Path)
     parser.add_argument("--case", type=Path, nargs=2, action="append", default=[], metavar=("CT", "LABELS"))
     parser.add_argument("--phantoms", type=int, default=20)
+    parser.add_argument("--slab", type=float, metavar="MM")
     parser.add_argument("-o", "--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     coarse, fine = load_stages(options.weights_dir)
@@ -151,15 +169,29 @@ def main() -> None:
         sets["own"] = own_cases(options.case)
     result: dict[str, object] = {"machine": machine(), "organs": [o.name for o in ORGANS]}
     for name, cases in sets.items():
-        rows = {case: score(segment(ct, coarse, fine).label_map_zyx, reference) for case, ct, reference in cases}
-        by_organ = means(list(rows.values()))
-        mean = round(float(np.mean([d for d in by_organ if d is not None])), 4)
-        result[name] = {"cases": rows, "by_organ": by_organ, "mean": mean}
-        print(f"{name}, {len(rows)} cases: mean {mean:.3f}")
-        for o, d in zip(ORGANS, by_organ, strict=True):
-            print(f"  {o.name:22}" + ("-" if d is None else f"{d:.3f}"))
+        scores: dict[str, Scores] = {name: {}}
+        for case, ct, reference in cases:
+            labels = segment(ct, coarse, fine).label_map_zyx
+            scores[name][case] = score(labels, reference)
+            for where, box in slabs(ct, reference, options.slab) if options.slab else ():
+                alone, there = segment(crop_volume(ct, box), coarse, fine).label_map_zyx, reference[box.slices]
+                for what, found in (("slabs", alone), ("slabs of the whole's labels", labels[box.slices])):
+                    rows = scores.setdefault(f"{name}, {what}", {})
+                    rows[f"{case}, {where}"] = score(found, there, LEAST_ML / ct.voxel_ml)
+        for kind, rows in scores.items():
+            result[kind] = summary(kind, rows)
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def summary(name: str, rows: Scores) -> dict[str, object]:
+    """What is stored of cases of one kind, and printed organ by organ."""
+    by_organ = means(list(rows.values()))
+    mean = round(float(np.mean([d for d in by_organ if d is not None])), 4)
+    print(f"{name}, {len(rows)} cases: mean {mean:.3f}")
+    for o, d in zip(ORGANS, by_organ, strict=True):
+        print(f"  {o.name:22}" + ("-" if d is None else f"{d:.3f}"))
+    return {"cases": rows, "by_organ": by_organ, "mean": mean}
 
 
 if __name__ == "__main__":

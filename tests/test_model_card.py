@@ -17,3 +17,11 @@ def test_every_organ_and_every_measure_is_in_the_table():
     scores = [fine[key]["pancreas"] for key in model_card.ORGAN_COLUMNS.values()]
     assert pancreas.split("|")[2:-1] == [f" {score:.3f} " for score in scores]
     assert sum(line.startswith(tuple(f"| {organ.name} |" for organ in ORGANS)) for line in lines) == len(ORGANS)
+
+
+def test_the_table_of_slabs_says_what_the_card_of_thin_scans_says():
+    slabs = model_card.load_cards()["thin"]["dice_of_slabs"]
+    lines = model_card.slabs_table({"dice_of_slabs": slabs}).splitlines()
+    assert slabs["means"]
+    for what, (alone, whole) in slabs["means"].items():
+        assert f"| {what} | {alone:.3f} | {whole:.3f} |" in lines

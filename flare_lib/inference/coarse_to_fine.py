@@ -5,6 +5,7 @@
 Paper section 2 and Fig. 1; the margin of the region and the clean-up's distance follow the authors' engine.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from flare_lib.inference.slice_interpolation import resize_argmax
 from flare_lib.inference.sliding_window import Slab, Weights, fitted_patch, sliding_window
 from flare_lib.inference.stages import PatchPredictor, ResizablePredictor, Stage
 from flare_lib.machine.progress import StageProgress, of_stage
+
+THIN_SHARE = 0.25  # of a patch's height: slabs up to this are shown in lower patches
 
 # what `postprocess` does once its settings are chosen
 CleanUp = Callable[[np.ndarray, Triple], tuple[np.ndarray, Report]]
@@ -114,6 +117,21 @@ def scale_of(stage: Stage) -> float | None:
     return getattr(stage, "scale", None)
 
 
+def low_patch(stage: PatchPredictor, n_slices: int) -> PatchPredictor:
+    """Return the stage with a patch no higher than `n_slices` take, if those are a thin slab of a body.
+
+    A scan of a few centimetres fills a small part of a patch, and the rest would be air, by which a net that normalises
+    what it sees is misled. In a patch as low as the net's strides allow, there is little of it. Slabs of more than a
+    THIN_SHARE of the patch, and stages whose patch cannot change, stay as they are. Measured: benchmarks/README.md,
+    `weights`.
+    """
+    if n_slices > THIN_SHARE * stage.patch_size[0] or not isinstance(stage, ResizablePredictor):
+        return stage
+    z, y, x = stage.patch_size
+    multiple = stage.size_multiple[0]
+    return stage.with_patch((min(z, math.ceil(n_slices / multiple) * multiple), y, x))
+
+
 def _rules(max_distance_mm: float, min_share: float) -> CleanUp:
     """Return the clean-up with these settings, checked before any work is done."""
     check_rules(max_distance_mm, min_share)
@@ -175,7 +193,8 @@ class Run:
         """Return what the coarse stage sees in a body, cleaned up on its own grid, and the box to look at closely."""
         image = coarse.prepare(body)
         self.lap("coarse preprocessing")
-        slabs = [slab.scores.argmax(dim=0) for slab in self.slide(image, coarse, tile_step, "coarse")]
+        low = low_patch(coarse, image.shape[1])
+        slabs = [slab.scores.argmax(dim=0) for slab in self.slide(image, low, tile_step, "coarse")]
         coarse_labels = torch.cat(slabs).to(torch.uint8).cpu().numpy()
         self.lap("coarse net")
         seen = place_resampled(body, coarse_labels)
@@ -192,7 +211,7 @@ class Run:
         """Return the labels of a region on its own grid, cleaned up."""
         image = stage.prepare(region)
         self.lap(f"{name} preprocessing")
-        slabs = self.slide(image, stage, tile_step, name, fit_tiles=fit_tiles)
+        slabs = self.slide(image, low_patch(stage, image.shape[1]), tile_step, name, fit_tiles=fit_tiles)
         labels = resize_argmax(slabs, region.shape_zyx, in_shape_zyx=image.shape[1:])
         self.lap(f"{name} net, resize + argmax")
         labels = self.clean_up(labels, region.spacing_zyx_mm, name)

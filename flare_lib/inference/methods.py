@@ -24,7 +24,7 @@ from flare_lib.inference.sliding_window import Slab
 from flare_lib.machine.compiled import compiling_ahead
 from flare_lib.machine.device import choose_device
 from flare_lib.machine.fingerprint import sha256_of, stamp_of
-from flare_lib.network.weights import load_trained, packaged_weights, pair_of
+from flare_lib.network.weights import load_trained, pair_of, stage_weights
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,6 @@ def _weight_files(settings: Settings) -> dict[str, Path]:
 
         found = {path.relative_to(settings.nnunet).as_posix(): path for path in model_files(settings.nnunet)}
     if settings.nnunet is None or settings.roi:
-        for name in ("coarse", "fine"):
-            stem = packaged_weights(name) if settings.weights_dir is None else settings.weights_dir / name
+        for name, stem in stage_weights(settings.weights_dir).items():
             found[name], found[f"{name}, card"] = pair_of(stem)  # the card: spacing, window, patch size
     return found

@@ -17,10 +17,11 @@ from flare_lib.ct.resample import resample_trilinear
 from flare_lib.ct.volume import Shape, Triple, Volume, extent_mm, triple
 from flare_lib.machine.device import choose_device, memory_errors_of
 from flare_lib.machine.precision import Precision, choose_precision
-from flare_lib.network.engines import check_engine, compile_net
+from flare_lib.network.engines import Predict, check_engine, compile_net
 from flare_lib.network.in_place import finest_in_place
 from flare_lib.network.kernels import inferring
-from flare_lib.network.weights import TrainedNet, load_trained, packaged_weights
+from flare_lib.network.unet import UNet
+from flare_lib.network.weights import TrainedNet, load_trained, stage_weights
 
 
 class PatchPredictor(Protocol):
@@ -62,14 +63,17 @@ class Stage(PatchPredictor, Protocol):
 class NetStage(ResizablePredictor):
     """A trained UNet as a stage: loaded once, used for many cases. It works on a copy, so the net stays unchanged.
 
-    `scale`: how much larger than it is the net sees the body (`scaled`). `precision` and `engine`: see
-    `choose_precision` and `check_engine`, whose errors it raises.
+    `thin`: the net as it went on learning from scans of a few centimetres; it computes patches with fewer slices than
+    `trained` was taught with. `scale`: how much larger than it is the net sees the body (`scaled`). `precision` and
+    `engine`: see `choose_precision` and `check_engine`, whose errors it raises. ValueError if the two nets would not
+    see a CT alike or do not give the same classes.
     """
 
     def __init__(
         self,
         trained: TrainedNet,
         *,
+        thin: TrainedNet | None = None,
         device: str | torch.device = "cpu",
         precision: str | Precision = "auto",
         engine: str = "torch",
@@ -80,10 +84,11 @@ class NetStage(ResizablePredictor):
         self.device = torch.device(device)
         self.precision = choose_precision(precision, device=self.device)
         check_engine(engine, self.device)
-        compiled = engine == "openvino"
-        self._finest = (
-            compile_net(self.net, self.patch_size, self.precision) if compiled else partial(finest_in_place, self.net)
-        )
+        self._compiled = engine == "openvino"
+        self._finest = self._finest_of(self.net)
+        if thin is not None:
+            _check_alike(trained, thin)
+        self._thin = None if thin is None else copy.deepcopy(thin.net).to(device).eval()
 
     @property
     def patch_mm(self) -> Triple:
@@ -105,6 +110,14 @@ class NetStage(ResizablePredictor):
         other.preprocessing = replace(self.preprocessing, spacing_zyx_mm=spacing)
         return other
 
+    def with_patch(self, patch_size: Shape) -> Self:
+        """Return the same stage for patches of this size (z, y, x); lower ones are the `thin` net's if it has one."""
+        other = super().with_patch(patch_size)
+        if self._thin is not None and patch_size[0] < self.patch_size[0]:
+            other.net, other._thin = self._thin, None
+            other._finest = other._finest_of(other.net)
+        return other
+
     def prepare(self, ct: Volume) -> torch.Tensor:
         """Return the CT clipped, resampled and normalised as in training, float32 (1, Z, Y, X)."""
         return torch.from_numpy(self.preprocessing.apply(ct).array_zyx)[None]
@@ -115,6 +128,23 @@ class NetStage(ResizablePredictor):
             with inferring(self.device, self.precision):
                 logits = self._finest(patch.to(self.device))
             return logits.float().softmax(dim=1)
+
+    def _finest_of(self, net: UNet) -> Predict:
+        """Return what computes a net's finest logits for patches of this stage's size."""
+        return compile_net(net, self.patch_size, self.precision) if self._compiled else partial(finest_in_place, net)
+
+
+def _check_alike(trained: TrainedNet, thin: TrainedNet) -> None:
+    """Raise ValueError unless the net of thin scans can compute what the other would."""
+    for what, of in (
+        ("preprocessing", lambda t: t.preprocessing),
+        ("strides", lambda t: t.net.size_multiple_zyx),
+        ("number of classes", lambda t: t.net.architecture["n_classes"]),
+    ):
+        if of(trained) != of(thin):
+            raise ValueError(
+                f"the net of thin scans must have the {what} {of(trained)} of the fine one, got {of(thin)}"
+            )
 
 
 class SqueezedStage(NetStage):
@@ -136,12 +166,12 @@ def load_stages(
 ) -> tuple[NetStage, NetStage]:
     """Load the coarse and the fine net: `coarse.safetensors` and `fine.safetensors` in a folder, or the packaged ones.
 
-    Raises the errors of `load_trained`, `choose_device`, `choose_precision` and `check_engine`.
+    The fine stage has the net of thin scans, too, if `thin.safetensors` lies beside its own.
+    Raises the errors of `load_trained`, `NetStage`, `choose_device`, `choose_precision` and `check_engine`.
     """
     device = choose_device(device)
     precision = choose_precision(precision, device=device)
     check_engine(engine, device)
-    paths = [packaged_weights(name) if folder is None else Path(folder) / name for name in ("coarse", "fine")]
+    coarse, fine, *thin = (load_trained(path) for path in stage_weights(folder).values())
     settings: dict[str, Any] = {"device": device, "precision": precision, "engine": engine}
-    coarse, fine = (NetStage(load_trained(path), **settings) for path in paths)
-    return coarse, fine
+    return NetStage(coarse, **settings), NetStage(fine, thin=thin[0] if thin else None, **settings)

@@ -36,7 +36,7 @@ from flare_lib.network.plan_numbers import (
 )
 from flare_lib.network.unet import UNet
 
-PACKAGED = ("coarse", "fine")
+PACKAGED = ("coarse", "fine", "thin")
 
 _NAMED_AT_MOST = 6  # tensors, in the line that refuses them
 
@@ -52,10 +52,24 @@ class TrainedNet:
 
 
 def packaged_weights(name: str) -> Path:
-    """Return the path, without suffix, of the weights that come with the library: "coarse" or "fine"."""
+    """Return the path, without suffix, of the weights that come with the library: "coarse", "fine" or "thin"."""
     if name not in PACKAGED:
         raise ValueError(f"name must be one of {', '.join(PACKAGED)}, got {name!r}")
     return Path(str(resources.files("flare_lib"))) / "weights" / name
+
+
+def stage_weights(folder: str | Path | None = None) -> dict[str, Path]:
+    """Return {name: path without suffix} of the nets of a folder, or of the packaged ones: coarse, fine and thin.
+
+    "thin" is what the fine net became by going on with scans of a few centimetres: where a folder has none, it is left
+    out. The other two are named whether they are there or not.
+    """
+    if folder is None:
+        return {name: packaged_weights(name) for name in PACKAGED}
+    stems = {name: Path(folder) / name for name in PACKAGED}
+    if not any(file.exists() for file in pair_of(stems["thin"])):
+        del stems["thin"]
+    return stems
 
 
 def save_trained(path_stem: str | Path, net: UNet, card: Mapping[str, Any], *, half: bool = True) -> None:

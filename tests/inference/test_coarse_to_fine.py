@@ -16,7 +16,7 @@ from flare_lib.ct.resample import resample_trilinear, resampled_shape
 from flare_lib.ct.roi import crop_volume
 from flare_lib.ct.volume import Volume
 from flare_lib.evaluation.metrics import dice_scores
-from flare_lib.inference.coarse_to_fine import segment, segment_in_one_stage
+from flare_lib.inference.coarse_to_fine import low_patch, segment, segment_in_one_stage
 from flare_lib.inference.plausibility import anatomy_doubts
 from flare_lib.inference.sliding_window import n_tiles
 from flare_lib.machine.precision import FLOAT32
@@ -143,6 +143,27 @@ def test_tiles_that_cannot_be_fitted_are_refused_or_stay_as_they_are():
         segment_in_one_stage(ct, other, fit_tiles=0.5)
     kept, plain = (segment_in_one_stage(ct, one_size, fit_tiles=cap).label_map_zyx for cap in (2.0, 1.0))
     np.testing.assert_array_equal(kept, plain)
+
+
+@pytest.mark.parametrize(
+    ("n_slices", "height"),
+    [(1, 8), (8, 8), (9, 16), (10, 16), (11, 40), (40, 40), (50, 40)],  # of 40, up to 10 are few
+)
+def test_a_thin_slab_is_shown_in_a_patch_as_low_as_it_can_be(n_slices, height):
+    stage = Resizable((4.0, 3.5, 3.2), (40, 20, 22), [])
+    assert low_patch(stage, n_slices).patch_size == (height, 20, 22)
+    assert stage.patch_size == (40, 20, 22)
+    fixed = Oracle((4.0, 3.5, 3.2), (40, 20, 22))
+    assert low_patch(fixed, n_slices) is fixed
+
+
+def test_both_stages_see_a_thin_slab_in_low_patches_and_its_labels_are_right():
+    ct = abdomen((36, 72, 100), (5.0, 3.0, 2.9))
+    slab = Volume.from_array(ct.array_zyx[14:20], ct.spacing_zyx_mm)  # 30 mm
+    coarse, fine = Resizable((6.0, 7.0, 5.0), (24, 20, 22), []), Resizable((4.0, 3.5, 3.2), (32, 20, 22), [])
+    result = segment(slab, coarse, fine)
+    assert {coarse.patch_size[0], *(size[0] for size in coarse.shown + fine.shown)} == {24, 8}
+    assert dice_scores(result.label_map_zyx, labels_of(slab)).min() >= 0.9
 
 
 def test_a_coarse_stage_that_finds_nothing_hands_over_the_whole_foreground_and_says_so():

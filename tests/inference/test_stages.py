@@ -1,12 +1,14 @@
 """Stages: a net prepared for cases of any size, its caller's net left alone."""
 
 import copy
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
+from flare_lib.ct.labels import N_CLASSES, organ
 from flare_lib.ct.preprocess import Preprocessing
 from flare_lib.ct.volume import Volume
 from flare_lib.evaluation.metrics import dice_scores
@@ -85,6 +87,39 @@ def test_a_stage_for_larger_patches_has_the_same_net_and_leaves_the_stage_as_it_
     torch.testing.assert_close(larger.predict_patch(patch), expected, atol=1e-5, rtol=0)
     first = patch[..., : PATCH[0], : PATCH[1], : PATCH[2]]
     assert stage.predict_patch(first).shape == (1, 14, *PATCH)
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_patches_lower_than_the_nets_own_are_computed_by_the_net_of_thin_scans(trained, engine):
+    thin = replace(trained, net=copy.deepcopy(trained.net), patch_size=(4, 8, 8))
+    with torch.no_grad():
+        for parameter in thin.net.parameters():
+            parameter.mul_(-0.7)
+    stage = NetStage(trained, thin=thin, precision="float32", engine=engine).scaled(1.5)
+    patch = torch.randn(1, 1, 10, 16, 20, generator=torch.Generator().manual_seed(1))
+    for height, taught in ((4, thin), (PATCH[0], trained), (10, trained)):
+        part, other = patch[:, :, :height], stage.with_patch((height, 16, 20))
+        with torch.no_grad():
+            expected = taught.net.eval()(part)[0].softmax(dim=1)
+        torch.testing.assert_close(other.predict_patch(part), expected, atol=1e-5, rtol=0)
+        assert (other.scale, other.preprocessing) == (stage.scale, stage.preprocessing)
+    assert (stage.patch_size, stage.with_patch((4, 16, 20)).with_patch((6, 16, 20)).patch_size[0]) == (PATCH, 6)
+
+
+@pytest.mark.parametrize(
+    ("what", "changed"),
+    [
+        ("preprocessing", {"preprocessing": Preprocessing((6.0, 5.0, 4.5))}),
+        ("strides", {"net": UNet(features_per_stage=(4, 6), strides=((2, 2, 2),), n_heads=1)}),
+        (
+            "number of classes",
+            {"net": UNet(n_classes=5, features_per_stage=(4, 6, 8), strides=((2, 2, 2), (1, 2, 2)), n_heads=2)},
+        ),
+    ],
+)
+def test_a_net_of_thin_scans_that_would_see_something_else_is_refused(trained, what, changed):
+    with pytest.raises(ValueError, match=f"^the net of thin scans must have the {what} .* of the fine one, got "):
+        NetStage(trained, thin=replace(trained, **changed))
 
 
 def test_openvino_gives_torchs_probabilities(trained):
@@ -180,11 +215,21 @@ def test_stages_are_the_two_nets_of_a_folder(trained, tmp_path):
     assert all(stage.patch_size == PATCH for stage in stages)
     assert [stage.device for stage in stages] == [torch.device("cpu")] * 2
     assert [stage.precision for stage in stages] == [choose_precision(device=torch.device("cpu"))] * 2
+    assert stages[1].with_patch((4, 12, 16)).net is stages[1].net
     fast = load_stages(tmp_path, device="cpu", precision="float32", engine="openvino")
     for stage, same in zip(fast, stages, strict=True):
         assert stage.precision.name == "float32"
         assert not isinstance(stage._finest, partial)
         assert (same._finest.func, same._finest.args) == (finest_in_place, (same.net,))
+    with torch.no_grad():
+        next(trained.net.parameters()).fill_(3)
+    save_trained(tmp_path / "thin", trained.net, card)
+    coarse, fine = load_stages(tmp_path, device="cpu")
+    low = [stage.with_patch((4, 12, 16)).net for stage in (coarse, fine)]
+    assert [float(next(net.parameters()).detach().max()) for net in (coarse.net, fine.net, *low)] == [1, 2, 1, 3]
+    (tmp_path / "thin.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"there is no .*thin\.json$"):
+        load_stages(tmp_path, device="cpu")
 
 
 @pytest.mark.parametrize("how", [{"engine": "steam"}, {"precision": "int3"}, {"device": "abacus"}])
@@ -215,3 +260,14 @@ def test_the_packaged_nets_find_all_organs_of_a_phantom():
     scores = dice_scores(result.label_map_zyx, reference.array_zyx)
     assert scores.mean() > 0.8, scores.round(2)
     assert scores.min() > 0.5, scores.round(2)
+
+
+def test_the_packaged_nets_find_the_organs_of_a_thin_slab():
+    ct, reference = phantom_case(40_000, spacing_zyx_mm=(6.0, 5.0, 4.5))
+    z = int(np.argwhere(reference.array_zyx == organ("pancreas").id)[:, 0].mean())
+    slab, there = ct.array_zyx[z - 4 : z + 4], reference.array_zyx[z - 4 : z + 4]
+    small = Volume.from_array(slab, tuple(0.7 * s for s in ct.spacing_zyx_mm))  # 34 mm of a child
+    scores = dice_scores(segment(small, *load_stages(device="cpu")).label_map_zyx, there)
+    seen = scores[np.bincount(there.ravel(), minlength=N_CLASSES)[1:] > 20]
+    assert len(seen) >= 8
+    assert seen.mean() > 0.75, scores.round(2)

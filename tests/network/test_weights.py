@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from flare_lib.ct.preprocess import COARSE, FINE
 from flare_lib.network.unet import UNet
-from flare_lib.network.weights import load_strict, load_trained, packaged_weights, save_trained
+from flare_lib.network.weights import load_strict, load_trained, packaged_weights, save_trained, stage_weights
 
 CARD = {"preprocessing": FINE.to_dict(), "patch_size": [8, 12, 16], "recipe": {"seed": 3}, "figures": {"liver": 0.9}}
 
@@ -229,8 +229,16 @@ def test_an_earlier_pair_survives_a_failure_while_writing(tmp_path, monkeypatch)
 
 def test_the_packaged_weights_lie_inside_the_library():
     assert packaged_weights("coarse").parts[-3:] == ("flare_lib", "weights", "coarse")
-    with pytest.raises(ValueError, match="one of coarse, fine, got 'medium'"):
+    with pytest.raises(ValueError, match="one of coarse, fine, thin, got 'medium'"):
         packaged_weights("medium")
+
+
+@pytest.mark.parametrize(("thin", "names"), [((), 2), (("thin.json",), 3), (("thin.safetensors",), 3)])
+def test_a_folder_has_a_net_of_thin_scans_or_not_and_the_other_two(tmp_path, thin, names):
+    for name in thin:
+        (tmp_path / name).touch()
+    assert stage_weights(tmp_path) == {name: tmp_path / name for name in ("coarse", "fine", "thin")[:names]}
+    assert stage_weights() == {name: packaged_weights(name) for name in ("coarse", "fine", "thin")}
 
 
 def test_a_net_on_the_meta_device_receives_copies():
