@@ -31,11 +31,11 @@ INTRODUCTION = """# Model card: the packaged nets
 
 <!-- made by benchmarks/model_card.py from the cards in flare_lib/weights: change those, not this page -->
 
-`flare segment` uses nets that come with the package, together {mib:.0f} MiB: a coarse and a fine one, and for scans of
-at most 48 mm one that takes the fine one's place. They have never seen the reference labels of a real abdomen: they learnt from CTs painted over label maps of six people, of people between
-these, and over invented bodies. Of real CTs they saw seven with labels that earlier nets had given them, and one of a
-head and neck with its labels. Large organs come out well on real CTs. **Pancreas, duodenum, adrenal glands, gallbladder
-and esophagus often do not.**
+`flare segment` uses nets that come with the package, together {mib:.0f} MiB: a coarse and a fine one, and a third that
+takes the fine one's place in scans of at most 48 mm. They have never seen the reference labels of a real abdomen: they
+learnt from CTs painted over label maps of six people, of people between these, and over invented bodies. Of real CTs
+they saw seven with labels that earlier nets had given them, and one of a head and neck with its labels. Large organs
+come out well on real CTs. **Pancreas, duodenum, adrenal glands, gallbladder and esophagus often do not.**
 
 ## What they are for, and what not
 
