@@ -13,7 +13,7 @@ import os
 import re
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +82,12 @@ class Header:
     def code(self, keyword: str) -> str:
         """Return a code in capitals, as the standard has it and not every writer does; "" if it is missing."""
         return str(self.value(keyword) or "").strip().upper()
+
+    def codes(self, keyword: str) -> set[str]:
+        """Return all of an element's codes, each as `code` gives one; {} if it is missing."""
+        value: Any = self.value(keyword) or ()
+        several = [value] if isinstance(value, str) or not isinstance(value, Iterable) else value
+        return {str(code).strip().upper() for code in several}
 
     def numbers(self, keyword: str, n: int) -> tuple[float, ...]:
         """Return `n` finite numbers; ValueError if the value is anything else or missing."""

@@ -126,7 +126,7 @@ def _by_uid(headers: Iterable[Header], unread: list[Unread]) -> dict[str, list[H
     for header in headers:
         try:
             uid = str(header.value("SeriesInstanceUID") or "")
-            if header.value("SOPClassUID") is None and header.value("Modality") is None:
+            if header.value("SOPClassUID") is None and not header.code("Modality"):
                 raise ValueError(f"{header} must say what it is, got neither a class nor a modality")
             groups[uid].append(header)
         except ValueError as error:
@@ -141,9 +141,9 @@ def _by_uid(headers: Iterable[Header], unread: list[Unread]) -> dict[str, list[H
 
 def _is_lost(header: Header, uid: str) -> bool:
     """Return whether a file may be a slice of any series: its header is unsound about what it is, or where it lies."""
-    sop_class, modality = str(header.value("SOPClassUID") or ""), header.value("Modality")
+    sop_class, modality = str(header.value("SOPClassUID") or ""), header.code("Modality")
     stored_as = header.value("MediaStorageSOPClassUID", getattr(header.elements, "file_meta", None))
-    if not uid or not sop_class or modality is None or (stored_as in CT_CLASSES and sop_class != stored_as):
+    if not uid or not sop_class or not modality or (stored_as in CT_CLASSES and sop_class != stored_as):
         return True
     if modality == "CT" and "." in header.kind:  # a class that pydicom has no name for
         return True
@@ -177,10 +177,10 @@ def _series(path: Path, uid: str, headers: list[Header], damage: list[str]) -> l
         return [Series(uid, tuple(headers), against=damage[0] if damage else str(error))]
     notes = tuple(f"passed over among the slices: {what}" for what in _what(beside))
     if len(people) > 1 and _is_stack(slices, path):
-        notes += (f"the slices name {len(people)} patients or studies, and lie as those of one CT",)
         # two CTs never lie interlaced like this; one that ends where another begins is for the user to say
         interlaced = all(len(group) > 1 for group in people) and not all(_is_stack(group, path) for group in people)
         parts = {"": slices} if interlaced else {**parts, "": slices}
+    together = (f"the slices name {len(people)} patients or studies, and lie as those of one CT",) * (len(people) > 1)
     found = []
     for i, (part, headers_of_part) in enumerate(parts.items()):
         name = f"{uid}#{i + 1}" if part else uid
@@ -190,7 +190,9 @@ def _series(path: Path, uid: str, headers: list[Header], damage: list[str]) -> l
         except ValueError as error:
             against = against or (f"{error} ({_OF_SEVERAL})" if len(people) > 1 else str(error))
         doubt = _OF_SEVERAL if len(people) > 1 and len(parts) > 1 else _doubt(stack) if stack else None
-        found.append(Series(name, tuple(headers_of_part), stack, against, doubt, part, notes))
+        found.append(
+            Series(name, tuple(headers_of_part), stack, against, doubt, part, notes if part else notes + together)
+        )
     return found
 
 
@@ -297,9 +299,8 @@ def _as_number(text: str) -> tuple[float, str]:
 
 
 def _doubt(stack: Stack) -> str | None:
-    image_type: Any = stack.slices[0].value("ImageType") or []
     if len(stack.slices) == 1:
         return "a single slice"
     if not stack.is_axial:
         return "not axial"
-    return "a reformation or a projection" if _PROJECTIONS & set(image_type) else None
+    return "a reformation or a projection" if _PROJECTIONS & stack.slices[0].codes("ImageType") else None

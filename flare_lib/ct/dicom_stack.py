@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -83,8 +82,7 @@ def check_is_ct_slice(header: Header) -> None:
 
 def is_localizer(header: Header) -> bool:
     """Return whether an image says that it is a localizer (scout, topogram)."""
-    image_type: Any = header.value("ImageType") or []
-    return "LOCALIZER" in image_type
+    return "LOCALIZER" in header.codes("ImageType")
 
 
 def place_slices(headers: Sequence[Header], where: Path) -> Stack:

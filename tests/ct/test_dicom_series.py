@@ -26,7 +26,12 @@ def test_an_empty_folder_has_no_series(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("elements", "what"), [(SCOUT, "a localizer (scout)"), (CONTOURS, "RTSTRUCT (RT Structure Set)")]
+    ("elements", "what"),
+    [
+        (SCOUT, "a localizer (scout)"),
+        (SCOUT | {"ImageType": ["original", "primary", "localizer"]}, "a localizer (scout)"),
+        (CONTOURS, "RTSTRUCT (RT Structure Set)"),
+    ],
 )
 def test_what_lies_among_the_slices_of_a_series_is_passed_over_by_name(tmp_path, elements, what):
     other_series(write_series(tmp_path), 7, every(SeriesInstanceUID=SERIES, **elements))
@@ -119,6 +124,7 @@ def test_people_who_continue_one_another_are_one_ct_only_if_the_user_says_so(tmp
     write_series(tmp_path, lambda ds, k: set_elements(ds, PatientID="AAABB"[k]))
     assert "got 3 of 3: Abdomen 3.0, patient or study 1 of 2" in refusal_of(tmp_path)
     np.testing.assert_array_equal(hu_of(tmp_path, f"{SERIES}#2"), HU[3:])
+    assert load_ct(tmp_path, series=f"{SERIES}#2").notes == ()
     np.testing.assert_array_equal(hu_of(tmp_path, SERIES), HU)
     assert load_ct(tmp_path, series=SERIES).notes == (
         "the slices name 2 patients or studies, and lie as those of one CT",

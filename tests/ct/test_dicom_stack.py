@@ -79,6 +79,7 @@ def test_a_ct_may_be_shown_light_on_dark_or_dark_on_light(tmp_path, how_it_is_sh
         ({"RescaleType": "OD"}, "must hold HU, got values in OD"),
         ({"Modality": "MR"}, "must be a CT, got MR"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "got a localizer"),
+        ({"ImageType": "localizer"}, "got a localizer"),
     ],
 )
 def test_what_is_no_ct_slice_is_refused_by_what_it_is(tmp_path, elements, got):

@@ -359,6 +359,17 @@ def test_codes_in_small_letters_are_codes(tmp_path):
     np.testing.assert_array_equal(load_ct(tmp_path).array_zyx[:, ::-1, ::-1], HU)
 
 
+@pytest.mark.parametrize("modality", ["CT", "ct"])
+def test_a_slice_of_a_class_that_none_knows_is_missed_whatever_the_letters_of_its_modality(tmp_path, modality):
+    def damage(ds, k):
+        ds.Modality = modality
+        if k == END:
+            ds.SOPClassUID, ds.SeriesInstanceUID = "1.2.840.10008.5.1.4.1.1.2.77", f"{ds.SeriesInstanceUID}.7"
+
+    write_series(tmp_path, damage)
+    assert "FOLDER/004.dcm must say what it is and where it belongs" in refusal_of(tmp_path)
+
+
 @pytest.mark.parametrize("unit", ["MGML", "Z_EFF", "OD"])
 def test_an_iodine_map_is_refused_by_its_unit(tmp_path, unit):
     write_series(tmp_path, every(RescaleType=unit))
