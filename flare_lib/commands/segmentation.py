@@ -34,7 +34,9 @@ def segment(
     device: Device = "auto",
     precision: Precision = "auto",
     margin_mm: Annotated[float, typer.Option(min=0.0, help="How far beyond the organs the fine stage looks.")] = 20.0,
-    weights_dir: Annotated[Path | None, typer.Option(help="Folder with your own coarse and fine weights.")] = None,
+    weights_dir: Annotated[
+        Path | None, typer.Option(help="Folder with your own coarse and fine weights (and thin).")
+    ] = None,
     series: _Series = None,
     nnunet: Annotated[
         Path | None,

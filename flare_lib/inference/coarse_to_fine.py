@@ -18,7 +18,7 @@ from flare_lib.ct.hu import hu_doubts
 from flare_lib.ct.preprocess import find_foreground
 from flare_lib.ct.resample import place_resampled
 from flare_lib.ct.roi import Box, bounding_box, check_margin, crop_volume, paste
-from flare_lib.ct.volume import Triple, Volume
+from flare_lib.ct.volume import Triple, Volume, extent_mm
 from flare_lib.inference.plausibility import anatomy_doubts
 from flare_lib.inference.postprocess import MAX_DISTANCE_MM, MIN_SHARE, Report, check_rules, postprocess
 from flare_lib.inference.slice_interpolation import resize_argmax
@@ -26,7 +26,7 @@ from flare_lib.inference.sliding_window import Slab, Weights, fitted_patch, slid
 from flare_lib.inference.stages import PatchPredictor, ResizablePredictor, Stage
 from flare_lib.machine.progress import StageProgress, of_stage
 
-THIN_SHARE = 0.25  # of a patch's height: slabs up to this are shown in lower patches
+THIN_SHARE = 0.25  # of the height of the last stage's patch: bodies up to this are shown in lower patches
 
 # what `postprocess` does once its settings are chosen
 CleanUp = Callable[[np.ndarray, Triple], tuple[np.ndarray, Report]]
@@ -74,7 +74,8 @@ def segment(
     sliding window, in patches. `fit_tiles`: the most voxels of a tile of the fine stage, in patches; above 1, tiles are
     fitted to the region (`fitted_patch`), unless the stage cannot change its patch. `progress(stage, tiles done, tiles
     in total)` is called along the way. If the coarse stage finds nothing, the fine stage looks at the whole foreground,
-    and the notes say so. Raises the errors of `check_rules` and `check_margin` before any work is done, ValueError for
+    and the notes say so. A body no higher than a quarter of the fine stage's patch is shown in lower ones (`lowered`).
+    Raises the errors of `check_rules` and `check_margin` before any work is done, ValueError for
     a step outside (0, 1] or a `fit_tiles` below 1, and MemoryError if a device is full.
     """
     check_margin(margin_mm)
@@ -82,6 +83,8 @@ def segment(
     foreground = find_foreground(ct.array_zyx)
     body = crop_volume(ct, foreground)
     run.lap("foreground")
+    if is_thin(body, fine):
+        coarse, fine = lowered(coarse, body), lowered(fine, body)
     seen, roi = run.find_region(body, coarse, tile_steps[0], margin_mm)
     # a patch that reaches beyond a small region shows what lies there, not air: a neck is known by its jaw
     roi = roi.grow(getattr(fine, "patch_mm", (0.0, 0.0, 0.0)), body.spacing_zyx_mm, body.shape_zyx)
@@ -108,6 +111,7 @@ def segment_in_one_stage(
     foreground = find_foreground(ct.array_zyx)
     body = crop_volume(ct, foreground)
     run.lap("foreground")
+    stage = lowered(stage, body) if is_thin(body, stage) else stage
     labels = run.segment_region(body, stage, tile_step, "one stage", fit_tiles)
     return run.result(ct, labels, foreground, None, scale=scale_of(stage))
 
@@ -117,19 +121,29 @@ def scale_of(stage: Stage) -> float | None:
     return getattr(stage, "scale", None)
 
 
-def low_patch(stage: PatchPredictor, n_slices: int) -> PatchPredictor:
-    """Return the stage with a patch no higher than `n_slices` take, if those are a thin slab of a body.
+def is_thin(body: Volume, stage: Stage) -> bool:
+    """Return whether a body's slices fill at most a `THIN_SHARE` of the stage's patch; False without a `patch_mm`."""
+    return _height_mm(body) <= THIN_SHARE * getattr(stage, "patch_mm", (0.0, 0.0, 0.0))[0]
+
+
+def lowered(stage: Stage, body: Volume) -> Stage:
+    """Return the stage with a patch no higher than the body, or as it is if its patch cannot change.
 
     A scan of a few centimetres fills a small part of a patch, and the rest would be air, by which a net that normalises
-    what it sees is misled. In a patch as low as the net's strides allow, there is little of it. Slabs of more than a
-    THIN_SHARE of the patch, and stages whose patch cannot change, stay as they are. Measured: benchmarks/README.md,
-    `weights`.
+    what it sees is misled. In a patch as low as the net's strides allow, there is little of it. Measured:
+    benchmarks/README.md, `weights`.
     """
-    if n_slices > THIN_SHARE * stage.patch_size[0] or not isinstance(stage, ResizablePredictor):
+    patch_mm = getattr(stage, "patch_mm", None)
+    if patch_mm is None or not isinstance(stage, ResizablePredictor):
         return stage
     z, y, x = stage.patch_size
     multiple = stage.size_multiple[0]
+    n_slices = max(1, round(_height_mm(body) / patch_mm[0] * z))  # of the stage's image
     return stage.with_patch((min(z, math.ceil(n_slices / multiple) * multiple), y, x))
+
+
+def _height_mm(body: Volume) -> float:
+    return extent_mm(body.shape_zyx, body.spacing_zyx_mm)[0]
 
 
 def _rules(max_distance_mm: float, min_share: float) -> CleanUp:
@@ -193,8 +207,7 @@ class Run:
         """Return what the coarse stage sees in a body, cleaned up on its own grid, and the box to look at closely."""
         image = coarse.prepare(body)
         self.lap("coarse preprocessing")
-        low = low_patch(coarse, image.shape[1])
-        slabs = [slab.scores.argmax(dim=0) for slab in self.slide(image, low, tile_step, "coarse")]
+        slabs = [slab.scores.argmax(dim=0) for slab in self.slide(image, coarse, tile_step, "coarse")]
         coarse_labels = torch.cat(slabs).to(torch.uint8).cpu().numpy()
         self.lap("coarse net")
         seen = place_resampled(body, coarse_labels)
@@ -211,7 +224,7 @@ class Run:
         """Return the labels of a region on its own grid, cleaned up."""
         image = stage.prepare(region)
         self.lap(f"{name} preprocessing")
-        slabs = self.slide(image, low_patch(stage, image.shape[1]), tile_step, name, fit_tiles=fit_tiles)
+        slabs = self.slide(image, stage, tile_step, name, fit_tiles=fit_tiles)
         labels = resize_argmax(slabs, region.shape_zyx, in_shape_zyx=image.shape[1:])
         self.lap(f"{name} net, resize + argmax")
         labels = self.clean_up(labels, region.spacing_zyx_mm, name)

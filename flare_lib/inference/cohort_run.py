@@ -45,7 +45,7 @@ from flare_lib.network.weights import load_trained, packaged_weights
 
 Also = Callable[[Path, str, Volume, np.ndarray], None]  # (folder, name, CT, label map): a picture, for example
 
-_PROCESS_MIB = 900.0  # torch, both nets and what they compute
+_PROCESS_MIB = 900.0  # torch, the nets and what they compute
 _PATCH_MIB = 150.0  # for tiles of one patch more: 137 measured of the packaged fine net (benchmarks/README.md)
 _BYTES_PER_VOXEL = 4  # the CT, its labels, and what exists for a moment
 _BYTES_OF_WHOLE_BODY = 10  # the same where no region is chosen: labels before and after the clean-up, its components

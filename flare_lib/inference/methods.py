@@ -43,12 +43,12 @@ class Ensemble:
 class Settings:
     """How CTs are segmented.
 
-    `weights_dir`: a folder of coarse and fine weights; None for the packaged ones. `nnunet`: a results folder of
-    nnU-Net whose nets give the labels; `folds`: which of them, or every one if empty; `roi`: only within the coarse
-    net's box. `margin_mm`: how far beyond the organs the last net looks. `tile_step`: how far apart its tiles lie, in
-    patches; `fit_tiles`: how many patches a tile fitted to the CT may hold. `scale`: how much larger than it is the two
-    nets see the body. `device`, `precision`, `engine`: see `load_stages`. `ensemble`: make pseudo-labels with these
-    nets instead, whose tiles are patches.
+    `weights_dir`: a folder of coarse and fine weights, and of those for thin scans if there are any; None for the
+    packaged ones. `nnunet`: a results folder of nnU-Net whose nets give the labels; `folds`: which of them, or
+    every one if empty; `roi`: only within the coarse net's box. `margin_mm`: how far beyond the organs the last net
+    looks. `tile_step`: how far apart its tiles lie, in patches; `fit_tiles`: how many patches a tile fitted to the
+    CT may hold. `scale`: how much larger than it is the two nets see the body. `device`, `precision`, `engine`: see
+    `load_stages`. `ensemble`: make pseudo-labels with these nets instead, whose tiles are patches.
     """
 
     weights_dir: Path | None = None

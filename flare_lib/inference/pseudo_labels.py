@@ -19,7 +19,7 @@ from flare_lib.ct.labels import IGNORED
 from flare_lib.ct.preprocess import find_foreground
 from flare_lib.ct.roi import crop_volume
 from flare_lib.ct.volume import Volume, triple
-from flare_lib.inference.coarse_to_fine import Run, Segmentation, low_patch, scale_of
+from flare_lib.inference.coarse_to_fine import Run, Segmentation, is_thin, lowered, scale_of
 from flare_lib.inference.postprocess import MIN_SHARE, postprocess
 from flare_lib.inference.slice_interpolation import resize_argmax, resized_slices
 from flare_lib.inference.stages import Stage
@@ -74,10 +74,11 @@ def _mean_probabilities(run: Run, body: Volume, stages: Sequence[Stage], tile_st
     """
     sums, grid = torch.empty(0), (0, 0, 0)
     for k, stage in enumerate(stages, start=1):
+        stage = lowered(stage, body) if is_thin(body, stage) else stage
         image = stage.prepare(body)
         shape = triple(image.shape[1:])
         grid = grid if sums.numel() else shape
-        slabs = run.slide(image, low_patch(stage, shape[0]), tile_step, f"view {k}", weights="gaussian")
+        slabs = run.slide(image, stage, tile_step, f"view {k}", weights="gaussian")
         for z, probabilities in resized_slices(slabs, shape, grid):
             if not sums.numel():
                 sums = probabilities.new_zeros((len(probabilities) + 1, *grid))

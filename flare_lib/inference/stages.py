@@ -5,7 +5,7 @@
 
 import copy
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -78,17 +78,17 @@ class NetStage(ResizablePredictor):
         precision: str | Precision = "auto",
         engine: str = "torch",
     ) -> None:
-        self.net = copy.deepcopy(trained.net).to(device).eval()
         self.scale = 1.0
         self.preprocessing, self.patch_size = trained.preprocessing, trained.patch_size
         self.device = torch.device(device)
         self.precision = choose_precision(precision, device=self.device)
         check_engine(engine, self.device)
-        self._compiled = engine == "openvino"
-        self._finest = self._finest_of(self.net)
         if thin is not None:
             _check_alike(trained, thin)
-        self._thin = None if thin is None else copy.deepcopy(thin.net).to(device).eval()
+        ready = partial(_ready, device=self.device, precision=self.precision, compiled=engine == "openvino")
+        self._taught_slices = trained.patch_size[0]
+        self._own = self.net, self._finest = ready(trained)
+        self._thin = None if thin is None else cache(partial(ready, thin))  # compiled once a thin scan comes
 
     @property
     def patch_mm(self) -> Triple:
@@ -113,9 +113,8 @@ class NetStage(ResizablePredictor):
     def with_patch(self, patch_size: Shape) -> Self:
         """Return the same stage for patches of this size (z, y, x); lower ones are the `thin` net's if it has one."""
         other = super().with_patch(patch_size)
-        if self._thin is not None and patch_size[0] < self.patch_size[0]:
-            other.net, other._thin = self._thin, None
-            other._finest = other._finest_of(other.net)
+        low = patch_size[0] < self._taught_slices
+        other.net, other._finest = self._thin() if low and self._thin is not None else self._own
         return other
 
     def prepare(self, ct: Volume) -> torch.Tensor:
@@ -129,9 +128,12 @@ class NetStage(ResizablePredictor):
                 logits = self._finest(patch.to(self.device))
             return logits.float().softmax(dim=1)
 
-    def _finest_of(self, net: UNet) -> Predict:
-        """Return what computes a net's finest logits for patches of this stage's size."""
-        return compile_net(net, self.patch_size, self.precision) if self._compiled else partial(finest_in_place, net)
+
+def _ready(trained: TrainedNet, *, device: torch.device, precision: Precision, compiled: bool) -> tuple[UNet, Predict]:
+    """Return a copy of a net that infers on `device`, and what computes its finest logits."""
+    net = copy.deepcopy(trained.net).to(device).eval()
+    finest = compile_net(net, trained.patch_size, precision) if compiled else partial(finest_in_place, net)
+    return net, finest
 
 
 def _check_alike(trained: TrainedNet, thin: TrainedNet) -> None:

@@ -16,7 +16,7 @@ from flare_lib.ct.resample import resample_trilinear, resampled_shape
 from flare_lib.ct.roi import crop_volume
 from flare_lib.ct.volume import Volume
 from flare_lib.evaluation.metrics import dice_scores
-from flare_lib.inference.coarse_to_fine import low_patch, segment, segment_in_one_stage
+from flare_lib.inference.coarse_to_fine import is_thin, lowered, segment, segment_in_one_stage
 from flare_lib.inference.plausibility import anatomy_doubts
 from flare_lib.inference.sliding_window import n_tiles
 from flare_lib.machine.precision import FLOAT32
@@ -110,6 +110,10 @@ class Resizable(Oracle):
         super().__init__(spacing_zyx_mm, patch_size)
         self.shown = shown
 
+    @property
+    def patch_mm(self):
+        return tuple(n * mm for n, mm in zip(self.patch_size, self.spacing_zyx_mm, strict=True))
+
     def with_patch(self, patch_size):
         return Resizable(self.spacing_zyx_mm, patch_size, self.shown)
 
@@ -146,24 +150,30 @@ def test_tiles_that_cannot_be_fitted_are_refused_or_stay_as_they_are():
 
 
 @pytest.mark.parametrize(
-    ("n_slices", "height"),
-    [(1, 8), (8, 8), (9, 16), (10, 16), (11, 40), (40, 40), (50, 40)],  # of 40, up to 10 are few
+    ("n_slices", "height", "thin"),
+    [(1, 8, True), (4, 8, True), (5, 16, True), (6, 16, False), (15, 32, False), (40, 40, False)],  # of 7 mm
 )
-def test_a_thin_slab_is_shown_in_a_patch_as_low_as_it_can_be(n_slices, height):
-    stage = Resizable((4.0, 3.5, 3.2), (40, 20, 22), [])
-    assert low_patch(stage, n_slices).patch_size == (height, 20, 22)
+def test_a_thin_body_is_shown_in_a_patch_as_low_as_it_can_be(n_slices, height, thin):
+    stage = Resizable((4.0, 3.5, 3.2), (40, 20, 22), [])  # of 160 mm: a quarter is 40
+    body = Volume.from_array(np.zeros((n_slices, 9, 12), np.int16), (7.0, 2.0, 1.9))
+    assert lowered(stage, body).patch_size == (height, 20, 22)
+    assert is_thin(body, stage) == thin
     assert stage.patch_size == (40, 20, 22)
     fixed = Oracle((4.0, 3.5, 3.2), (40, 20, 22))
-    assert low_patch(fixed, n_slices) is fixed
+    assert (is_thin(body, fixed), lowered(fixed, body)) == (False, fixed)
 
 
-def test_both_stages_see_a_thin_slab_in_low_patches_and_its_labels_are_right():
+@pytest.mark.parametrize(("n_slices", "heights"), [(6, ({8}, {8})), (7, ({24}, {32}))])
+def test_both_stages_see_a_thin_body_in_low_patches_and_its_labels_are_right(n_slices, heights):
     ct = abdomen((36, 72, 100), (5.0, 3.0, 2.9))
-    slab = Volume.from_array(ct.array_zyx[14:20], ct.spacing_zyx_mm)  # 30 mm
+    slab = Volume.from_array(ct.array_zyx[14 : 14 + n_slices], ct.spacing_zyx_mm)
     coarse, fine = Resizable((6.0, 7.0, 5.0), (24, 20, 22), []), Resizable((4.0, 3.5, 3.2), (32, 20, 22), [])
-    result = segment(slab, coarse, fine)
-    assert {coarse.patch_size[0], *(size[0] for size in coarse.shown + fine.shown)} == {24, 8}
+    result = segment(slab, coarse, fine)  # up to 32 mm, a quarter of the fine stage's 128, are thin for both
+    assert tuple({size[0] for size in stage.shown} for stage in (coarse, fine)) == heights
     assert dice_scores(result.label_map_zyx, labels_of(slab)).min() >= 0.9
+    alone = Resizable((4.0, 3.5, 3.2), (32, 20, 22), [])
+    segment_in_one_stage(slab, alone)
+    assert {size[0] for size in alone.shown} == heights[1]
 
 
 def test_a_coarse_stage_that_finds_nothing_hands_over_the_whole_foreground_and_says_so():

@@ -103,7 +103,9 @@ def test_patches_lower_than_the_nets_own_are_computed_by_the_net_of_thin_scans(t
             expected = taught.net.eval()(part)[0].softmax(dim=1)
         torch.testing.assert_close(other.predict_patch(part), expected, atol=1e-5, rtol=0)
         assert (other.scale, other.preprocessing) == (stage.scale, stage.preprocessing)
-    assert (stage.patch_size, stage.with_patch((4, 16, 20)).with_patch((6, 16, 20)).patch_size[0]) == (PATCH, 6)
+        again = other.with_patch(stage.patch_size)
+        assert (again.net, again.patch_size) == (stage.net, PATCH)
+        assert other.with_patch((6, 16, 20)).net is stage.with_patch((4, 16, 20)).net  # one copy, however often
 
 
 @pytest.mark.parametrize(
