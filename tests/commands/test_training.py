@@ -1,6 +1,7 @@
 """One stage's training: weights that `segment` can use, and what is told before any work."""
 
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -60,9 +61,10 @@ def test_the_commands_that_repeat_the_packaged_weights_lead_from_one_to_the_next
     save(tmp_path / "UNLABELLED" / "images" / "a_0000.nii.gz", ct, np.diag([8.0, 8.0, 8.0, 1.0]))
     monkeypatch.chdir(tmp_path)
     section = README.read_text(encoding="utf-8").split("### Repeating the training of the packaged weights")[1]
-    commands = [shlex.split(line, comments=True)[1:] for line in section.split("```")[1].strip().splitlines()]
+    lines = [line for block in section.split("```")[1:4:2] for line in block.strip().splitlines()]
+    *commands, copy, copy_card = (shlex.split(line, comments=True)[1:] for line in lines)
     names = [command[0] for command in commands]
-    assert names == ["train", "train", "fetch", "pseudo-label", "train", "train", "segment"]
+    assert names == ["train", "train", "fetch", "pseudo-label", "train", "train", "segment", "train"]
     for command in commands:
         beside = []
         if command[0] == "train":
@@ -77,7 +79,10 @@ def test_the_commands_that_repeat_the_packaged_weights_lead_from_one_to_the_next
         card = load_trained(tmp_path / "round2" / name).card
         assert (card["started_from"], card["ema_decay"]) == (name, 0.98)
         assert card["training_set"]["sources"]["pseudo_labelled"] == 1
-    stages.load_stages(Path(commands[-1][-1]))
+    for source, target in (copy, copy_card):  # the last training's, from slabs
+        shutil.copy(source, target)
+    _, fine = stages.load_stages(Path(commands[-2][-1]))
+    assert fine.with_patch((4, 16, 12)).net is not fine.net
 
 
 @pytest.mark.parametrize(
