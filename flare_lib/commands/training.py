@@ -48,6 +48,7 @@ def train(
     check_new_folder(output)
 
     from flare_lib.machine.device import choose_device
+    from flare_lib.machine.distributed import is_first_process
     from flare_lib.machine.precision import choose_precision
     from flare_lib.training import recipes
     from flare_lib.training.stage import train_stage
@@ -72,14 +73,16 @@ def train(
             pool=chosen_pool(side_by_side, scheduler),  # opened when there are cases to prepare
             on_step=lambda step, loss: bars(stage, step + 1, recipe.n_steps, unit="step", beside=f"loss {loss:.3f}"),
             progress=lambda what, done, total: bars(what, done, total, unit="case"),
-            on_note=tell_note,
+            on_note=tell_note if is_first_process() else None,
         )
+    if not is_first_process():
+        return
     if init is not None:
         typer.echo(f"started from all tensors of {init}, same names and shapes")
     if preset == "release" and not {"cases", "pseudo_labelled"} & recipe.sources.keys():
         tell_note(
             "these weights know painted CTs alone; in a second round, as the packaged ones had, they learn from real "
-            "CTs that they have labelled: flare pseudo-label, then --preset real (data/README.md)"
+            "CTs that they have labelled: flare pseudo-label, then flare train --preset real --pseudo-labelled FOLDER"
         )
     seconds = time.monotonic() - began
     typer.echo(

@@ -225,27 +225,27 @@ def expected_memory_mib(case: Case, settings: Settings) -> float:
     if ensemble is None:
         larger = 0.0
         if settings.scale > 1:
-            per_mm2, per_mm3 = _bytes_at_own_scale(settings.weights_dir)
+            per_mm2, per_mm3 = _bytes_at_own_scale(settings.weights_dir, weights_stamp(settings))
             larger = across * (per_mm2 * (settings.scale**2 - 1) + along * per_mm3 * (settings.scale**3 - 1))
         return mib + (_BYTES_PER_VOXEL * n_voxels + larger) / 2**20
-    nets = _nets_of(ensemble)
+    nets = _nets_of(ensemble, weights_stamp(settings))
     scores = nets.bytes_per_mm3 * across * (along + nets.patch_mm)  # the mean, and the sums of a row of tiles
     return mib + (nets.held_bytes + scores + _BYTES_OF_WHOLE_BODY * n_voxels) / 2**20
 
 
 @functools.lru_cache(maxsize=1)
-def _bytes_at_own_scale(weights_dir: Path | None) -> tuple[float, float]:
+def _bytes_at_own_scale(weights_dir: Path | None, _stamp: str) -> tuple[float, float]:
     """Return what the fine net's scores take per mm2 across the body, and its image per mm3; 0 if it cannot be read.
 
-    The scores are the sums of a row of tiles and the slab of their averages.
+    The scores are the sums of a row of tiles and the slab of their averages. Weights with another stamp are read anew.
     """
     try:
         fine = load_trained(packaged_weights("fine") if weights_dir is None else weights_dir / "fine")
     except (OSError, ValueError):  # opening the method will say so
         return 0.0, 0.0
     z, y, x = fine.preprocessing.spacing_zyx_mm
-    n_slices = fine.net.architecture["n_classes"] * (fine.patch_size[0] + SLAB_SLICES)
-    return 4 * n_slices / (y * x), 4 / (z * y * x)
+    n_scores = fine.net.architecture["n_classes"] * (fine.patch_size[0] + SLAB_SLICES)  # of a column of voxels
+    return 4 * n_scores / (y * x), 4 / (z * y * x)
 
 
 class _Nets(NamedTuple):
@@ -255,8 +255,8 @@ class _Nets(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1)
-def _nets_of(ensemble: Ensemble) -> _Nets:
-    """Return what the nets of pseudo-labels hold; nothing for nets that cannot be read."""
+def _nets_of(ensemble: Ensemble, _stamp: str) -> _Nets:
+    """Return what the nets of pseudo-labels hold; nothing for nets that cannot be read, another stamp: read anew."""
     weights, answer, first = 0, 0, None
     try:
         for path in ensemble.weights:

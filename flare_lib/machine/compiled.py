@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
 try:
@@ -18,6 +18,8 @@ try:
     from numba.core import event
 except ValueError as error:  # numba's own variables
     told = ", ".join(f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("NUMBA_"))
+    if not told:  # something else is wrong
+        raise
     raise ValueError(f"numba must be able to do what its variables ask for, got {told}: {error}") from error
 
 HAND_OVER_S = 1e-4  # how long the block waits for a thread that compiles; Python's 5 ms at each of a net's steps add up
@@ -58,18 +60,41 @@ def compiling_ahead(*calls: Callable[[], object]) -> Iterator[None]:
         thread.join()
 
 
+class _WhileCompiling:
+    """The process's settings while threads compile: the first to come sets them, the last to go restores them."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._n_threads = 0
+        self._before = (sys.getswitchinterval(), gc.get_threshold())
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._n_threads:
+                self._before = (sys.getswitchinterval(), gc.get_threshold())
+                sys.setswitchinterval(HAND_OVER_S)
+                _, (n_objects, *rarer) = self._before
+                if n_objects:  # 0: never
+                    gc.set_threshold(max(n_objects, OBJECTS), *rarer)
+            self._n_threads += 1
+
+    def __exit__(self, *_exception: object) -> None:
+        with self._lock:
+            self._n_threads -= 1
+            if not self._n_threads:
+                interval, threshold = self._before
+                sys.setswitchinterval(interval)
+                gc.set_threshold(*threshold)
+
+
+_WHILE_COMPILING = _WhileCompiling()
+
+
 def _make(calls: tuple[Callable[[], object], ...]) -> None:
-    interval, (n_objects, *rarer) = sys.getswitchinterval(), gc.get_threshold()
-    sys.setswitchinterval(HAND_OVER_S)
-    if n_objects:  # 0: never
-        gc.set_threshold(max(n_objects, OBJECTS), *rarer)
-    try:
+    with _WHILE_COMPILING:
         for call in calls:
             with suppress(Exception):
                 call()
-    finally:
-        sys.setswitchinterval(interval)
-        gc.set_threshold(n_objects, *rarer)
 
 
 @contextmanager

@@ -41,6 +41,11 @@ def rank_and_count() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
+def is_first_process() -> bool:
+    """Return whether this process speaks for all: torchrun's first or only one, joined to others yet or not."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     """Return the sum of a tensor over all processes, gradients included; the tensor itself if there is only one."""
     if rank_and_count()[1] == 1:

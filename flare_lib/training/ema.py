@@ -18,8 +18,13 @@ def update_average(average: nn.Module, net: nn.Module, step: int, decay: float) 
     """Take the net's weights after a step, counted from 1, into the average, a net of the same form, in place.
 
     `decay` is from 0 (the average is the last weights) to below 1. Buffers are copied: they may be counters. A net
-    without weights has none to average.
+    without weights has none to average. Raises ValueError for a step below 1, a decay outside [0, 1) and a net of
+    another form.
     """
+    if step < 1:
+        raise ValueError(f"the step must be 1 or more, got {step}")
+    if not 0 <= decay < 1:
+        raise ValueError(f"the decay must be from 0 to below 1, got {decay}")
     share = max(1 - decay, 1 / step)
     for mean, weight in zip(average.parameters(), net.parameters(), strict=True):
         mean.lerp_(weight, share)

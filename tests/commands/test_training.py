@@ -37,11 +37,20 @@ def test_train_writes_weights_that_segment_can_use(flare, persons, tmp_path):
         )
         assert (code, len(err)) == (0, 1)
         assert err[0].startswith("note: these weights know painted CTs alone; ")
+        assert err[0].endswith("flare pseudo-label, then flare train --preset real --pseudo-labelled FOLDER")
         assert out[-1].startswith("2 steps")
         assert (name == "fine") == (f"started from all tensors of {tmp_path / 'trained' / 'coarse'}" in out[0])
         assert out[-1].endswith(f"wrote {tmp_path / 'trained' / name}.safetensors and its card")
     coarse, fine = stages.load_stages(tmp_path / "trained")
     assert (coarse.patch_size, fine.preprocessing.spacing_zyx_mm) == ((8, 16, 12), (8.0, 8.0, 8.0))
+
+
+def test_of_several_processes_one_says_what_was_done(flare, persons, tmp_path, monkeypatch):
+    changes = [part for change in (*SMALL, "spacing_zyx_mm=(8,8,8)", *ONLY_PAINTED) for part in ("--set", change)]
+    monkeypatch.setenv("RANK", "1")
+    told = flare("train", "coarse", "--label-maps", persons, "-o", tmp_path / "trained", "--workers", "0", *changes)
+    assert told == (0, [], [])
+    assert (tmp_path / "trained" / "coarse.safetensors").exists()
 
 
 README = Path(__file__).parents[2] / "data" / "README.md"

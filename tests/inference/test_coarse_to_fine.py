@@ -17,7 +17,7 @@ from flare_lib.ct.roi import crop_volume
 from flare_lib.ct.volume import Volume
 from flare_lib.evaluation.metrics import dice_scores
 from flare_lib.inference.coarse_to_fine import is_thin, lowered, segment, segment_in_one_stage
-from flare_lib.inference.plausibility import anatomy_doubts
+from flare_lib.inference.plausibility import MAX_SCALE, anatomy_doubts
 from flare_lib.inference.sliding_window import n_tiles
 from flare_lib.machine.precision import FLOAT32
 
@@ -292,6 +292,23 @@ def test_what_is_known_of_the_ct_comes_with_the_result():
     assert list(result.clean_up) == ["one stage"]
     np.testing.assert_array_equal(result.coarse.array_zyx, result.label_map_zyx)  # the one stage is the coarse one too
     assert list(result.seconds)[:2] == ["foreground", "one stage preprocessing"]
+
+
+@pytest.mark.parametrize("stages", [(COARSE,), ()])
+def test_a_small_body_is_doubted_unless_the_last_stage_saw_it_larger(stages):
+    adult = abdomen((21, 60, 80), (6.1, 4.1, 4.0))
+    child = Volume.from_array(adult.array_zyx, (6.1, 2.5, 2.4))
+    fine = Oracle((3.2, 2.8, 2.5), (32, 26, 30))
+
+    def noted(scale):
+        fine.scale = scale
+        result = (segment if stages else segment_in_one_stage)(child, *stages, fine)
+        assert "liver" in {ORGANS[k - 1].name for k in np.unique(result.label_map_zyx) if k}
+        return [note for note in result.notes if "mm across" in note]
+
+    (told,) = noted(1.0)
+    assert told.startswith("the body is only ")
+    assert noted(MAX_SCALE) == []
 
 
 def test_the_number_format_of_every_net_that_has_one_is_told(monkeypatch):

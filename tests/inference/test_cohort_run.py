@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from itertools import pairwise
 
 import nibabel as nib
 import numpy as np
@@ -238,6 +239,26 @@ def test_memory_of_pseudo_labels_is_that_of_all_their_scores_and_of_the_nets(cas
     assert expected_memory_mib(series, Settings(ensemble=ensemble)) == pytest.approx(nothing + expected)
     lost = Ensemble((tmp_path / "lost",), (1.0,))
     assert expected_memory_mib(series, Settings(ensemble=lost)) == pytest.approx(nothing + 10)
+
+
+def test_weights_saved_in_place_of_others_are_counted_anew(tmp_path):
+    preprocessing = {"spacing_zyx_mm": [4.0, 2.0, 1.5], "window_hu": [-325.0, 325.0], "mean_hu": None, "sd_hu": None}
+    nib.save(nib.Nifti1Image(np.zeros((40, 50, 30), np.int16), np.diag([3.0, 2.0, 5.0, 1.0])), tmp_path / "ct.nii.gz")
+    case = Case("a", tmp_path / "ct.nii.gz")
+    ensemble = Ensemble((tmp_path / "coarse", tmp_path / "fine"), (1.0,))
+
+    def expected():
+        return [expected_memory_mib(case, how) for how in (Settings(tmp_path, scale=2.0), Settings(ensemble=ensemble))]
+
+    seen = [expected()]
+    for n_classes in (4, 14):
+        net = UNet(1, n_classes, (3, 5), ((1, 2, 2),), n_heads=1)
+        for name in ("coarse", "fine"):
+            save_trained(tmp_path / name, net, {"preprocessing": preprocessing, "patch_size": [8, 16, 12]})
+        seen.append(expected())
+    for before, after in pairwise(seen):
+        assert (np.array(after) > before).all()
+    assert expected() == seen[-1]
 
 
 def test_workers_are_counted_by_the_memory_of_fitted_tiles(segmented, cases, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from flare_lib.ct.labels import IGNORED
 from flare_lib.ct.resample import resample_trilinear
 from flare_lib.ct.volume import Volume
 from flare_lib.inference.coarse_to_fine import Run
+from flare_lib.inference.plausibility import MAX_SCALE
 from flare_lib.inference.pseudo_labels import _mean_probabilities, pseudo_labels
 from flare_lib.inference.sliding_window import SLAB_SLICES
 from flare_lib.network.complexity import LiveBytes
@@ -120,6 +121,21 @@ def test_notes_are_about_the_organs_and_steps_are_timed(body):
     nothing = pseudo_labels(ct_of(body), [Reader({})])
     assert "none of the 13 organs was found: does this CT show an abdomen?" in nothing.notes
     assert not nothing.label_map_zyx.any()
+
+
+def test_a_small_body_is_doubted_unless_the_first_net_saw_it_larger():
+    array = np.full((10, 36, 44), -1000)
+    array[:, 5:31, 6:38] = 0
+    array[2:8, 12:20, 14:24] = 10
+
+    def noted(scale):
+        stage = Reader({10: (0.0, 1.0, 0.0)})
+        stage.scale = scale
+        return [note for note in pseudo_labels(ct_of(array), [stage]).notes if "mm across" in note]
+
+    (told,) = noted(1.0)
+    assert told.startswith("the body is only 5")  # of 52 x 48 mm
+    assert noted(MAX_SCALE) == []
 
 
 class TwoClasses(Reader):

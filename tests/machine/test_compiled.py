@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from threading import Event
 
 import pytest
 from numba import float64
@@ -86,6 +87,29 @@ def test_garbage_is_searched_for_less_often_meanwhile_but_never_where_it_never_w
         gc.set_threshold(*before)
 
 
+def test_blocks_that_overlap_leave_the_settings_as_the_first_found_them():
+    def settings():
+        return sys.getswitchinterval(), gc.get_threshold()
+
+    def block():
+        compiles, done = Event(), Event()
+        return compiling_ahead(compiles.set, lambda: done.wait(60)), compiles, done
+
+    before = settings()
+    (first, first_compiles, first_done), (second, second_compiles, second_done) = block(), block()
+    with first:
+        first_compiles.wait(60)
+        meanwhile = settings()
+        second.__enter__()
+        second_compiles.wait(60)
+        first_done.set()
+    while_the_second_compiles = settings()
+    second_done.set()
+    second.__exit__(None, None, None)
+    assert while_the_second_compiles == meanwhile != before
+    assert settings() == before
+
+
 @pytest.mark.parametrize("path", sorted(LIBRARY.rglob("*.py")), ids=lambda path: path.stem)
 def test_the_library_compiles_in_this_one_way(path):
     if path.name != "compiled.py":
@@ -100,3 +124,12 @@ def test_variables_that_numba_cannot_follow_are_named_in_one_line():
     code = "try:\n import flare_lib.machine.compiled\nexcept ValueError as error:\n print(error)"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert "what its variables ask for, got NUMBA_NUM_THREADS=0, NUMBA_OPT=3: Number of threads" in done.stdout
+
+
+def test_an_error_of_numbas_own_is_not_put_down_to_variables_that_nobody_set(tmp_path):
+    (tmp_path / "numba.py").write_text("raise ValueError('another numpy')\n")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
+    environment |= {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(LIBRARY.parent)])}
+    code = "try:\n import flare_lib.machine.compiled\nexcept ValueError as error:\n print(error)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "another numpy\n"

@@ -12,6 +12,7 @@ from flare_lib.machine.distributed import (
     average_gradients,
     end_distributed,
     init_distributed,
+    is_first_process,
     main_process_first,
     rank_and_count,
 )
@@ -74,6 +75,15 @@ def test_two_processes_take_the_step_of_one_with_twice_the_batch(trained, kind):
         for other in two:
             torch.testing.assert_close(other[name], weight, rtol=0, atol=1e-5)
         assert torch.equal(two[0][name], two[1][name])
+
+
+def test_the_first_process_is_known_by_its_rank_before_it_joins_the_others(monkeypatch):
+    found = []
+    for rank in ("0", "1", "10"):
+        monkeypatch.setenv("RANK", rank)
+        found.append(is_first_process())
+    monkeypatch.delenv("RANK")
+    assert [*found, is_first_process()] == [True, False, False, True]
 
 
 def test_alone_nothing_happens(monkeypatch):

@@ -227,7 +227,7 @@ LEFT_TO_TORCH = {
 
 
 @pytest.mark.parametrize("name", [*LEARNT, *LEFT_TO_TORCH])
-def test_a_learnt_convolution_is_torchs_and_its_gradients_are_as_exact(monkeypatch, name):
+def test_a_learnt_convolution_is_torchs_and_its_gradients_are_exact_to_rounding(monkeypatch, name):
     tensors, how = (LEARNT | LEFT_TO_TORCH)[name]
     chosen, ours = kernels._Convolution.apply, []
     monkeypatch.setattr(kernels._Convolution, "apply", lambda *given: ours.append(1) or chosen(*given))
@@ -235,20 +235,20 @@ def test_a_learnt_convolution_is_torchs_and_its_gradients_are_as_exact(monkeypat
     def convolve(*them):
         return F.conv3d(*them, **how)
 
-    expected, plain = gradients(convolve, *tensors)
+    with torch.no_grad():
+        expected = convolve(*tensors)
     _, exact = gradients(convolve, *tensors, dtype=torch.float64)
     found, mine = gradients(convolve, *tensors, context=learning(CPU, FLOAT32))
     assert found.equal(expected)
-    assert len(mine) == len(plain) == sum(t is not None and t.requires_grad for t in tensors)
+    assert len(mine) == len(exact) == sum(t is not None and t.requires_grad for t in tensors)
     assert len(ours) == (name in LEARNT and kernels.has_x86_onednn())
-    for of_ours, of_torch, true in zip(mine, plain, exact, strict=True):
+    for of_ours, true in zip(mine, exact, strict=True):
         assert of_ours.shape == true.shape
-        torch.testing.assert_close(of_ours.double(), true, atol=2e-4, rtol=1e-4)
-        assert (of_ours - true).norm() <= 1.5 * (of_torch - true).norm() + 1e-6 * true.norm()
+        assert (of_ours - true).norm() <= 5e-6 * true.norm()  # float32 holds 7 digits, and thousands are summed up
 
 
 @pytest.mark.parametrize("n", [1, 3])
-def test_a_nets_gradients_are_as_close_to_those_of_double_precision_as_torchs_own(net, n):
+def test_a_nets_gradients_are_those_of_double_precision_to_rounding(net, n):
     patches = random(n, 2, 8, 12, 16)
 
     def of(net, patches, context):
@@ -259,12 +259,10 @@ def test_a_nets_gradients_are_as_close_to_those_of_double_precision_as_torchs_ow
         # a bias before a normalisation changes nothing: what its gradient holds is rounding alone
         return {name: p.grad.double() for name, p in net.named_parameters() if not name.endswith("conv.bias")}
 
-    plain, mine = (of(net, patches, context) for context in (nullcontext(), learning(CPU, FLOAT32)))
+    mine = of(net, patches, learning(CPU, FLOAT32))
     exact = of(net.double(), patches.double(), nullcontext())
     for name, true in exact.items():
-        apart, torchs = ((found[name] - true).norm() / true.norm() for found in (mine, plain))
-        assert apart <= 2 * torchs + 1e-6, name
-        assert apart < 1e-4, name
+        assert (mine[name] - true).norm() <= 2e-5 * true.norm(), name
 
 
 @onednn

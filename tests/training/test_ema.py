@@ -55,3 +55,21 @@ def test_the_net_stays_as_it_is_and_counters_are_copied():
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     assert average[1].num_batches_tracked == 1
     assert all(weight.grad is None and weight.requires_grad for weight in average.parameters())
+
+
+@pytest.mark.parametrize(
+    ("step", "decay", "told"),
+    [
+        (0, 0.9, "the step must be 1 or more, got 0"),
+        (1, 1.0, "the decay must be from 0 to below 1, got 1.0"),
+        (1, -0.1, "the decay must be from 0 to below 1, got -0.1"),
+    ],
+)
+def test_what_is_no_average_is_refused_and_nothing_is_changed(step, decay, told):
+    net, average = nets()
+    with torch.no_grad():
+        net[0].bias.fill_(7.0)
+    before = copy.deepcopy(average.state_dict())
+    with pytest.raises(ValueError, match=told):
+        update_average(average, net, step, decay)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in average.state_dict().items())
