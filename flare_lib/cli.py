@@ -21,6 +21,7 @@ from flare_lib.commands import cases, cohorts, course, evaluation, exports, segm
 from flare_lib.commands.terminal import tell_error, write_any_text
 from flare_lib.machine.extras import MissingExtra
 from flare_lib.machine.failures import reason_of
+from flare_lib.machine.home_folder import at_home
 from flare_lib.machine.huge_pages import ask_for_huge_pages
 
 
@@ -114,8 +115,7 @@ def run(arguments: Sequence[str]) -> int:
 def _at_home(argument: str) -> str:
     """Return an argument with `~` as the home folder: shells do not see it in `--output=~/labels`, and some nowhere."""
     option = re.match(r"--[\w-]+=|-\w(?=~)|", argument)[0]  # type: ignore[index]
-    path = argument[len(option) :]
-    return argument if os.path.lexists(path) else option + os.path.expanduser(path)
+    return option + at_home(argument[len(option) :])
 
 
 if __name__ == "__main__":  # because torchrun starts modules, not commands

@@ -81,7 +81,7 @@ def test_a_tilde_that_no_shell_has_seen_is_the_home_folder(flare, tmp_path, monk
     prints = [sys.executable, "-c", "import sys; sys.exit(sys.argv[1] != '~/x')", "~/x"]  # another program's argument
     assert flare("profile", "--output=~/a.json", "--", *prints)[0] == 0
     assert flare("profile", "-o~/b.json", "--figure", "~/b.svg", "--", *prints)[0] == 0
-    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["a.json", "b.json", "b.svg"]
+    assert sorted(path.name for path in (tmp_path / "home").glob("[!.]*")) == ["a.json", "b.json", "b.svg"]
     (tmp_path / "~").mkdir()
     assert flare("profile", "-o", "~/c.json", "--", *prints)[0] == 0  # what is there is meant
 

@@ -1,8 +1,10 @@
 """Settings as typed on the command line: name=value."""
 
 import ast
-import os
+from pathlib import Path
 from typing import Any
+
+from flare_lib.machine.home_folder import at_home
 
 _PLACES = ("_path", "_file", "_folder")  # a setting whose name ends like this holds a path
 
@@ -21,6 +23,6 @@ def parse_setting(text: str) -> tuple[str, Any]:
 def seen_from_here(setting: tuple[str, Any]) -> tuple[str, Any]:
     """Make a setting's path absolute, if it holds one: it may be read from a folder other than the current one."""
     name, value = setting
-    return name, os.path.abspath(os.path.expanduser(value)) if value and isinstance(value, str) and name.endswith(
-        _PLACES
-    ) else value
+    if value and isinstance(value, str) and name.endswith(_PLACES):
+        return name, str(Path(at_home(value)).absolute())  # `..` is kept: it may follow a link
+    return setting

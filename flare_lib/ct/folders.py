@@ -3,7 +3,8 @@
 import os
 import re
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 from flare_lib.ct.dicom_folder import ZIP_SUFFIX
@@ -12,26 +13,59 @@ from flare_lib.ct.nifti_file import SUFFIXES
 
 _ENDING = r"(\.nii|\.zip|\.dcm)?(\.gz)?$"  # of a CT's or a label map's name, upper or lower case
 _CHANNEL = "_0000"
-_NEVER_DICOM = (*SUFFIXES, ZIP_SUFFIX, ".csv", ".json", ".png", ".txt")  # names of files that are not even opened
+_NEVER_DICOM = (
+    *SUFFIXES,
+    ZIP_SUFFIX,
+    ".csv",
+    ".tsv",
+    ".json",
+    ".png",
+    ".txt",
+)  # names of files that are not even opened
 
 
-def case_name(path: Path, *, has_channel: bool = True) -> str:
-    """Return the name of a case: that of its file or folder, without format and channel number (if it has one).
+def case_name(path: Path) -> str:
+    """Return the name of a case: that of its file or folder, without format and channel number.
 
     nnU-Net and FLARE 2022 end the names of CTs in `_0000`. Where cases are counted from there (`case_0000`,
-    `case_0001`), the number is part of the name.
+    `case_0001`), the number is part of the name. For many paths see `case_namer`.
     """
-    name = re.sub(_ENDING, "", path.name, flags=re.IGNORECASE)
-    return name.removesuffix(_CHANNEL) if has_channel and not _counts_cases(path, name) else name
+    return case_namer()(path)
 
 
-def _counts_cases(path: Path, name: str) -> bool:
-    """Return whether `_0000` is the first number of many, not one channel of each: the only one in its folder."""
-    stem = name.removesuffix(_CHANNEL)
-    if stem == name or not os.path.lexists(path.with_name(path.name.replace(name, f"{stem}_0001", 1))):
-        return False
-    others = (case_name(Path(other), has_channel=False) for other in os.listdir(path.parent))
-    return sum(other.endswith(_CHANNEL) for other in others) == 1
+def case_namer(labelled: Collection[str] = ()) -> Callable[[Path], str]:
+    """Return `case_name` for many paths: it lists every folder once, when it first needs to.
+
+    `labelled`: the cases of which there are labels. If it holds one of `case_0000` and `case`, that is the name,
+    whatever lies in the folder.
+    """
+    counted_from = cache(_counted_from)
+
+    def name_of(path: Path) -> str:
+        name = _without_format(path.name)
+        case = name.removesuffix(_CHANNEL)
+        if case == name or (name in labelled) != (case in labelled):
+            return case if case in labelled else name
+        return name if name == counted_from(path.parent) else case
+
+    return name_of
+
+
+def _counted_from(folder: Path) -> str | None:
+    """Return the name from which the cases in a folder are counted, if its only `_0000` is the first number of many."""
+    try:
+        names = {_without_format(name) for name in os.listdir(folder) if not name.startswith(".")}
+    except OSError:  # not there, or not to be read: a list may name files of another computer
+        return None
+    first = [name for name in names if name.endswith(_CHANNEL)]
+    if len(first) != 1:
+        return None
+    numbered = re.compile(re.escape(first[0].removesuffix(_CHANNEL)) + r"_\d{4}", re.ASCII)
+    return first[0] if sum(numbered.fullmatch(name) is not None for name in names) > 1 else None
+
+
+def _without_format(name: str) -> str:
+    return re.sub(_ENDING, "", name, flags=re.IGNORECASE)
 
 
 def find_images(folder: str | os.PathLike) -> dict[str, Path]:
@@ -41,28 +75,28 @@ def find_images(folder: str | os.PathLike) -> dict[str, Path]:
     Raises ValueError if two files have the same case name.
     """
     paths = (path for path in sorted(Path(folder).glob("[!.]*")) if path.name.lower().endswith(SUFFIXES))
-    return _by_case(paths, has_channel=False)
+    return _by_case(paths, lambda path: _without_format(path.name))
 
 
-def find_cts(folder: str | os.PathLike) -> dict[str, Path]:
+def find_cts(folder: str | os.PathLike, labelled: Collection[str] = ()) -> dict[str, Path]:
     """Return {case name: path} for everything in a folder that `load_ct` reads, sorted by name; empty if there is none.
 
-    That is NIfTI files, .zip files and folders that hold DICOM, at any depth: one CT each. See `case_name`.
+    That is NIfTI files, .zip files and folders that hold DICOM, at any depth: one CT each. See `case_name`, and
+    `case_namer` for `labelled`.
     Raises ValueError for two of one case name, and for slices of DICOM that lie in the folder itself.
     """
     folder = Path(folder)
     if holds_dicom(folder):
         raise ValueError(f"{folder} must hold a folder or .zip of DICOM for each CT, got DICOM files side by side")
     paths = sorted(folder.glob("[!.]*"))
-    return _by_case(
-        (p for p in paths if p.name.lower().endswith(SUFFIXES) or holds_dicom(p, deep=True)), has_channel=True
-    )
+    cts = (path for path in paths if path.name.lower().endswith(SUFFIXES) or holds_dicom(path, deep=True))
+    return _by_case(cts, case_namer(labelled))
 
 
-def _by_case(paths: Iterable[Path], *, has_channel: bool) -> dict[str, Path]:
+def _by_case(paths: Iterable[Path], name_of: Callable[[Path], str]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in paths:
-        name = case_name(path, has_channel=has_channel)
+        name = name_of(path)
         if name in found:
             raise ValueError(
                 f"every case must have one CT or label map in {path.parent}, got {found[name].name} and {path.name}"

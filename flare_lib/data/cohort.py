@@ -48,6 +48,7 @@ class Case:
 def find_cases(folder: str | Path) -> list[Case]:
     """Return the cases in a folder with one of the layouts above, sorted by name.
 
+    If cases may be counted from `NAME_0000`, the labels' names decide whether the number is part of a CT's.
     A label map without a CT is a case too: `check_case` says what is wrong with it. A folder of DICOM slices is one
     case. Raises FileNotFoundError for a folder without cases, ValueError for two CTs or label maps with the same case
     name and for DICOM slices that lie beside NIfTI files.
@@ -57,7 +58,8 @@ def find_cases(folder: str | Path) -> list[Case]:
         raise FileNotFoundError(f"a cohort must be a folder that exists, got {folder}")
     for images, labels in FOLDERS:
         if (folder / images).is_dir():
-            cts, label_maps = find_cts(folder / images), find_images(folder / labels)
+            label_maps = find_images(folder / labels)
+            cts = find_cts(folder / images, label_maps)
             break
     else:
         label_maps = {path.parent.name: path for path in folder.glob("*/segmentations")}

@@ -10,7 +10,11 @@ import io
 import os
 from pathlib import Path, PureWindowsPath
 
+from flare_lib.machine.counted import counted
+from flare_lib.machine.home_folder import at_home
+
 LIST_SUFFIXES = (".csv", ".tsv")
+_PART_CELLS = {",": "comma", ";": "semicolon", "\t": "tab"}
 
 
 def read_list(path: Path) -> list[tuple[str | None, Path]]:
@@ -23,7 +27,9 @@ def read_list(path: Path) -> list[tuple[str | None, Path]]:
     """
     text = _text_of(path)
     first = next((line for line in text.splitlines() if not _says_nothing([line])), "")
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), skipinitialspace=True)
+    by_tabs = path.suffix.lower() == ".tsv" and ("\t" in first or not {*",;"} & {*first})
+    delimiter = "\t" if by_tabs else max(_PART_CELLS, key=first.count)
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     found: list[tuple[str | None, Path]] = []
     try:
         columns = [name.strip().lower() for name in next((row for row in rows if not _says_nothing(row)), [])]
@@ -36,8 +42,8 @@ def read_list(path: Path) -> list[tuple[str | None, Path]]:
                 continue
             if len(cells) > len(columns) and any(cell.strip() for cell in cells[len(columns) :]):
                 raise ValueError(
-                    f"{path} must have {len(columns)} columns, got {len(cells)} in line {rows.line_num} "
-                    "(a cell that contains a comma must be quoted)"
+                    f"{path} must have {counted(len(columns), 'column')}, got {len(cells)} in line {rows.line_num} "
+                    f"(a cell that contains a {_PART_CELLS[delimiter]} must be quoted)"
                 )
             row = {name: cell.strip() for name, cell in zip(columns, cells, strict=False)}
             if not row.get("ct"):
@@ -70,7 +76,5 @@ def _text_of(path: Path) -> str:
 
 def _meant(folder: Path, written: str) -> Path:
     """Return the file that a list means, even if the list was written on Windows and is read elsewhere."""
-    for text in (written, os.path.expanduser(written), PureWindowsPath(written).as_posix()):
-        if os.path.lexists(folder / text):
-            return folder / text
-    return folder / os.path.expanduser(written)
+    as_here, as_on_windows = (folder / at_home(text, folder) for text in (written, PureWindowsPath(written).as_posix()))
+    return as_on_windows if os.path.lexists(as_on_windows) and not os.path.lexists(as_here) else as_here

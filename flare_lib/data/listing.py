@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 
-from flare_lib.ct.folders import case_name, find_dicom, holds_dicom
+from flare_lib.ct.folders import case_namer, find_dicom, holds_dicom
 from flare_lib.ct.nifti_file import SUFFIXES, is_label_map
 from flare_lib.data.cohort import FOLDERS, Case, ct_with_masks, find_cases
 from flare_lib.data.ct_list import LIST_SUFFIXES, read_list
@@ -32,11 +32,12 @@ _CT_SUFFIXES = (*SUFFIXES, ".zip")
 
 @dataclass
 class _Search:
-    """One search through folders: whom to tell what is passed over, the folders entered, the links still to follow."""
+    """One search through folders: whom to tell what is passed over, what CTs' cases are called, where it is."""
 
     tell: Callable[[str], None]
+    name_of: Callable[[Path], str]
     entered: set[str] = field(default_factory=set)
-    links: deque[tuple[Path, str]] = field(default_factory=deque)  # with what names below them begin with
+    links: deque[tuple[Path, str]] = field(default_factory=deque)  # still to follow; what names below them begin with
 
 
 def check_case_name(name: str) -> None:
@@ -52,7 +53,8 @@ def list_cts(inputs: Sequence[str | os.PathLike], *, on_note: Callable[[str], No
     files that may be CTs are passed over. Raises FileNotFoundError for an input that does not exist or leads to no CT,
     ValueError for two CTs of the same name or a name that leads to another folder, and the errors of `read_list`.
     """
-    cases = [case for given in inputs for case in _cts_of(Path(given), on_note or (lambda note: None))]
+    tell, name_of = on_note or (lambda note: None), case_namer()
+    cases = [case for given in inputs for case in _cts_of(Path(given), tell, name_of)]
     named: dict[str, Path] = {}
     for case in cases:
         check_case_name(case.name)
@@ -64,21 +66,24 @@ def list_cts(inputs: Sequence[str | os.PathLike], *, on_note: Callable[[str], No
     return list({case.name: case for case in cases}.values())
 
 
-def _cts_of(given: Path, tell: Callable[[str], None]) -> list[Case]:
+def _cts_of(given: Path, tell: Callable[[str], None], name_of: Callable[[Path], str]) -> list[Case]:
     if given.suffix.lower() in LIST_SUFFIXES and given.is_file():
-        # a missing file fails later, as a case, even if it was written on another system
-        return [
-            Case(name or case_name(ct.with_name(PureWindowsPath(ct.name).name)), ct) for name, ct in read_list(given)
-        ]
+        return [Case(name or _name_in_list(ct.absolute(), name_of), ct) for name, ct in read_list(given)]
     if given.is_dir() and not _is_one_ct(given, tell):
-        if not (found := list(_in_folder(given, tell))):
+        if not (found := list(_in_folder(given, _Search(tell, name_of)))):
             raise FileNotFoundError(f"{given} must hold CTs, NIfTI or DICOM, got none")
         return found
     if os.path.lexists(given):
-        return [Case(case_name(given.absolute()), given)]
+        return [Case(name_of(given.absolute()), given)]
     if not (matches := _matches(given)):
         raise FileNotFoundError(f"every input must exist, got {given}")
-    return [case for match in matches for case in _cts_of(match, tell)]
+    return [case for match in matches for case in _cts_of(match, tell, name_of)]
+
+
+def _name_in_list(ct: Path, name_of: Callable[[Path], str]) -> str:
+    """Return the name of a CT's case, "" for a drive or a root; it may be missing, or written on another system."""
+    name = PureWindowsPath(ct.name).name
+    return name_of(ct.with_name(name)) if name else ""
 
 
 def _is_one_ct(folder: Path, tell: Callable[[str], None]) -> bool:
@@ -126,18 +131,18 @@ def _matches(pattern: Path) -> list[Path]:
     return sorted(path for path in found if all(part in named or not part.startswith(".") for part in path.parts))
 
 
-def _in_folder(folder: Path, tell: Callable[[str], None]) -> Iterator[Case]:
+def _in_folder(folder: Path, search: _Search) -> Iterator[Case]:
     """Yield the CTs in a folder that is not itself one.
 
     Every folder is entered once, links to folders after all others: a new link changes no CT's name.
     """
-    search = _Search(tell, {os.path.realpath(folder)})
+    search.entered.add(os.path.realpath(folder))
     if layout := next((pair for pair in FOLDERS if (folder / pair[0]).is_dir()), None):
         yield from (case for case in find_cases(folder) if case.ct_path.exists())
         beside = [path.relative_to(folder) for path in _niftis_below(folder)]
         known = [name.lower() for name in layout]  # on some disks, "Images" and "images" are one folder
         if passed := [str(path) for path in beside if path.parts[0].lower() not in known]:
-            tell(f"{folder} is taken for a data set, its CTs in {layout[0]}; passed over: {some_of(passed)}")
+            search.tell(f"{folder} is taken for a data set, its CTs in {layout[0]}; passed over: {some_of(passed)}")
         return
     yield from _below(folder, "", search)
     while search.links:
@@ -162,7 +167,7 @@ def _at(path: Path, before: str, search: _Search) -> Iterator[Case]:
     """Yield the CT that a file or folder is, or those below it; nothing for a folder that has been entered."""
     if not path.is_dir():
         if path.name.lower().endswith(_CT_SUFFIXES):
-            yield Case(before + case_name(path), path)
+            yield Case(before + search.name_of(path), path)
         return
     if (real := os.path.realpath(path)) in search.entered:
         return

@@ -32,5 +32,8 @@ def test_paths_lead_from_where_one_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert seen_from_here(("ct_path", "a/ct.nii.gz")) == ("ct_path", str(tmp_path / "a" / "ct.nii.gz"))
     assert seen_from_here(("output_folder", "/out")) == ("output_folder", "/out")
+    assert seen_from_here(("ct_path", "link/../ct.nii")) == ("ct_path", str(tmp_path / "link" / ".." / "ct.nii"))
+    (tmp_path / "~").mkdir()
+    assert seen_from_here(("output_folder", "~")) == ("output_folder", str(tmp_path / "~"))  # what is there is meant
     for unchanged in (("ct_path", ""), ("kind", "kl"), ("n_steps", 3), ("results_file", None)):
         assert seen_from_here(unchanged) == unchanged

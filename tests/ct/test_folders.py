@@ -1,10 +1,12 @@
 """What in a folder is a CT, in every form, and what its case is called."""
 
+import os
+
 import pytest
 from dicoms import a_slice, only, write, write_series, zipped
 from pydicom import uid
 
-from flare_lib.ct.folders import case_name, find_cts, find_dicom, find_images, holds_dicom
+from flare_lib.ct.folders import case_name, case_namer, find_cts, find_dicom, find_images, holds_dicom
 
 
 @pytest.fixture
@@ -49,6 +51,8 @@ def test_cts_in_a_folder_are_everything_that_can_be_loaded_each_with_its_cases_n
         ),  # PET/CT
         (["a_0000_0000.nii", "a_0001_0000.nii"], ["a_0000", "a_0001"]),
         (["a_0000.nii.gz", "b_0001.nii.gz"], ["a", "b_0001"]),
+        (["a_0000.nii.gz", "a_0002.nii", "a_0003.nii.gz"], ["a_0000", "a_0002", "a_0003"]),
+        (["a_0000.nii.gz", "a_00020.nii.gz", "a_000x.nii.gz"], ["a", "a_00020", "a_000x"]),
     ],
 )
 def test_a_number_is_a_channel_unless_cases_are_counted_from_it(tmp_path, files, names):
@@ -82,6 +86,31 @@ def test_the_images_of_a_folder_are_counted_without_an_index(tmp_path):
         (tmp_path / damaged).write_bytes(bytes(128) + b"DICM" + b"damaged")
     found = {path.relative_to(tmp_path).as_posix(): n for path, n in find_dicom(tmp_path).items()}
     assert found == {"a/000.dcm": 1, "a/001.dcm": 40, "b": 1}
+
+
+@pytest.mark.parametrize(
+    ("labelled", "names"),
+    [
+        (["a"], ["a", "a_0001"]),
+        (["a_0000"], ["a_0000", "a_0001"]),
+        (["a_0001"], ["a_0000", "a_0001"]),
+        (["a", "a_0000"], ["a_0000", "a_0001"]),
+    ],
+)
+def test_labels_say_whether_a_number_is_a_channel(tmp_path, labelled, names):
+    for file in ("a_0000.nii.gz", "a_0001.nii.gz"):
+        (tmp_path / file).touch()
+    assert list(find_cts(tmp_path, labelled)) == names
+
+
+def test_a_folder_of_many_cts_is_listed_once_to_name_them(tmp_path, monkeypatch):
+    paths = [tmp_path / file for file in ("a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz")]
+    for path in paths:
+        path.touch()
+    listed, listdir = [], os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: listed.append(folder) or listdir(folder))
+    assert [*map(case_namer(), paths)] == ["a", "a_0001", "b"]
+    assert listed == [tmp_path]
 
 
 @pytest.mark.parametrize(("file", "name"), [("a_0000.nii.gz", "a"), ("a.b.NII", "a.b"), ("x.zip", "x"), ("p.1", "p.1")])

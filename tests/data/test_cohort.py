@@ -74,6 +74,12 @@ def test_a_folder_without_cases_and_two_files_of_one_name_are_refused(tmp_path):
         find_cases(tmp_path)
 
 
+def test_the_labels_name_the_only_case_of_two_channels(tmp_path):
+    ct, other = (write_ct(tmp_path / "imagesTr" / f"case_000{k}.nii.gz") for k in range(2))
+    labels = write_labels(tmp_path / "labelsTr" / "case.nii.gz")
+    assert find_cases(tmp_path) == [Case("case", ct, labels), Case("case_0001", other)]
+
+
 def test_a_stray_slice_does_not_make_many_cts_one_case(tmp_path):
     for name in ("a", "b", "c"):
         write_ct(tmp_path / f"{name}_0000.nii.gz")

@@ -46,6 +46,8 @@ def test_lists_are_read_as_spreadsheets_of_any_country_write_them(tmp_path, cont
 @pytest.mark.parametrize(
     ("content", "said"),
     [
+        (b"ct\nb, c.nii.gz\n", r"must have 1 column, got 2 in line 2 \(a cell that contains a comma must be quoted\)"),
+        (b"name;ct\nx;b;c.nii\n", r"must have 2 columns, got 3 in line 2 \(a cell that contains a semicolon must be q"),
         (
             b"name,ct\nx,b, c.nii.gz\n",
             r"must have 2 columns, got 3 in line 2 \(a cell that contains a comma must be quoted\)",
@@ -75,9 +77,38 @@ def test_a_path_of_another_system_is_a_case_named_after_its_file_that_fails_by_i
     ]
 
 
+@pytest.mark.parametrize("root", ["C:\\", "\\\\server\\share\\", "/"])
+def test_a_drive_and_a_root_are_no_cts(tmp_path, root):
+    (tmp_path / "list.csv").write_text(f"ct\n{root}\n")
+    with pytest.raises(ValueError, match=r"^a CT's name must be a file's name, without folders, got ''$"):
+        list_cts([tmp_path / "list.csv"])
+
+
+def test_a_dot_is_the_lists_own_folder_and_named_after_it(tmp_path, monkeypatch):
+    touch(tmp_path / "exam" / "list.csv", b"ct\n.\n")
+    monkeypatch.chdir(tmp_path / "exam")
+    for given in ("list.csv", tmp_path / "exam" / "list.csv"):
+        assert [case.name for case in list_cts([given])] == ["exam"]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"ct\na, b.nii.gz\n", [(None, "a, b.nii.gz")]),
+        (b"ct\tnote, long, very\na.nii.gz\tx, y\n", [(None, "a.nii.gz")]),
+        (b"name;ct\nx;a.nii.gz\n", [("x", "a.nii.gz")]),
+    ],
+)
+def test_a_tsv_is_parted_by_tabs_unless_its_columns_are_not(tmp_path, content, expected):
+    listed = touch(tmp_path / "list.tsv", content)
+    assert read_list(listed) == [(name, tmp_path / ct) for name, ct in expected]
+
+
 def test_a_list_may_be_called_tsv_and_lead_from_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
     ct, own = touch(tmp_path / "home" / "cts" / "a.nii.gz"), touch(tmp_path / "~" / "b.nii.gz")
     listed = touch(tmp_path / "list.TSV", b"name\tct\n\t~/cts/a.nii.gz\nx\t~/b.nii.gz\n\t~/gone.nii.gz\n")
     assert read_list(listed) == [(None, ct), ("x", own), (None, tmp_path / "home" / "gone.nii.gz")]
+    touch(listed, b"ct\n~\\cts\\a.nii.gz\n~name/a.nii.gz\n")
+    assert read_list(listed) == [(None, ct), (None, tmp_path / "~name" / "a.nii.gz")]

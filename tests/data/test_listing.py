@@ -103,6 +103,12 @@ def test_a_file_whose_name_is_only_channel_and_format_is_refused(tmp_path):
         list_cts([tmp_path])
 
 
+def test_a_data_sets_labels_say_whether_a_number_is_part_of_a_cts_name(tmp_path):
+    for name in ("imagesTr/case_0000.nii.gz", "imagesTr/case_0001.nii.gz", "labelsTr/case.nii.gz"):
+        touch(tmp_path / name)
+    assert list(found(tmp_path, tmp_path)) == ["case", "case_0001"]
+
+
 def test_two_cts_of_one_name_and_inputs_that_lead_nowhere_are_refused(tmp_path):
     touch(tmp_path / "x" / "a.nii.gz")
     touch(tmp_path / "y" / "A.nii.gz")
