@@ -114,7 +114,9 @@ def flare(capsys):
     """Run a command; returns its exit code, the lines of stdout and those of stderr."""
 
     def run(*arguments):
-        code = cli.run([str(argument) for argument in arguments])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("MPLBACKEND", raising=False)  # a command that draws takes it out of this process for good
+            code = cli.run([str(argument) for argument in arguments])
         said = capsys.readouterr()
         return code, said.out.splitlines(), said.err.splitlines()
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flare_lib.commands.outputs import check_new_folder, open_no_window, wrote
+from flare_lib.commands.outputs import check_new_folder, forget_mplbackend, wrote
 from flare_lib.commands.settings import parse_setting
 from flare_lib.commands.terminal import Bars, tell_error, tell_note
 from flare_lib.commands.workers import Device, Engine, Job, Precision, Scheduler, Slurm, chosen_pool
@@ -103,7 +103,7 @@ def segment_many(
     if dry_run:
         _print_job(jobs or {})
     check_new_folder(folder)
-    open_no_window()
+    forget_mplbackend()
 
     from flare_lib.data.listing import list_cts
     from flare_lib.display.cohort_page import PAGE, check_places, save_thumbnail, write_cohort_page

@@ -98,15 +98,15 @@ def check_new_folder(folder: Path) -> None:
 @contextmanager
 def drawing() -> "Iterator[Callable[[Figure, Path], None]]":
     """Yield `save_figure`; figures are drawn in the block as matplotlib draws, whatever a user's matplotlibrc says."""
-    open_no_window()
+    forget_mplbackend()
     from flare_lib.display.figures import plain_style, save_figure
 
     with plain_style():
         yield save_figure
 
 
-def open_no_window() -> None:
-    """Forget MPLBACKEND before matplotlib is loaded: a name that it does not know would end the command."""
+def forget_mplbackend() -> None:
+    """Take MPLBACKEND out of the environment before matplotlib is loaded: an unknown name would end the command."""
     os.environ.pop("MPLBACKEND", None)
 
 

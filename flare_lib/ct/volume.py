@@ -141,11 +141,14 @@ def grid_difference(volume: Volume, other: Volume) -> str | None:
 
 
 def check_spacing(spacing_zyx_mm: Sequence[float]) -> None:
-    """Raise ValueError unless a spacing is 3 positive finite numbers, TypeError if it is no sequence."""
-    if not hasattr(spacing_zyx_mm, "__len__"):
-        raise TypeError(f"spacing_zyx_mm must be 3 positive numbers, got {spacing_zyx_mm}")
-    if len(spacing_zyx_mm) != 3 or not all(math.isfinite(s) and s > 0 for s in spacing_zyx_mm):
-        raise ValueError(f"spacing_zyx_mm must be 3 positive numbers, got {tuple(spacing_zyx_mm)}")
+    """Raise ValueError unless a spacing is 3 positive finite numbers, TypeError if it is no sequence of numbers."""
+    got = " ".join(f"{spacing_zyx_mm}".split())  # a matrix is written in several lines
+    try:
+        is_one = len(spacing_zyx_mm) == 3 and all(math.isfinite(s) and s > 0 for s in spacing_zyx_mm)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(f"spacing_zyx_mm must be 3 positive numbers, got {got}") from error
+    if not is_one:
+        raise ValueError(f"spacing_zyx_mm must be 3 positive numbers, got {got}")
 
 
 def from_file_axes(array_xyz: np.ndarray, grid: FileGrid) -> np.ndarray:

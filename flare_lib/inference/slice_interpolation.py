@@ -130,10 +130,11 @@ def _engine(method: str, device: torch.device) -> Callable[..., bool]:
 
 def _checked_shape(name: str, shape_zyx: Sequence[int]) -> tuple[int, ...]:
     try:
-        shape = tuple(int(n) for n in shape_zyx if n == int(n))  # a number that is not whole makes it too short
+        whole = tuple(int(n) for n in shape_zyx if n == int(n))
+        shape = whole if len(shape_zyx) == len(whole) else ()
     except (TypeError, ValueError, OverflowError):
         shape = ()
-    if len(shape) != 3 or len(shape_zyx) != 3 or min(shape) < 1:
+    if len(shape) != 3 or min(shape) < 1:
         raise ValueError(f"{name} must be 3 positive whole numbers, got {shape_zyx}")
     return shape
 

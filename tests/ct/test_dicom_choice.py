@@ -47,8 +47,9 @@ def test_a_series_is_named_in_a_folder_alone(tmp_path):
         (every(ImageOrientationPatient=[1, 0, 0, 0, 0, -1]), [2]),  # a single slice that lies otherwise
         (lambda ds, k: set_elements(ds, ImagePositionPatient=[3.0 * k, 5, 6], **SAGITTAL), [0, 1, 2]),
         (every(ImageType=["DERIVED", "SECONDARY", "AXIAL", "MIP"]), [1, 2, 3]),
+        (every(ImageType=["derived", "secondary", "axial", "mip"]), [1, 2, 3]),
     ],
-    ids=["a single slice", "sagittal", "a projection"],
+    ids=["a single slice", "sagittal", "a projection", "in small letters"],
 )
 def test_whole_axial_series_are_preferred(tmp_path, change, slices):
     other_series(write_series(tmp_path), 7, change, slices)

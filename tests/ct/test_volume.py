@@ -2,6 +2,7 @@
 
 import re
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -95,10 +96,32 @@ def test_what_is_no_array_of_real_numbers_is_no_volume(array, error, said):
         Volume.from_array(array, (3.0, 2.0, 1.5))
 
 
+def test_grey_values_in_any_array_are_the_same_grey_values(tmp_path):
+    hu = np.arange(-12, 12, dtype=np.int16).reshape(2, 3, 4) * 50
+    nib.Nifti1Image(hu, np.eye(4)).to_filename(tmp_path / "ct.nii")
+    fixed, mapped = hu.copy(), np.memmap(tmp_path / "hu", np.int16, "w+", shape=hu.shape)
+    fixed.flags.writeable, mapped[:] = False, hu
+    forms = [hu.astype(dtype) for dtype in (">i2", "i4", "f2", ">f4", "f8")]
+    forms += [hu[::-1, :, ::-1].copy()[::-1, :, ::-1], np.asfortranarray(hu), fixed, mapped]
+    forms += [torch.from_numpy(hu), torch.from_numpy(hu).float(), nib.load(tmp_path / "ct.nii").dataobj]
+    for form in forms:
+        np.testing.assert_array_equal(Volume.from_array(form, (3.0, 2.0, 1.5)).array_zyx, hu)
+
+
 def test_a_spacing_or_an_affine_that_is_none_is_refused():
     array = np.zeros((2, 3, 4))
-    with pytest.raises(TypeError, match=r"^spacing_zyx_mm must be 3 positive numbers, got None$"):
-        Volume.from_array(array, None)
+    for spacing, got in (
+        (None, "None"),
+        (np.array(3.0), "3.0"),
+        ("abc", "abc"),
+        ((1.0, None, 2.0), "(1.0, None, 2.0)"),
+    ):
+        with pytest.raises(TypeError) as refusal:
+            Volume.from_array(array, spacing)
+        assert str(refusal.value) == f"spacing_zyx_mm must be 3 positive numbers, got {got}"
+    for matrix in (np.eye(3), torch.eye(3)):
+        with pytest.raises(TypeError, match=r"^spacing_zyx_mm must be 3 positive numbers, got [^\n]*$"):
+            Volume.from_array(array, matrix)
     with pytest.raises(ValueError, match=r"^affine must be \(4, 4\) finite numbers, got None$"):
         Volume(array, (3.0, 2.0, 1.5), None)
     assert Volume.from_array(array, torch.tensor([3.0, 2.0, 1.5])).spacing_zyx_mm == (3.0, 2.0, 1.5)

@@ -256,7 +256,9 @@ def test_slices_on_a_grid_that_is_none_or_of_slabs_that_are_too_few_are_refused(
         list(resized_slices([slab], (3, 5, 6), (4, 5, 5)))
 
 
-@pytest.mark.parametrize("shape", [(9.7, 10, 11), (float("nan"), 1, 1), (9, 10), "abc", None, 5, (9.5, 3, 4, 5)])
+@pytest.mark.parametrize(
+    "shape", [(9.7, 10, 11), (float("nan"), 1, 1), (9, 10), "abc", None, 5, (9.5, 3, 4, 5), iter((3, 4, 5))]
+)
 def test_a_shape_is_three_whole_numbers_and_never_cut_to_them(shape):
     with pytest.raises(ValueError, match=r"^shape_zyx must be 3 positive whole numbers, got "):
         resize_argmax(np.zeros((2, 3, 4, 5), np.float32), shape)

@@ -16,6 +16,12 @@ from flare_lib.machine.compiled import HAND_OVER_S, OBJECTS, compiling_ahead, nj
 LIBRARY = Path(__file__).parents[2] / "flare_lib"
 
 
+def environment_with(**variables):
+    """Return an environment for a process that loads the library, with these variables alone of those of numba."""
+    others = {name: value for name, value in os.environ.items() if not name.upper().startswith("NUMBA_")}
+    return others | {"PYTHONPATH": str(LIBRARY.parent)} | variables
+
+
 @pytest.mark.slow("two processes, one of which compiles")
 def test_what_is_compiled_is_kept_on_disk_and_compiled_once(tmp_path):
     (tmp_path / "kernel.py").write_text(
@@ -23,7 +29,7 @@ def test_what_is_compiled_is_kept_on_disk_and_compiled_once(tmp_path):
         "@njit(nogil=True)\ndef twice(x):\n    return 2 * x\n"
         "with told_of_compiling(lambda: print('compiling')):\n    print(twice(21), twice(2.5))\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(LIBRARY.parent), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    environment = environment_with(NUMBA_CACHE_DIR=str(tmp_path / "cache"))
     for expected in ("compiling\n42 5.0\n", "42 5.0\n"):
         done = subprocess.run(
             [sys.executable, "kernel.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
@@ -120,7 +126,7 @@ def test_the_library_compiles_in_this_one_way(path):
 
 
 def test_variables_that_numba_cannot_follow_are_named_in_one_line():
-    environment = os.environ | {"PYTHONPATH": str(LIBRARY.parent), "NUMBA_NUM_THREADS": "0", "NUMBA_OPT": "3"}
+    environment = environment_with(NUMBA_NUM_THREADS="0", NUMBA_OPT="3")
     code = "try:\n import flare_lib.machine.compiled\nexcept ValueError as error:\n print(error)"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert "what its variables ask for, got NUMBA_NUM_THREADS=0, NUMBA_OPT=3: Number of threads" in done.stdout
