@@ -205,11 +205,12 @@ def measure(
 
 def _measure_many(cts: Path, labels: Path, output: Path, workers: int, scheduler: str | None) -> None:
     """Measure every CT that has a label map of its name; exit with 2 if one cannot be measured."""
+    from flare_lib.ct.folders import find_images
     from flare_lib.data.listing import list_cts
     from flare_lib.evaluation.cohort_measurements import measure_cases, with_labels, write_cohort_measurements
 
-    # a cluster's workers are somewhere else
-    cases = with_labels(list_cts([cts.absolute()], on_note=tell_note), labels.absolute())
+    cts, labels = cts.absolute(), labels.absolute()  # a cluster's workers are somewhere else
+    cases = with_labels(list_cts([cts], labelled=find_images(labels), on_note=tell_note), labels)
     with chosen_pool(workers, scheduler) as pool, Bars() as bars:
         measured = measure_cases(
             cases, pool=pool, progress=lambda done, total: bars("measuring", done, total, unit="case")

@@ -16,7 +16,7 @@ entered once.
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 
@@ -46,14 +46,20 @@ def check_case_name(name: str) -> None:
         raise ValueError(f"a CT's name must be a file's name, without folders, got {name!r}")
 
 
-def list_cts(inputs: Sequence[str | os.PathLike], *, on_note: Callable[[str], None] | None = None) -> list[Case]:
+def list_cts(
+    inputs: Sequence[str | os.PathLike],
+    *,
+    labelled: Collection[str] = (),
+    on_note: Callable[[str], None] | None = None,
+) -> list[Case]:
     """Return the CTs that all inputs lead to, in their order, each with a name of its own.
 
-    A CT in a subfolder is named after both, joined by "_". `on_note` is called with a note for every folder in which
-    files that may be CTs are passed over. Raises FileNotFoundError for an input that does not exist or leads to no CT,
-    ValueError for two CTs of the same name or a name that leads to another folder, and the errors of `read_list`.
+    A CT in a subfolder is named after both, joined by "_". `labelled`: the cases of which there are labels, see
+    `case_namer`. `on_note` is called with a note for every folder in which files that may be CTs are passed over.
+    Raises FileNotFoundError for an input that does not exist or leads to no CT, ValueError for two CTs of the same name
+    or a name that leads to another folder, and the errors of `read_list`.
     """
-    tell, name_of = on_note or (lambda note: None), case_namer()
+    tell, name_of = on_note or (lambda note: None), case_namer(labelled)
     cases = [case for given in inputs for case in _cts_of(Path(given), tell, name_of)]
     named: dict[str, Path] = {}
     for case in cases:

@@ -212,6 +212,18 @@ def test_measure_prints_and_writes_what_a_label_map_says(flare, tmp_path):
     assert (code, "must lie on the CT's grid" in err[0]) == (2, True)
 
 
+def test_the_only_ct_of_two_channels_is_measured_with_its_labels(flare, tmp_path):
+    for folder in ("cts", "labels"):
+        (tmp_path / folder).mkdir()
+    for name in ("case_0000", "case_0001"):
+        save(tmp_path / "cts" / f"{name}.nii.gz", grey_values())
+    save_labels(tmp_path / "labels" / "case.nii.gz", labels_zyx())
+    code, _, err = flare("measure", tmp_path / "cts", tmp_path / "labels", "-o", tmp_path / "organs.csv")
+    assert (code, err) == (2, ["error: case_0001: a case must have a label map named like its CT, got none"])
+    rows = (tmp_path / "organs.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["case", "case", "case"]  # the first row names the columns
+
+
 def test_what_measure_writes_is_there_though_nobody_reads_the_table(flare, tmp_path, monkeypatch):
     ct, labels = save(tmp_path / "ct.nii.gz", grey_values()), save_labels(tmp_path / "labels.nii.gz", labels_zyx())
 
