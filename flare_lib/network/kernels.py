@@ -9,7 +9,8 @@ which gives the same numbers in less memory.
 
 **Training.** Half of a step goes into the gradients of the convolutions' weights. oneDNN sums these up faster from
 copies that lie channels last (B, Z, Y, X, C); nothing else of a step gains by them. A convolution's answer is torch's
-own to the last bit, and its gradients are rounded no worse.
+own to the last bit, and its gradients are rounded no worse. Only for a batch of one that torch would keep from oneDNN,
+as above, is everything oneDNN's, and differs in its last digits.
 
 References: PyTorch, aten/src/ATen/native/Convolution.cpp (`use_mkldnn`); Wu and He, Group Normalization, ECCV 2018
 """
@@ -131,8 +132,9 @@ def _learnt_conv3d(
 ) -> torch.Tensor | None:
     """Return torch's convolution of a batch (B, C, Z, Y, X), and the weights' gradient channels last.
 
-    None where that would not be faster: for strides, kernels of one voxel, a single channel, little data, weights that
-    do not learn, and a batch that torch does not give to oneDNN anyway; and for what torch may refuse.
+    Of a batch of one that torch does not give to oneDNN, it is oneDNN's. None where that would not be faster: for
+    strides, kernels of one voxel, a single channel, little data in a larger batch, and weights that do not learn; and
+    for what torch may refuse.
     """
     padding_zyx = _along_zyx(padding, 0)
     if padding_zyx is None or input.ndim != 5 or weight.ndim != 5 or not _all_float32(input, weight, bias):
@@ -142,9 +144,11 @@ def _learnt_conv3d(
     if weight.shape[1] == 1 or weight.shape[2:].numel() == 1 or not (weight.requires_grad and torch.is_grad_enabled()):
         return None
     answers = [n + 2 * pad - k + 1 for n, pad, k in zip(input.shape[2:], padding_zyx, weight.shape[2:], strict=True)]
-    if min(answers) < 1 or len(input) * math.prod(answers) < LEAST_VOXELS:
+    if min(answers) < 1 or input.shape[1] != weight.shape[1]:
         return None
     if len(input) == 1 and input.shape[1:4].numel() <= _LEFT_ASIDE:
+        return _LoneConvolution.apply(input, weight, bias, padding_zyx)
+    if len(input) * math.prod(answers) < LEAST_VOXELS:
         return None
     return _Convolution.apply(input, weight, bias, padding_zyx)
 
@@ -174,6 +178,24 @@ class _Convolution(torch.autograd.Function):
         )
         _, of_weight, of_bias = _gradients(gradient, input, weight, ctx.padding, [False, for_weight, for_bias])
         return of_input, of_weight, of_bias, None
+
+
+class _LoneConvolution(_Convolution):
+    """The same for a batch of one that torch would keep from oneDNN: oneDNN's, there and back."""
+
+    @staticmethod
+    def forward(
+        input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, padding: list[int]
+    ) -> torch.Tensor:
+        return torch.mkldnn_convolution(input, weight, bias, padding, [1, 1, 1], [1, 1, 1], 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        input, weight = ctx.saved_tensors
+        own = input.to_mkldnn()  # in oneDNN's layout, which torch gives to no other kernel
+        of_input, *others = _gradients(gradient, own, weight, ctx.padding, list(ctx.needs_input_grad[:3]))
+        return None if of_input is None else of_input.to_dense(), *others, None
 
 
 def _gradients(

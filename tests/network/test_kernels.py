@@ -210,6 +210,21 @@ LEARNT = {  # (image, weights, bias), and how they are convolved
         {"padding": 1},
     ),
 }
+LONE = {  # batches of one that torch would keep from oneDNN
+    "padded": ((learnt(1, 4, 9, 12, 15), learnt(6, 4, 3, 3, 3), learnt(6)), {"padding": 1}),
+    "every axis different": ((learnt(1, 4, 13, 9, 15), learnt(5, 4, 3, 1, 2), learnt(5)), {"padding": (2, 1, 0)}),
+    "few voxels, no bias": ((learnt(1, 4, 2, 3, 4), learnt(6, 4, 3, 3, 3), None), {"padding": 1}),
+    "an image, not to be learnt": ((random(1, 4, 9, 12, 15), learnt(6, 4, 3, 3, 3), learnt(6)), {"padding": 1}),
+    "channels last, a frozen bias": (
+        (
+            learnt(1, 4, 7, 9, 11).detach().to(memory_format=torch.channels_last_3d).requires_grad_(),
+            learnt(6, 4, 3, 3, 3).detach().to(memory_format=torch.channels_last_3d).requires_grad_(),
+            random(6),
+        ),
+        {"padding": 1},
+    ),
+    "one channel comes out": ((learnt(1, 4, 11, 9, 12), learnt(1, 4, 3, 3, 3), learnt(1)), {}),
+}
 LEFT_TO_TORCH = {
     "a stride": ((learnt(2, 4, 17, 19, 23), learnt(6, 4, 3, 3, 3), learnt(6)), {"stride": (2, 1, 3)}),
     "dilated": ((learnt(2, 4, 13, 12, 15), learnt(6, 4, 3, 3, 3), learnt(6)), {"padding": 1, "dilation": (1, 2, 1)}),
@@ -220,7 +235,7 @@ LEFT_TO_TORCH = {
     "padding by name": ((learnt(2, 4, 9, 12, 15), learnt(6, 4, 3, 3, 3), learnt(6)), {"padding": "same"}),
     "one voxel": ((learnt(2, 4, 1, 1, 1), learnt(6, 4, 3, 3, 3), learnt(6)), {"padding": 1}),
     "999 voxels": ((learnt(3, 4, 3, 3, 37), learnt(6, 4, 3, 3, 3), learnt(6)), {"padding": 1}),
-    "a small batch of 1": ((learnt(1, 4, 9, 12, 15), learnt(6, 4, 3, 3, 3), learnt(6)), {"padding": 1}),
+    "a small batch of 1, with a stride": ((learnt(1, 4, 9, 12, 15), learnt(6, 4, 3, 3, 3), None), {"stride": 2}),
     "not a batch": ((learnt(4, 9, 12, 15), learnt(6, 4, 3, 3, 3), learnt(6)), {"padding": 1}),
     "an empty batch": ((learnt(0, 4, 9, 12, 15), learnt(6, 4, 3, 3, 3), learnt(6)), {"padding": 1}),
 }
@@ -245,6 +260,25 @@ def test_a_learnt_convolution_is_torchs_and_its_gradients_are_exact_to_rounding(
     for of_ours, true in zip(mine, exact, strict=True):
         assert of_ours.shape == true.shape
         assert (of_ours - true).norm() <= 5e-6 * true.norm()  # float32 holds 7 digits, and thousands are summed up
+
+
+@pytest.mark.parametrize("name", LONE)
+def test_a_lone_batchs_convolution_and_gradients_are_exact_to_rounding_and_really_onednns(name):
+    tensors, how = LONE[name]
+
+    def convolve(*them):
+        return F.conv3d(*them, **how)
+
+    exact, true_gradients = gradients(convolve, *tensors, dtype=torch.float64)
+    found, mine = gradients(convolve, *tensors, context=learning(CPU, FLOAT32))
+    assert len(mine) == len(true_gradients) == sum(t is not None and t.requires_grad for t in tensors)
+    for ours, true in zip([found, *mine], [exact, *true_gradients], strict=True):
+        assert (ours.shape, ours.layout) == (true.shape, torch.strided)
+        assert (ours - true).norm() <= 5e-6 * true.norm()
+    if kernels.has_x86_onednn():
+        count = operations(lambda: gradients(convolve, *tensors, context=learning(CPU, FLOAT32)))
+        assert count["mkldnn_convolution"] == 1
+        assert not any("slow_conv" in operation for operation in count)
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -283,8 +317,9 @@ def test_what_is_learnt_goes_through_these_kernels(net):
 
 
 @onednn
-def test_a_second_derivative_is_refused_not_wrong():
-    x, weight = learnt(2, 4, 7, 9, 11), learnt(6, 4, 3, 3, 3)
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_second_derivative_is_refused_not_wrong(n):
+    x, weight = learnt(n, 4, 7, 9, 11), learnt(6, 4, 3, 3, 3)
     with learning(CPU, FLOAT32):
         answer = F.conv3d(x, weight, padding=1)
     (of_weight,) = torch.autograd.grad(answer.square().sum(), weight, create_graph=True)
@@ -292,8 +327,9 @@ def test_a_second_derivative_is_refused_not_wrong():
         of_weight.sum().backward()
 
 
-def test_a_gradient_that_is_one_number_for_all_voxels_is_understood():
-    x, weight = learnt(2, 4, 7, 9, 11), learnt(6, 4, 3, 3, 3)
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_gradient_that_is_one_number_for_all_voxels_is_understood(n):
+    x, weight = learnt(n, 4, 7, 9, 11), learnt(6, 4, 3, 3, 3)
     with learning(CPU, FLOAT32):
         F.conv3d(x, weight, padding=1).sum().backward()
     inside = x.detach().sum(dim=(0, 2, 3, 4))
