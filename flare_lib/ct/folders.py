@@ -13,15 +13,8 @@ from flare_lib.ct.nifti_file import SUFFIXES
 
 _ENDING = r"(\.nii|\.zip|\.dcm)?(\.gz)?$"  # of a CT's or a label map's name, upper or lower case
 _CHANNEL = "_0000"
-_NEVER_DICOM = (
-    *SUFFIXES,
-    ZIP_SUFFIX,
-    ".csv",
-    ".tsv",
-    ".json",
-    ".png",
-    ".txt",
-)  # names of files that are not even opened
+# names of files that are not even opened
+_NEVER_DICOM = (*SUFFIXES, ZIP_SUFFIX, ".csv", ".tsv", ".json", ".png", ".txt")
 
 
 def case_name(path: Path) -> str:

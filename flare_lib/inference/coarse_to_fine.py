@@ -75,8 +75,8 @@ def segment(
     fitted to the region (`fitted_patch`), unless the stage cannot change its patch. `progress(stage, tiles done, tiles
     in total)` is called along the way. If the coarse stage finds nothing, the fine stage looks at the whole foreground,
     and the notes say so. A body no higher than a quarter of the fine stage's patch is shown in lower ones (`lowered`).
-    Raises the errors of `check_rules` and `check_margin` before any work is done, ValueError for
-    a step outside (0, 1] or a `fit_tiles` below 1, and MemoryError if a device is full.
+    Raises the errors of `check_rules` and `check_margin` before any work is done, ValueError for a step outside (0, 1]
+    or a `fit_tiles` below 1, and MemoryError if a device is full.
     """
     check_margin(margin_mm)
     run = Run(_rules(max_distance_mm, min_share) if clean_up else None, progress)

@@ -132,8 +132,8 @@ def train(
     another one. `on_step(step, loss)` is called after each step, and `on_validation(steps done, mean Dice, net)` after
     each validation with a known Dice. With several processes, the first one writes. `net` is trained in place, and
     returned or, if `recipe.ema_decay` is above 0, the average of its weights, a net of its own; that is validated, too.
-    Raises ValueError for a checkpoint that is damaged or of another recipe and for a precision that the device
-    lacks, MemoryError if the device is full, and OSError if the folder cannot be written.
+    Raises ValueError for a checkpoint that is damaged or of another recipe and for a precision that the device lacks,
+    MemoryError if the device is full, and OSError if the folder cannot be written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
