@@ -28,7 +28,9 @@ _GROUPS = {
     "CTReconstructionSequence": {"ConvolutionKernel": "ConvolutionKernel"},
     "CTAcquisitionDetailsSequence": {"GantryDetectorTilt": "GantryDetectorTilt"},
     "CardiacSynchronizationSequence": {"NominalPercentageOfCardiacPhase": "NominalPercentageOfCardiacPhase"},
+    "CTXRayDetailsSequence": {"KVP": "KVP"},
     "FrameContentSequence": {
+        "StackID": "StackID",
         "TemporalPositionIndex": "TemporalPositionIdentifier",
         "FrameAcquisitionNumber": "AcquisitionNumber",
     },

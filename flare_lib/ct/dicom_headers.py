@@ -34,7 +34,7 @@ _MOST_HEADER_BYTES = 64 * 2**20
 _TAGS = (
     *("SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "SeriesInstanceUID", "SeriesDescription"),
     *("FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"),
-    *("GantryDetectorTilt", "ConvolutionKernel", "NumberOfFrames"),
+    *("GantryDetectorTilt", "ConvolutionKernel", "KVP", "NumberOfFrames"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
     *("TemporalPositionIdentifier", "NominalPercentageOfCardiacPhase", "TriggerTime"),
     *("AcquisitionNumber", "AcquisitionTime"),

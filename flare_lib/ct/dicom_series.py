@@ -1,16 +1,18 @@
 """The DICOM series in a folder: what each is, and what rules it out as the CT to load.
 
 A series is all files with one SeriesInstanceUID. Scouts, reports and contours among its slices are passed over, and
-named. A series that holds several volumes (phases, gates, reconstructions) is split by the first element that tells
-them apart, and one that shows several people or studies (anonymisers may give them one UID) by these; the volumes are
-called UID#1, UID#2, ... If the slices of those people interlace, they are one CT, whose anonymiser drew new names as it
-went; if they merely continue one another, UID alone names all of them. A slice is never left out because it is damaged:
-a file that cannot be read, or that fits nowhere, rules out the series beside it.
+named. A series that holds several volumes (phases, gates, reconstructions), whose slices share places or lie between
+one another's, is split by the first element that tells them apart, and one that shows several people or studies
+(anonymisers may give them one UID) by these; the volumes are called UID#1, UID#2, ... If the slices of those people
+interlace, they are one CT, whose anonymiser drew new names as it went; if they merely continue one another, UID alone
+names all of them. A slice is never left out because it is damaged: a file that cannot be read, or that fits nowhere,
+rules out the series beside it.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,13 @@ from flare_lib.machine.counted import counted, some_of
 CT_CLASSES = {"", CT_IMAGE, *ENHANCED_CT}
 # What tells the volumes of one series apart, the surest first, and what it is called.
 _TELLS_APART = {
+    "StackID": "stack",
     "TemporalPositionIdentifier": "phase",
     "NominalPercentageOfCardiacPhase": "percent of the heart cycle",
     "TriggerTime": "trigger time",
     "AcquisitionNumber": "acquisition",
     "ConvolutionKernel": "kernel",
+    "KVP": "kV",
     "ImageType": "image type",
     "AcquisitionTime": "acquisition time",
 }
@@ -172,7 +176,7 @@ def _series(path: Path, uid: str, headers: list[Header], damage: list[str]) -> l
         slices, beside = _apart([frame for header in headers for frame in frames_of(header)])
         people = _by_person(slices)
         whose = {f"patient or study {i} of {len(people)}": group for i, group in enumerate(people, start=1)}
-        parts = whose if len(people) > 1 else _parts(slices)
+        parts = whose if len(people) > 1 else _parts(slices, path)
     except ValueError as error:
         return [Series(uid, tuple(headers), against=damage[0] if damage else str(error))]
     notes = tuple(f"passed over among the slices: {what}" for what in _what(beside))
@@ -260,17 +264,17 @@ def _tells_apart(named: list[int]) -> bool:
     return 1 < n < len(named) and n <= max(2, len(named) // 2)
 
 
-def _parts(slices: list[Header]) -> dict[str, list[Header]]:
+def _parts(slices: list[Header], path: Path) -> dict[str, list[Header]]:
     """Return {what sets it apart: slices} for each volume of a series; {"": slices} for one that cannot be split."""
-    if not _clash(slices):
-        return {"": slices}
+    clash = _clash(slices)
     for keyword, words in _TELLS_APART.items():
         groups = defaultdict(list)
         for header in slices:
             value: Any = header.value(keyword)
             values = value if isinstance(value, list | tuple) or hasattr(value, "append") else [value]
             groups[plain_text("/".join(map(_in_words, values)), "none")].append(header)
-        if len(groups) > 1 and all(len(group) > 1 and not _clash(group) for group in groups.values()):
+        several = len(groups) > 1 and all(len(group) > 1 and not _clash(group) for group in groups.values())
+        if several and (clash or _interlace([*groups.values()], path)):
             return {f"{words} {value}": groups[value] for value in sorted(groups, key=_as_number)}
     return {"": slices}
 
@@ -285,6 +289,20 @@ def _clash(slices: list[Header]) -> bool:
     except ValueError:
         return False
     return max(Counter(places.values()).values(), default=0) > 1
+
+
+def _interlace(groups: list[list[Header]], path: Path) -> bool:
+    """Return whether these are whole stacks, and one begins before another ends: two reconstructions half a slice apart
+    may look like one CT of thinner slices."""
+    try:
+        stacks = [place_slices(group, path) for group in groups]
+    except ValueError:
+        return False
+    along = stacks[0].affine[:3, 2]
+    ends = sorted(
+        sorted(float(along @ stack.slices[k].numbers("ImagePositionPatient", 3)) for k in (0, -1)) for stack in stacks
+    )
+    return any(start < stop for (_, stop), (start, _) in pairwise(ends))
 
 
 def _in_words(value: object) -> str:

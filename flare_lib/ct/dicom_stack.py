@@ -2,7 +2,7 @@
 
 A scanner may tilt its gantry. Its slices are then still parallel, but each lies a little further along its columns than
 the one before. If that is all (a clean shear), shifting the slices along their columns straightens the stack.
-Reference: DICOM PS3.3, C.7.6.2 (image plane), C.8.2.1 (gantry tilt) and C.11.1 (from stored values to HU).
+Reference: DICOM PS3.3, C.7.6.2 (image plane), C.8.2.1 (image type, gantry tilt) and C.11.1 (from stored values to HU).
 """
 
 import math
@@ -23,6 +23,8 @@ SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 # The classes a file with modality CT may have: some writers know no better one than secondary capture.
 _CLASSES = {"", CT_IMAGE, *ENHANCED_CT, SECONDARY_CAPTURE}
 _HOUNSFIELD = {"HU", "HU_MOD", "US"}  # US is "unspecified"
+# What an image of several energies may show in place of HU, whatever unit it states (PS3.3, C.8.2.1.1.1).
+_NO_HU = {"MAT_SPECIFIC", "MAT_FRACTIONAL", "MAT_VALUE_BASED", "EFF_ATOMIC_NUM", "ELECTRON_DENSITY"}
 # Slices whose numbers differ by less than this share one grid: over 512 pixels it amounts to half a pixel.
 _SAME = 1e-3
 _MOST_TILT_DEGREES = 30.5  # no gantry tilts further
@@ -77,6 +79,8 @@ def check_is_ct_slice(header: Header) -> None:
         )
     if (unit := header.code("RescaleType") or "HU") not in _HOUNSFIELD:
         raise ValueError(f"{header} must hold HU, got values in {plain_text(unit, 'unit')}")
+    if maps := _NO_HU & header.codes("ImageType"):
+        raise ValueError(f"{header} must hold HU, got a map of a material or a density ({', '.join(maps)})")
     header.number("RescaleIntercept")
 
 

@@ -70,12 +70,19 @@ def test_a_damaged_file_speaks_against_the_series_beside_it_alone(tmp_path):
         ("NominalPercentageOfCardiacPhase", (30, 75), "percent of the heart cycle"),
         ("AcquisitionNumber", (9, 10), "acquisition"),
         ("ConvolutionKernel", ("B30f", "B70f"), "kernel"),
+        ("KVP", (80, 140), "kV"),
     ],
 )
-def test_volumes_of_one_series_are_told_apart(tmp_path, keyword, values, words):
+@pytest.mark.parametrize("higher_mm", [0.0, 1.5], ids=["in the same places", "half a slice further"])
+def test_volumes_of_one_series_are_told_apart(tmp_path, keyword, values, words, higher_mm):
     write_series(tmp_path, every(**{keyword: values[0]}))
-    late = every(**{keyword: values[1], "SeriesInstanceUID": SERIES})
-    other_series(tmp_path, 7, lambda ds, k: (late(ds, k), store(ds, HU[k] + 1020)), range(1, N))
+
+    def late(ds, k):
+        set_elements(ds, **{keyword: values[1]}, SeriesInstanceUID=SERIES)
+        ds.ImagePositionPatient[2] += higher_mm
+        store(ds, HU[k] + 1020)
+
+    other_series(tmp_path, 7, late, range(1, N))
     first, second = find_series(tmp_path)
     assert (first.name, first.part) == (f"{SERIES}#1", f"{words} {values[0]}")
     assert (second.name, second.description) == (f"{SERIES}#2", f"Abdomen 3.0, {words} {values[1]}")
@@ -83,6 +90,11 @@ def test_volumes_of_one_series_are_told_apart(tmp_path, keyword, values, words):
     np.testing.assert_array_equal(hu_of(tmp_path, f"{SERIES}#2"), HU[1:] - 4)
     for series in (None, SERIES):
         assert "got " + ("2 of 2" if series is None else SERIES) in refusal_of(tmp_path, series)
+
+
+def test_a_series_that_goes_on_with_another_kernel_is_one_ct(tmp_path):
+    write_series(tmp_path, lambda ds, k: set_elements(ds, ConvolutionKernel="AABBB"[k]))
+    np.testing.assert_array_equal(hu_of(tmp_path), HU)
 
 
 @pytest.mark.parametrize(

@@ -376,6 +376,18 @@ def test_an_iodine_map_is_refused_by_its_unit(tmp_path, unit):
     assert refusal_of(tmp_path) == f"FOLDER/000.dcm must hold HU, got values in {unit}"
 
 
+@pytest.mark.parametrize("kind", ["MAT_SPECIFIC", "EFF_ATOMIC_NUM", "electron_density"])
+def test_a_map_of_materials_is_refused_by_its_type_whatever_its_unit(tmp_path, kind):
+    write_series(tmp_path, every(ImageType=["DERIVED", "PRIMARY", "AXIAL", kind]))
+    said = f"FOLDER/000.dcm must hold HU, got a map of a material or a density ({kind.upper()})"
+    assert refusal_of(tmp_path) == said
+
+
+@pytest.mark.parametrize("kind", ["VMI", "MAT_REMOVED"])
+def test_one_energy_or_a_material_removed_leaves_hu(tmp_path, kind):
+    assert_is_the_series(write_series(tmp_path, every(ImageType=["DERIVED", "PRIMARY", "AXIAL", kind])))
+
+
 def test_every_slice_has_its_own_slope_and_intercept(tmp_path):
     def change(ds, k):
         ds.RescaleSlope, ds.RescaleIntercept = (1, 2, 0.5, 1, 4)[k], (-1024, -2000, -900, 0, -1000)[k]
