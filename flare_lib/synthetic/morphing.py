@@ -8,9 +8,10 @@ unevenly neighbouring points move.
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import permutations, product
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -32,7 +33,7 @@ LANDMARKS: tuple[str, ...] = (
 )
 FRACTIONS = (0.35, 0.8)  # of the way: nearer than that, it is one of the two people
 _REACH_MM = 60.0  # how far beyond the grid a displacement may look
-_FORMAT = 1  # of the cache: increase it when a correspondence is found in another way
+_FORMAT = 2  # of the cache: increase it when a correspondence is found in another way
 _FEWEST = 20  # voxels of a structure, on the working grid, for it to be matched
 
 
@@ -157,8 +158,8 @@ def correspondence(
 
     The other person is first laid over this one: turned, scaled and moved as a whole, so that the centres of the
     structures that both have fit best. That part is not in the displacement, which holds only differences of shape.
-    Then come `n_steps` of Adam for each distance between control points, on a grid of `spacing_mm` that reaches
-    `margin_mm` beyond the organs. The two are compared only where both maps hold something.
+    Then come `n_steps` of Adam for each distance between control points, the best of which is kept, on a grid of
+    `spacing_mm` that reaches `margin_mm` beyond the organs. The two are compared only where both maps hold something.
     Raises ValueError if the first person has no organs, fewer than four structures are whole in both maps, or no
     landmark lies around the organs in both.
     """
@@ -188,14 +189,17 @@ def correspondence(
         control = torch.zeros(3, *(k + 3 for k in intervals), requires_grad=True)
         optimizer = torch.optim.Adam([control], lr=distance / 60)
         calming = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 1 / n_steps, total_iters=n_steps - 1)
+        best, lowest = shift, math.inf
         for _ in range(n_steps):
             optimizer.zero_grad()
             moved = shift + _spread(control, weights)
             loss = -overlap(moved).mean() + stiffness * _unevenness(moved, spacing_mm)
+            if loss.item() < lowest:  # Adam's first steps are long even where nothing is gained
+                best, lowest = moved.detach(), loss.item()
             loss.backward()
             optimizer.step()
             calming.step()
-        shift = (shift + _spread(control, weights)).detach()
+        shift = best
     names = [name for name, there in zip(LANDMARKS, matched, strict=True) if there]
     reached = dict(zip(names, overlap(shift).tolist(), strict=True))
     return Correspondence(shift.movedim(-1, 0).contiguous().numpy(), points[0, 0, 0], spacing_mm, reached)
@@ -206,14 +210,19 @@ class _Masks:
 
     def __init__(self, person: Structures, points_mm: np.ndarray) -> None:
         size = np.asarray(person.array_zyx.shape)
-        index = np.floor(points_mm / person.spacing_zyx_mm).astype(int)
-        inside = ((index >= 0) & (index < size)).all(-1)
-        ids = person.array_zyx[tuple(np.moveaxis(np.clip(index, 0, size - 1), -1, 0))]
-        masks = []
-        for name in LANDMARKS:
-            table = np.zeros(256, np.float32)
-            table[person.ids(name)] = 1
-            masks.append(table[ids] * inside)
+        at = points_mm / person.spacing_zyx_mm
+        inside = ((at >= 0) & (at < size)).all(-1)
+        holds = np.zeros((len(LANDMARKS), 256), np.float32)
+        for landmark, name in zip(holds, LANDMARKS, strict=True):
+            landmark[person.ids(name)] = 1
+        # linear between the voxels' centres: of the nearest voxel, rounding would decide for a point between two
+        first = np.floor(at - 0.5).astype(int)
+        beyond = (at - 0.5 - first).astype(np.float32)
+        masks = np.zeros((len(LANDMARKS), *inside.shape), np.float32)
+        for corner in product((0, 1), repeat=3):
+            share = np.where(corner, beyond, 1 - beyond).prod(-1) * inside
+            voxels = np.clip(first + corner, 0, size - 1)
+            masks += holds[:, person.array_zyx[tuple(np.moveaxis(voxels, -1, 0))]] * share
         self.present = {name for name, mask in zip(LANDMARKS, masks, strict=True) if mask.sum() >= _FEWEST}
         self.blurred = torch.from_numpy(np.stack([ndimage.gaussian_filter(mask, 1.0) for mask in masks]))
         self.known = torch.from_numpy(inside.astype(np.float32))[None]

@@ -67,11 +67,14 @@ def test_between_the_grids_points_the_displacement_is_linear_and_beyond_them_con
     assert (line == np.clip(np.floor(expected), 0, 199)).all()
 
 
-def test_two_equal_people_correspond_where_they_are():
-    there = correspondence(person(), person(), **QUICK)
-    assert np.abs(there.shift_mm).mean() < 0.7
+@pytest.mark.parametrize("size", [1.0, 1.1])
+def test_two_equal_people_correspond_where_they_are_however_a_processor_rounds(size):
+    here = person()  # many points of the grid lie between two of its voxels
+    same = Structures(here.array_zyx, here.names, tuple(size * mm for mm in SPACING))
+    there = correspondence(here, same, **QUICK)
+    assert np.abs(there.shift_mm).max() < 0.001
     assert set(there.overlap) == {"liver", "spleen", "kidney_right", "kidney_left", "stomach", "vertebrae", "aorta"}
-    assert min(there.overlap.values()) > 0.98
+    assert min(there.overlap.values()) > 0.9999
 
 
 def test_the_way_leads_to_the_others_shapes_and_half_of_it_lies_between():
@@ -82,7 +85,7 @@ def test_the_way_leads_to_the_others_shapes_and_half_of_it_lies_between():
     arrived, halfway = morph(here, there, 1.0), morph(here, there, 0.5)
     for name in ("stomach", "spleen"):
         assert dice(here, other, name) < 0.75 and dice(arrived, other, name) > 0.78
-        assert dice(here, other, name) + 0.03 < dice(halfway, other, name) < dice(arrived, other, name) - 0.02
+        assert dice(here, other, name) + 0.01 < dice(halfway, other, name) < dice(arrived, other, name) - 0.02
         assert dice(halfway, here, name) > dice(arrived, here, name) + 0.03
     for name in ("liver", "kidney_left", "vertebrae_L1"):
         assert dice(arrived, other, name) > 0.9
