@@ -1,7 +1,8 @@
 """Loops that numba compiles to machine code: kept on disk where possible, with a notice before the first time.
 
 numba stores compiled code where NUMBA_CACHE_DIR says, else beside the module, else in the user's cache folder. For a
-user who can write to none of these, as in a container or a shared installation, it is compiled in every run instead.
+user who can write to none of these, as in a container or a shared installation, it is compiled in every run instead;
+so it is on a full disk, or where a crash left the half of a file.
 Reference: https://numba.readthedocs.io/en/stable/developer/caching.html and event_api.html
 """
 
@@ -16,6 +17,7 @@ from typing import Any
 try:
     import numba
     from numba.core import event
+    from numba.core.caching import FunctionCache
 except ValueError as error:  # numba's own variables
     told = ", ".join(f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("NUMBA_"))
     if not told:  # something else is wrong
@@ -36,12 +38,30 @@ def njit(**options: Any) -> Callable[[Callable], Callable]:
     options["no_cfunc_wrapper"] = True  # a way in from C, which nobody takes
 
     def compiled(function: Callable) -> Callable:
-        try:
-            return numba.njit(cache=True, **options)(function)
-        except RuntimeError:  # no folder that it can be kept in
-            return numba.njit(**options)(function)
+        loop = numba.njit(**options)(function)
+        with suppress(RuntimeError):  # no folder that it can be kept in
+            loop._cache = _Kept(function)  # what cache=True does, with numba's own cache
+        return loop
 
     return compiled
+
+
+class _Kept(FunctionCache):
+    """numba's cache on disk, which no run depends on: what it cannot read is compiled, what it cannot write is lost."""
+
+    def load_overload(self, signature: object, target_context: object) -> object:
+        try:
+            return super().load_overload(signature, target_context)
+        except OSError:  # somebody else's file, say
+            return None
+        except Exception:  # damaged, in whatever way: forgotten, so that it is kept anew
+            with suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, signature: object, compiled: object) -> None:
+        with suppress(Exception):
+            super().save_overload(signature, compiled)
 
 
 @contextmanager

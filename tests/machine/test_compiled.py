@@ -1,5 +1,6 @@
 """Compiled loops: kept on disk where that can be, and a word before the first time."""
 
+import errno
 import gc
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 from threading import Event
 
+import numba
 import pytest
 from numba import float64
 from numba.core import caching
@@ -50,6 +52,37 @@ def test_who_may_write_nowhere_has_it_compiled_all_the_same(monkeypatch):
     assert told == ["compiling"]
     assert thrice(2 + 0j) == 6
     assert told == ["compiling"]
+
+
+@pytest.mark.parametrize("fault", ["nothing more is written", "unreadable", "cut short", "damaged"])
+def test_a_folder_that_fails_later_costs_no_more_than_compiling_again(monkeypatch, tmp_path, fault):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    told = []
+
+    def run():
+        def added(x):
+            return x + 0.5
+
+        with told_of_compiling(lambda: told.append("compiling")):
+            return njit(no_cpython_wrapper=False)(added)(1.5)
+
+    def refused(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        if fault == "nothing more is written":
+            patch.setattr(caching.IndexDataCacheFile, "_open_for_write", refused)
+        assert run() == 2.0
+    for file in tmp_path.rglob("*.nb[ic]"):
+        if fault == "unreadable":
+            file.unlink()
+            file.mkdir()
+        else:
+            file.write_bytes(b"" if fault == "cut short" else b"damaged" + file.read_bytes())
+    assert run() == 2.0
+    assert told == ["compiling"] * 2
+    assert run() == 2.0
+    assert len(told) == 2 + (fault == "unreadable")  # what was damaged is kept anew
 
 
 @njit()
