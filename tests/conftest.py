@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from flare_lib import cli
+from flare_lib.machine.extras import name_the_user
 from flare_lib.machine.processes import Processes
 
 settings.register_profile(
@@ -23,6 +24,7 @@ settings.register_profile(
     print_blob=False,
 )
 settings.load_profile("derandomised")
+name_the_user()  # tests load MONAI by themselves
 
 
 @pytest.hookimpl(wrapper=True)

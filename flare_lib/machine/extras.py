@@ -1,5 +1,7 @@
 """Packages that not everyone needs: if one is missing, a single line says which extra installs it."""
 
+import getpass
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -15,10 +17,22 @@ def extra(name: str) -> Iterator[None]:
 
     A package that is installed but cannot be loaded keeps its own error.
     """
+    name_the_user()
     try:
         yield
     except ModuleNotFoundError as error:
         raise _missing(error.name, name) from error
+
+
+def name_the_user() -> None:
+    """Give a user without a name one, in this process and those it starts: MONAI asks for it while it is loaded.
+
+    Whoever runs a container under a bare number has none.
+    """
+    try:
+        getpass.getuser()
+    except (ImportError, KeyError, OSError):  # Windows; Python up to 3.12; 3.13
+        os.environ["LOGNAME"] = "nobody"
 
 
 def check_extra(package: str, name: str) -> None:

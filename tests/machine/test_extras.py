@@ -1,6 +1,8 @@
 """Packages that not everybody needs."""
 
+import getpass
 import importlib
+import os
 import sys
 import types
 
@@ -25,6 +27,22 @@ def test_a_package_that_is_there_is_imported(monkeypatch):
     with extra("train"):
         such_a_package = importlib.import_module("such_a_package")
     assert such_a_package is sys.modules["such_a_package"]
+
+
+@pytest.mark.parametrize("error", [ImportError, KeyError, OSError])  # on Windows, up to Python 3.12, and later
+def test_a_package_may_ask_for_the_name_of_a_user_who_is_only_a_number(monkeypatch, error):
+    def user():
+        if name := os.environ.get("LOGNAME"):
+            return name
+        raise error("getpwuid(): uid not found: 4321")
+
+    monkeypatch.setattr(getpass, "getuser", user)
+    monkeypatch.setenv("LOGNAME", "sigrun")
+    with extra("train"):
+        assert getpass.getuser() == "sigrun"
+    monkeypatch.delenv("LOGNAME")
+    with extra("train"):
+        assert getpass.getuser() == "nobody"
 
 
 def test_a_package_that_cannot_be_loaded_keeps_its_own_error():
