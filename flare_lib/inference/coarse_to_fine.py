@@ -5,7 +5,6 @@
 Paper section 2 and Fig. 1; the margin of the region and the clean-up's distance follow the authors' engine.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,15 +17,14 @@ from flare_lib.ct.hu import hu_doubts
 from flare_lib.ct.preprocess import find_foreground
 from flare_lib.ct.resample import place_resampled
 from flare_lib.ct.roi import Box, bounding_box, check_margin, crop_volume, paste
-from flare_lib.ct.volume import Triple, Volume, extent_mm
+from flare_lib.ct.volume import Triple, Volume
 from flare_lib.inference.plausibility import anatomy_doubts
 from flare_lib.inference.postprocess import MAX_DISTANCE_MM, MIN_SHARE, Report, check_rules, postprocess
 from flare_lib.inference.slice_interpolation import resize_argmax
 from flare_lib.inference.sliding_window import Slab, Weights, fitted_patch, sliding_window
 from flare_lib.inference.stages import PatchPredictor, ResizablePredictor, Stage
+from flare_lib.inference.thin_scans import lowered_if_thin
 from flare_lib.machine.progress import StageProgress, of_stage
-
-THIN_SHARE = 0.25  # of the height of the last stage's patch: bodies up to this are shown in lower patches
 
 # what `postprocess` does once its settings are chosen
 CleanUp = Callable[[np.ndarray, Triple], tuple[np.ndarray, Report]]
@@ -74,17 +72,16 @@ def segment(
     sliding window, in patches. `fit_tiles`: the most voxels of a tile of the fine stage, in patches; above 1, tiles are
     fitted to the region (`fitted_patch`), unless the stage cannot change its patch. `progress(stage, tiles done, tiles
     in total)` is called along the way. If the coarse stage finds nothing, the fine stage looks at the whole foreground,
-    and the notes say so. A body no higher than a quarter of the fine stage's patch is shown in lower ones (`lowered`).
-    Raises the errors of `check_rules` and `check_margin` before any work is done, ValueError for a step outside (0, 1]
-    or a `fit_tiles` below 1, and MemoryError if a device is full.
+    and the notes say so. A body no higher than a quarter of the fine stage's patch is shown in lower ones
+    (`thin_scans`). Raises the errors of `check_rules` and `check_margin` before any work is done, ValueError for a step
+    outside (0, 1] or a `fit_tiles` below 1, and MemoryError if a device is full.
     """
     check_margin(margin_mm)
     run = Run(_rules(max_distance_mm, min_share) if clean_up else None, progress)
     foreground = find_foreground(ct.array_zyx)
     body = crop_volume(ct, foreground)
     run.lap("foreground")
-    if is_thin(body, fine):
-        coarse, fine = lowered(coarse, body), lowered(fine, body)
+    coarse, fine = lowered_if_thin(body, coarse, fine)
     seen, roi = run.find_region(body, coarse, tile_steps[0], margin_mm)
     # a patch that reaches beyond a small region shows what lies there, not air: a neck is known by its jaw
     roi = roi.grow(getattr(fine, "patch_mm", (0.0, 0.0, 0.0)), body.spacing_zyx_mm, body.shape_zyx)
@@ -111,7 +108,7 @@ def segment_in_one_stage(
     foreground = find_foreground(ct.array_zyx)
     body = crop_volume(ct, foreground)
     run.lap("foreground")
-    stage = lowered(stage, body) if is_thin(body, stage) else stage
+    [stage] = lowered_if_thin(body, stage)
     labels = run.segment_region(body, stage, tile_step, "one stage", fit_tiles)
     return run.result(ct, labels, foreground, None, scale=scale_of(stage))
 
@@ -119,31 +116,6 @@ def segment_in_one_stage(
 def scale_of(stage: Stage) -> float | None:
     """Return how much larger than it is a stage sees the body; None for one that does not know."""
     return getattr(stage, "scale", None)
-
-
-def is_thin(body: Volume, stage: Stage) -> bool:
-    """Return whether a body's slices fill at most a `THIN_SHARE` of the stage's patch; False without a `patch_mm`."""
-    return _height_mm(body) <= THIN_SHARE * getattr(stage, "patch_mm", (0.0, 0.0, 0.0))[0]
-
-
-def lowered(stage: Stage, body: Volume) -> Stage:
-    """Return the stage with a patch no higher than the body, or as it is if its patch cannot change.
-
-    A scan of a few centimetres fills a small part of a patch, and the rest would be air, by which a net that normalises
-    what it sees is misled. In a patch as low as the net's strides allow, there is little of it. Measured:
-    benchmarks/README.md, `weights`.
-    """
-    patch_mm = getattr(stage, "patch_mm", None)
-    if patch_mm is None or not isinstance(stage, ResizablePredictor):
-        return stage
-    z, y, x = stage.patch_size
-    multiple = stage.size_multiple[0]
-    n_slices = max(1, round(_height_mm(body) / patch_mm[0] * z))  # of the stage's image
-    return stage.with_patch((min(z, math.ceil(n_slices / multiple) * multiple), y, x))
-
-
-def _height_mm(body: Volume) -> float:
-    return extent_mm(body.shape_zyx, body.spacing_zyx_mm)[0]
 
 
 def _rules(max_distance_mm: float, min_share: float) -> CleanUp:

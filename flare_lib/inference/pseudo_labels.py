@@ -19,10 +19,11 @@ from flare_lib.ct.labels import IGNORED
 from flare_lib.ct.preprocess import find_foreground
 from flare_lib.ct.roi import crop_volume
 from flare_lib.ct.volume import Volume, triple
-from flare_lib.inference.coarse_to_fine import Run, Segmentation, is_thin, lowered, scale_of
+from flare_lib.inference.coarse_to_fine import Run, Segmentation, scale_of
 from flare_lib.inference.postprocess import MIN_SHARE, postprocess
 from flare_lib.inference.slice_interpolation import resize_argmax, resized_slices
 from flare_lib.inference.stages import Stage
+from flare_lib.inference.thin_scans import lowered_if_thin
 from flare_lib.machine.progress import StageProgress
 
 SURE = 0.75
@@ -74,7 +75,7 @@ def _mean_probabilities(run: Run, body: Volume, stages: Sequence[Stage], tile_st
     """
     sums, grid = torch.empty(0), (0, 0, 0)
     for k, stage in enumerate(stages, start=1):
-        stage = lowered(stage, body) if is_thin(body, stage) else stage
+        [stage] = lowered_if_thin(body, stage)
         image = stage.prepare(body)
         shape = triple(image.shape[1:])
         grid = grid if sums.numel() else shape

@@ -16,9 +16,10 @@ from flare_lib.ct.resample import resample_trilinear, resampled_shape
 from flare_lib.ct.roi import crop_volume
 from flare_lib.ct.volume import Volume
 from flare_lib.evaluation.metrics import dice_scores
-from flare_lib.inference.coarse_to_fine import is_thin, lowered, segment, segment_in_one_stage
+from flare_lib.inference.coarse_to_fine import segment, segment_in_one_stage
 from flare_lib.inference.plausibility import MAX_SCALE, anatomy_doubts
 from flare_lib.inference.sliding_window import n_tiles
+from flare_lib.inference.thin_scans import is_thin, lowered
 from flare_lib.machine.precision import FLOAT32
 
 
