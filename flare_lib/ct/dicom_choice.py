@@ -4,13 +4,14 @@ The only CT series that nothing rules out is taken, and notes name whatever else
 choice is the user's.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from flare_lib.ct.dicom_series import CT_CLASSES, Series
 from flare_lib.ct.dicom_stack import is_localizer
+from flare_lib.machine.counted import some_of
 
 _MOST_LISTED = 12
 
@@ -57,13 +58,11 @@ def choose_series(found: Sequence[Series], path: Path, name: str | None = None) 
 
 
 def _listed(named: Sequence[Series], found: Sequence[Series]) -> str:
-    return f"{len(named)} of {len(found)}: {_joined(map(str, named or found)) or 'none'}"
+    return f"{len(named)} of {len(found)}: {_joined([*map(str, named or found)]) or 'none'}"
 
 
-def _joined(texts: Iterable[str]) -> str:
-    texts = list(texts)
-    more = f"; and {len(texts) - _MOST_LISTED} more" if len(texts) > _MOST_LISTED else ""
-    return f"{'; '.join(texts[:_MOST_LISTED])}{more}"
+def _joined(lines: Sequence[str]) -> str:
+    return some_of(lines, "; ", most=_MOST_LISTED)
 
 
 def _shows_ct(series: Series) -> bool:

@@ -6,7 +6,6 @@ Reference: Wasserthal et al. 2023, "TotalSegmentator", doi 10.1148/ryai.230024. 
 """
 
 import filecmp
-import hashlib
 import os
 import shutil
 import subprocess
@@ -27,6 +26,7 @@ from flare_lib.ct.files import load_label_map, save_ct, save_label_map
 from flare_lib.ct.labels import to_flare
 from flare_lib.machine.atomic_write import atomic_write
 from flare_lib.machine.failures import reason_of
+from flare_lib.machine.fingerprint import sha256_of
 from flare_lib.synthetic.phantom import phantom_case
 
 
@@ -211,7 +211,7 @@ class Cache:
         """
         archive, folder = self.archive, self.path / f"{self.archive.package}-{self.archive.version}"
         paths = [folder / name for name in names]
-        if all(path.is_file() and _sha256(path) == archive.members[path.name][1] for path in paths):
+        if all(path.is_file() and sha256_of(path) == archive.members[path.name][1] for path in paths):
             return paths
         with self.fetched(self.path, instead_of=folder) as file:
             _extract(archive, file, paths)
@@ -286,11 +286,6 @@ def _holds(path: Path, label_map_zyx: np.ndarray) -> bool:
         return False
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _check_sha256(archive: Archive, path: Path, sha256: str, name: str) -> None:
-    if (got := _sha256(path)) != sha256:
+    if (got := sha256_of(path)) != sha256:
         raise unavailable(archive, f"{name} must have sha256 {sha256}, got {got}")

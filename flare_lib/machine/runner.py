@@ -50,11 +50,10 @@ def run_in_order(
     pool: Pool | None = None,
     *,
     progress: Progress | None = None,
-    memory_mib: Callable[[Item], float] | None = None,
 ) -> list[Result | Failure]:
     """Return the results, or the Failures in their places, in the order of the items; see `run`."""
     found: dict[int, Result | Failure] = {}
-    for k, outcome in run(work, items, pool, memory_mib=memory_mib):
+    for k, outcome in run(work, items, pool):
         found[k] = outcome.result if isinstance(outcome, Done) else outcome
         if progress:
             progress(len(found), len(items))

@@ -17,12 +17,11 @@ import torch
 from flare_lib.ct.labels import ORGAN_NAMES
 from flare_lib.machine.atomic_write import atomic_folder
 from flare_lib.network.nnunet_folder import CHECKPOINT, DATASET, PLANS
+from flare_lib.network.nnunet_plans import PLAIN, RESAMPLING, STANDARD_LAYERS
 from flare_lib.network.unet import UNet
 from flare_lib.network.weights import TrainedNet
 
 DATA_SET, TRAINER, PLANNER, CONFIGURATION = "Dataset922_FLARE22", "nnUNetTrainer", "nnUNetPlans", "3d_fullres"
-
-_SPLINES = "resample_data_or_seg_to_shape"
 
 
 def export_folder(results: str | Path) -> Path:
@@ -109,30 +108,23 @@ def _plans(trained: TrainedNet, mean_hu: float, sd_hu: float) -> dict[str, Any]:
         "spacing": list(recipe.spacing_zyx_mm),
         "normalization_schemes": ["CTNormalization"],
         "use_mask_for_norm": [False],
-        "resampling_fn_data": _SPLINES,
+        "resampling_fn_data": RESAMPLING,
         "resampling_fn_data_kwargs": splines,
-        "resampling_fn_seg": _SPLINES,
+        "resampling_fn_seg": RESAMPLING,
         "resampling_fn_seg_kwargs": {**splines, "is_seg": True, "order": 1},
-        "resampling_fn_probabilities": _SPLINES,
+        "resampling_fn_probabilities": RESAMPLING,
         "resampling_fn_probabilities_kwargs": {**splines, "order": 1},
         "batch_dice": False,
         "architecture": {
-            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+            "network_class_name": f"dynamic_network_architectures.architectures.unet.{PLAIN}",
             "arch_kwargs": {
                 "n_stages": n_stages,
                 "features_per_stage": architecture["features_per_stage"],
-                "conv_op": "torch.nn.modules.conv.Conv3d",
                 "kernel_sizes": [[3, 3, 3]] * n_stages,
                 "strides": [[1, 1, 1], *architecture["strides"]],
                 "n_conv_per_stage": [2] * n_stages,
                 "n_conv_per_stage_decoder": [2] * (n_stages - 1),
-                "conv_bias": True,
-                "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-                "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-                "dropout_op": None,
-                "dropout_op_kwargs": None,
-                "nonlin": "torch.nn.LeakyReLU",
-                "nonlin_kwargs": {"inplace": True},
+                **STANDARD_LAYERS,
             },
             "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
         },

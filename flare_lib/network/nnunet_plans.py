@@ -40,11 +40,11 @@ from flare_lib.network.plan_numbers import (
 )
 
 _READERS = {"SimpleITKIO": False, "NibabelIO": False, "NibabelIOWithReorient": True}  # does it reorient?
-_RESAMPLING = "resample_data_or_seg_to_shape"
 _SMALLEST_SD = 1e-8
 _ANY: Window = (-np.inf, np.inf)
 
 PLAIN, RESIDUAL = "PlainConvUNet", "ResidualEncoderUNet"
+RESAMPLING = "resample_data_or_seg_to_shape"  # nnU-Net's default, splines
 # what nnU-Net builds its 3-D nets of where plans do not say it: all of version 1's, and the older ones of version 2
 STANDARD_LAYERS: dict[str, Any] = {
     "conv_op": "torch.nn.modules.conv.Conv3d",
@@ -241,8 +241,8 @@ def _ct_order(chosen: Mapping[str, Any]) -> int:
         function = chosen[f"resampling_fn_{what}"]
         stated = chosen[f"resampling_fn_{what}_kwargs"]
         got = {key: stated.get(key) for key in expected}
-        if function != _RESAMPLING or got != expected:
-            raise ValueError(f"{what} must be resampled by {_RESAMPLING} with {expected}, got {function} with {stated}")
+        if function != RESAMPLING or got != expected:
+            raise ValueError(f"{what} must be resampled by {RESAMPLING} with {expected}, got {function} with {stated}")
     return whole(chosen["resampling_fn_data_kwargs"]["order"], "the order of the CT's resampling", 0, 5)
 
 
