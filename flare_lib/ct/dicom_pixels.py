@@ -29,11 +29,6 @@ _DECODED_BY = (
 )
 
 
-def read_stored_values(header: Header) -> np.ndarray:
-    """Return the stored values of a slice (a file, or a frame of one), as `stored_values` does."""
-    return stored_values(header, read_frames(header)[header.frame])
-
-
 def hu_of(header: Header, frame: memoryview) -> np.ndarray:
     """Return a slice in HU (rows, columns): int16 if that loses nothing, float32 otherwise."""
     slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept")

@@ -101,10 +101,6 @@ TOTALSEGMENTATOR = Archive(
             f"{_TESTS}/example_seg_fast_force_split.nii.gz",
             "e8097758e56e73099075b6caaebce23ef11bc6fad66a4ec3753b9406846558c7",
         ),
-        "thorax_ct.nii.gz": (
-            f"{_TESTS}/aorta_report/example_ct.nii.gz",
-            "372d98723e3283a8d4a0ae2f0ef1e581c0ad17b673b30b2e8d3e215180cc2a12",
-        ),
     },
 )
 ABOUT_SAMPLE = (
@@ -231,14 +227,6 @@ def fetch_sample(cache: Cache | None = None) -> SampleCase:
     if not _holds(label_map_path, organs):
         save_label_map(label_map_path, organs, structures)
     return SampleCase(ct_path, label_map_path, ABOUT_SAMPLE)
-
-
-def fetch_thorax(cache: Cache | None = None) -> Path:
-    """Return the path of a CT angiography of the chest at 1.5 mm, axes LPS, without labels.
-
-    Fetched and kept as in `fetch_sample`, whose errors it raises.
-    """
-    return (cache or Cache()).get("thorax_ct.nii.gz")[0]
 
 
 def sample_or_phantom(cache: Cache | None = None) -> SampleCase:

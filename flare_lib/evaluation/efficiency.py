@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pynvml
+
+from flare_lib.machine.sampling import sampled
 
 INTERVAL_S = 0.1
 _STEPS_FILE = "FLARE_LIB_STEPS"  # holds the path of the file where a profiled command notes its steps
@@ -171,21 +172,12 @@ def profile(*, interval_s: float = INTERVAL_S) -> Iterator[Profile]:
     Samples are taken by a thread, every `interval_s` seconds. Raises ValueError for an interval that is not positive.
     """
     _check_interval(interval_s)
-    run, over = Profile(), threading.Event()
+    run = Profile()
     sampler = _Sampler(os.getpid(), gpu_memory())
-
-    def sample() -> None:
-        while not over.wait(interval_s):
-            sampler.take()
-
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
     try:
-        yield run
+        with sampled(sampler.take, interval_s):
+            yield run
     finally:
-        over.set()
-        thread.join()
-        sampler.take()
         run.result = sampler.result(run._spans(sampler.rows[-1][0]))
 
 

