@@ -19,7 +19,6 @@ from flare_lib.evaluation.metrics import dice_scores
 from flare_lib.inference.coarse_to_fine import segment, segment_in_one_stage
 from flare_lib.inference.plausibility import MAX_SCALE, anatomy_doubts
 from flare_lib.inference.sliding_window import n_tiles
-from flare_lib.inference.thin_scans import is_thin, lowered
 from flare_lib.machine.precision import FLOAT32
 
 
@@ -148,20 +147,6 @@ def test_tiles_that_cannot_be_fitted_are_refused_or_stay_as_they_are():
         segment_in_one_stage(ct, other, fit_tiles=0.5)
     kept, plain = (segment_in_one_stage(ct, one_size, fit_tiles=cap).label_map_zyx for cap in (2.0, 1.0))
     np.testing.assert_array_equal(kept, plain)
-
-
-@pytest.mark.parametrize(
-    ("n_slices", "height", "thin"),
-    [(1, 8, True), (4, 8, True), (5, 16, True), (6, 16, False), (15, 32, False), (40, 40, False)],  # of 7 mm
-)
-def test_a_thin_body_is_shown_in_a_patch_as_low_as_it_can_be(n_slices, height, thin):
-    stage = Resizable((4.0, 3.5, 3.2), (40, 20, 22), [])  # of 160 mm: a quarter is 40
-    body = Volume.from_array(np.zeros((n_slices, 9, 12), np.int16), (7.0, 2.0, 1.9))
-    assert lowered(stage, body).patch_size == (height, 20, 22)
-    assert is_thin(body, stage) == thin
-    assert stage.patch_size == (40, 20, 22)
-    fixed = Oracle((4.0, 3.5, 3.2), (40, 20, 22))
-    assert (is_thin(body, fixed), lowered(fixed, body)) == (False, fixed)
 
 
 @pytest.mark.parametrize(("n_slices", "heights"), [(6, ({8}, {8})), (7, ({24}, {32}))])
