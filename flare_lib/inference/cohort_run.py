@@ -18,38 +18,27 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from flare_lib import __version__
 from flare_lib.ct.border import cut_labels
 from flare_lib.ct.files import load_ct, save_label_map
 from flare_lib.ct.labels import are_flares, label_counts, without_ignored
-from flare_lib.ct.nifti_file import SUFFIXES
 from flare_lib.ct.volume import Volume
 from flare_lib.data.cohort import Case
 from flare_lib.data.listing import check_case_name
-from flare_lib.inference.methods import Ensemble, Settings, clean_up_rules, open_method, weights_sha256, weights_stamp
-from flare_lib.inference.sliding_window import SLAB_SLICES
+from flare_lib.inference.expected_memory import expected_memory_mib
+from flare_lib.inference.methods import Settings, clean_up_rules, open_method, weights_sha256, weights_stamp
 from flare_lib.machine.failures import Failure
 from flare_lib.machine.fingerprint import sha256_of, stamp_of
 from flare_lib.machine.manifest import MANIFEST, Entry, Manifest, open_manifest, read_manifest
 from flare_lib.machine.processes import Pool
 from flare_lib.machine.progress import Progress
 from flare_lib.machine.runner import run
-from flare_lib.network.complexity import peak_bytes
-from flare_lib.network.in_place import finest_in_place
-from flare_lib.network.weights import load_trained, packaged_weights
 
 Also = Callable[[Path, str, Volume, np.ndarray], None]  # (folder, name, CT, label map): a picture, for example
-
-_PROCESS_MIB = 900.0  # torch, the nets and what they compute
-_PATCH_MIB = 150.0  # for tiles of one patch more: 137 measured of the packaged fine net (benchmarks/README.md)
-_BYTES_PER_VOXEL = 4  # the CT, its labels, and what exists for a moment
-_BYTES_OF_WHOLE_BODY = 10  # the same where no region is chosen: labels before and after the clean-up, its components
-_WIDEST_MM, _VOXEL_MM3 = 500.0, 1.5  # of a DICOM series before it is read: a scanner's field, a common voxel
 
 
 def segment_cohort(
@@ -199,79 +188,6 @@ def without_labels(cases: Sequence[Case], folder: Path, entries: Mapping[str, En
     outside = [case.name for case in cases if case.ct_path.resolve().parent != folder]
     own = {label_path(folder, name).resolve() for name in (*outside, *entries)}
     return [case for case in cases if case.ct_path.resolve() not in own]
-
-
-def expected_memory_mib(case: Case, settings: Settings) -> float:
-    """Return roughly how much memory a process needs for a case, in MiB; if it cannot be read, as if it were empty.
-
-    Larger tiles and a larger `scale` take more; the nets that make pseudo-labels hold the scores of the whole CT.
-    """
-    path = case.ct_path
-    size_mm = np.zeros(3)  # across, across and along the body
-    try:
-        if path.name.lower().endswith(SUFFIXES):
-            image = nib.Nifti1Image.from_filename(path)
-            n_voxels = float(np.prod(image.shape, dtype=float))
-            order = np.argsort([code in ("S", "I") for code in nib.aff2axcodes(image.affine)], stable=True)
-            size_mm = (np.array(image.shape[:3]) * image.header.get_zooms()[:3])[order]
-        else:
-            files = [path] if path.is_file() else path.rglob("*")
-            n_voxels = float(sum(file.stat().st_size for file in files))  # 2 bytes per voxel, compressed by half
-            size_mm = np.array([_WIDEST_MM, _WIDEST_MM, n_voxels * _VOXEL_MM3 / _WIDEST_MM**2])
-    except Exception:  # whatever is wrong, segmenting the case will say so
-        n_voxels = 0.0
-    mib, ensemble = _PROCESS_MIB + _PATCH_MIB * (settings.fit_tiles - 1), settings.ensemble
-    across, along = float(size_mm[0] * size_mm[1]), float(size_mm[2])
-    if ensemble is None:
-        larger = 0.0
-        if settings.scale > 1:
-            per_mm2, per_mm3 = _bytes_at_own_scale(settings.weights_dir, weights_stamp(settings))
-            larger = across * (per_mm2 * (settings.scale**2 - 1) + along * per_mm3 * (settings.scale**3 - 1))
-        return mib + (_BYTES_PER_VOXEL * n_voxels + larger) / 2**20
-    nets = _nets_of(ensemble, weights_stamp(settings))
-    scores = nets.bytes_per_mm3 * across * (along + nets.patch_mm)  # the mean, and the sums of a row of tiles
-    return mib + (nets.held_bytes + scores + _BYTES_OF_WHOLE_BODY * n_voxels) / 2**20
-
-
-@functools.lru_cache(maxsize=1)
-def _bytes_at_own_scale(weights_dir: Path | None, _stamp: str) -> tuple[float, float]:
-    """Return what the fine net's scores take per mm2 across the body, and its image per mm3; 0 if it cannot be read.
-
-    The scores are the sums of a row of tiles and the slab of their averages. Weights with another stamp are read anew.
-    """
-    try:
-        fine = load_trained(packaged_weights("fine") if weights_dir is None else weights_dir / "fine")
-    except (OSError, ValueError):  # opening the method will say so
-        return 0.0, 0.0
-    z, y, x = fine.preprocessing.spacing_zyx_mm
-    n_scores = fine.net.architecture["n_classes"] * (fine.patch_size[0] + SLAB_SLICES)  # of a column of voxels
-    return 4 * n_scores / (y * x), 4 / (z * y * x)
-
-
-class _Nets(NamedTuple):
-    held_bytes: float = 0.0  # weights, and the largest answer to a patch
-    bytes_per_mm3: float = 0.0  # of scores, on the grid of the first view
-    patch_mm: float = 0.0  # along the body
-
-
-@functools.lru_cache(maxsize=1)
-def _nets_of(ensemble: Ensemble, _stamp: str) -> _Nets:
-    """Return what the nets of pseudo-labels hold; nothing for nets that cannot be read, another stamp: read anew."""
-    weights, answer, first = 0, 0, None
-    try:
-        for path in ensemble.weights:
-            trained = load_trained(path)
-            own = 4 * trained.net.n_parameters
-            weights += own
-            answer = max(answer, peak_bytes(trained.net, trained.patch_size, finest_in_place) - own)
-            first = first or trained
-    except (OSError, ValueError):  # opening the method will say so
-        return _Nets()
-    if first is None:
-        return _Nets()
-    spacing = np.array(first.preprocessing.spacing_zyx_mm) / ensemble.scales[0]
-    n_channels = first.net.architecture["n_classes"] + 1
-    return _Nets(weights + answer, 4 * n_channels / float(np.prod(spacing)), float(first.patch_size[0] * spacing[0]))
 
 
 def _is_settled(
