@@ -17,7 +17,7 @@ from typing import Any
 try:
     import numba
     from numba.core import event
-    from numba.core.caching import FunctionCache
+    from numba.core.caching import CompileResultCacheImpl, FunctionCache, UserWideCacheLocator
 except ValueError as error:  # numba's own variables
     told = ", ".join(f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("NUMBA_"))
     if not told:  # something else is wrong
@@ -46,8 +46,19 @@ def njit(**options: Any) -> Callable[[Callable], Callable]:
     return compiled
 
 
+class _Places(CompileResultCacheImpl):
+    """The folders that numba tries: the user's only if there is a home, or it would be called ~ and lie in this one."""
+
+    def __init__(self, function: Callable) -> None:
+        if os.path.expanduser("~") == "~":
+            self._locator_classes = [place for place in self._locator_classes if place is not UserWideCacheLocator]
+        super().__init__(function)
+
+
 class _Kept(FunctionCache):
     """numba's cache on disk, which no run depends on: what it cannot read is compiled, what it cannot write is lost."""
+
+    _impl_class = _Places
 
     def load_overload(self, signature: object, target_context: object) -> object:
         try:

@@ -54,6 +54,21 @@ def test_who_may_write_nowhere_has_it_compiled_all_the_same(monkeypatch):
     assert told == ["compiling"]
 
 
+def test_without_a_home_no_folder_is_made_wherever_the_program_runs(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.setattr(caching.InTreeCacheLocator, "from_function", lambda *_: None)
+
+    @njit()
+    def halved(x):
+        return x / 2
+
+    assert halved(3.0) == 1.5
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("fault", ["nothing more is written", "unreadable", "cut short", "damaged"])
 def test_a_folder_that_fails_later_costs_no_more_than_compiling_again(monkeypatch, tmp_path, fault):
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
