@@ -103,9 +103,18 @@ def segment(
     from flare_lib.inference.methods import FITTED, Settings, compiling, open_method
 
     check_margin(margin_mm)
-    largest, folds = FITTED if fit_tiles else 1.0, tuple(fold or ())
     settings = Settings(
-        weights_dir, nnunet, folds, roi, margin_mm, device, precision, engine, tile_step, fit_tiles=largest, scale=scale
+        weights_dir=weights_dir,
+        nnunet=nnunet,
+        folds=tuple(fold or ()),
+        roi=roi,
+        margin_mm=margin_mm,
+        device=device,
+        precision=precision,
+        engine=engine,
+        tile_step=tile_step,
+        fit_tiles=FITTED if fit_tiles else 1.0,
+        scale=scale,
     )
     if to_file:
         with compiling():

@@ -95,7 +95,7 @@ def to_flare(label_map: np.ndarray, data_set: str) -> np.ndarray:
 
 
 def are_flares(names: Mapping[int, str]) -> bool:
-    """Say whether labels {id: name}, without the background, are FLARE's 13 organs, by name or abbreviation."""
+    """Return whether labels {id: name}, without the background, are FLARE's 13 organs, by name or abbreviation."""
     if set(names) != {o.id for o in ORGANS}:
         return False
     return all(

@@ -115,8 +115,14 @@ def prepare_cases(
     done = len(cases) - len(missing)
     if progress:
         progress(done, len(cases))
-    make = partial(_prepare, folder=folder, preprocessing=preprocessing, around=around, margin_mm=margin_mm)
-    make = partial(make, pass_over_empty=pass_over_empty)
+    make = partial(
+        _prepare,
+        folder=folder,
+        preprocessing=preprocessing,
+        around=around,
+        margin_mm=margin_mm,
+        pass_over_empty=pass_over_empty,
+    )
     count = (lambda n, _: progress(done + n, len(cases))) if progress else None
     outcomes = run_in_order(make, missing, pool, progress=count)
     failed = [

@@ -22,7 +22,7 @@ from matplotlib.ticker import MaxNLocator
 from flare_lib.ct.labels import N_CLASSES, ORGANS, as_label_map, label_counts
 from flare_lib.ct.preprocess import find_foreground
 from flare_lib.ct.roi import Box
-from flare_lib.ct.volume import Triple, Volume
+from flare_lib.ct.volume import Triple, Volume, extent_mm
 from flare_lib.display.slices import (
     DISPLAY_WINDOW_HU,
     PLANES,
@@ -261,7 +261,7 @@ def comparison_figure(
     if center_zyx is None:
         middle = tuple((a + b) // 2 for a, b in zip(body.start_zyx, body.stop_zyx, strict=True))
         center_zyx = organ_center(given[0]) if given else middle
-    z_mm, y_mm, x_mm = (n * s for n, s in zip(body.shape_zyx, ct.spacing_zyx_mm, strict=True))
+    z_mm, y_mm, x_mm = extent_mm(body.shape_zyx, ct.spacing_zyx_mm)
     widths, height = (x_mm, x_mm, y_mm), max(z_mm, y_mm)
     figure = Figure(figsize=(11, 0.8 + len(label_maps) * 11 * height / sum(widths)), facecolor=_PAPER, dpi=80)
     grid = figure.subplots(

@@ -83,34 +83,51 @@ def open_method(settings: Settings, stamp: str = "") -> Method:
 
     Raises the errors of `load_stages`, `load_nnunet_folder` and `choose_device`.
     """
-    device, step = choose_device(settings.device), settings.tile_step
-    numbers: dict[str, Any] = {"device": device, "precision": settings.precision, "engine": settings.engine}
+    numbers = {"device": choose_device(settings.device), "precision": settings.precision, "engine": settings.engine}
     if settings.ensemble is not None:
-        nets = [stages.NetStage(load_trained(path), **numbers) for path in settings.ensemble.weights]
-        views = [net.scaled(scale) for net in nets for scale in settings.ensemble.scales]
-        how: dict[str, Any] = {"stages": views, "sure": settings.ensemble.sure, "tile_step": step}
-        return Method(partial(pseudo_labels.pseudo_labels, **how), ORGAN_NAMES, "view 1")
-    if settings.nnunet is None:
-        coarse, fine = stages.load_stages(settings.weights_dir, **numbers)
-        if settings.scale != 1:
-            coarse, fine = coarse.scaled(settings.scale), fine.scaled(settings.scale)
-        near: dict[str, Any] = {"margin_mm": settings.margin_mm, "tile_steps": (1.0, step)}
-        both = partial(coarse_to_fine.segment, coarse=coarse, fine=fine, fit_tiles=settings.fit_tiles, **near)
-        return Method(both, ORGAN_NAMES, "fine")
+        return _several_nets(settings, settings.ensemble, numbers)
+    if settings.nnunet is not None:
+        return _nnunet(settings, settings.nnunet, numbers)
+    return _two_nets(settings, numbers)
+
+
+def _two_nets(settings: Settings, numbers: Mapping[str, Any]) -> Method:
+    coarse, fine = stages.load_stages(settings.weights_dir, **numbers)
+    if settings.scale != 1:
+        coarse, fine = coarse.scaled(settings.scale), fine.scaled(settings.scale)
+    both = partial(
+        coarse_to_fine.segment,
+        coarse=coarse,
+        fine=fine,
+        margin_mm=settings.margin_mm,
+        tile_steps=(1.0, settings.tile_step),
+        fit_tiles=settings.fit_tiles,
+    )
+    return Method(both, ORGAN_NAMES, "fine")
+
+
+def _nnunet(settings: Settings, folder: Path, numbers: Mapping[str, Any]) -> Method:
     from flare_lib.inference import nnunet_stage  # its splines take scipy a while to import
     from flare_lib.network.nnunet_folder import load_nnunet_folder
 
-    stage = nnunet_stage.NnunetStage(load_nnunet_folder(settings.nnunet, settings.folds), **numbers)
-    tiles: dict[str, Any] = {"tile_step": step, "fit_tiles": settings.fit_tiles}
-    only_here: dict[str, Any] = {}
-    notes: tuple[str, ...] = ()
-    if settings.roi:
-        coarse = stages.load_stages(settings.weights_dir, **numbers)[0]
-        only_here = {"coarse": coarse, "margin_mm": settings.margin_mm}
-        if not stage.plans.has_flares_organs:
-            notes = ("--roi looks only near FLARE's 13 organs; anything far from them is missed",)
-    alone = partial(nnunet_stage.segment_with_nnunet, stage=stage, **tiles, **only_here)
-    return Method(alone, stage.plans.names, nnunet_stage.NAME, notes)
+    stage = nnunet_stage.NnunetStage(load_nnunet_folder(folder, settings.folds), **numbers)
+    alone = partial(
+        nnunet_stage.segment_with_nnunet, stage=stage, tile_step=settings.tile_step, fit_tiles=settings.fit_tiles
+    )
+    if not settings.roi:
+        return Method(alone, stage.plans.names, nnunet_stage.NAME)
+    coarse, _ = stages.load_stages(settings.weights_dir, **numbers)
+    known = stage.plans.has_flares_organs
+    notes = () if known else ("--roi looks only near FLARE's 13 organs; anything far from them is missed",)
+    near = partial(alone, coarse=coarse, margin_mm=settings.margin_mm)
+    return Method(near, stage.plans.names, nnunet_stage.NAME, notes)
+
+
+def _several_nets(settings: Settings, ensemble: Ensemble, numbers: Mapping[str, Any]) -> Method:
+    nets = [stages.NetStage(load_trained(path), **numbers) for path in ensemble.weights]
+    views = [net.scaled(scale) for net in nets for scale in ensemble.scales]
+    together = partial(pseudo_labels.pseudo_labels, stages=views, sure=ensemble.sure, tile_step=settings.tile_step)
+    return Method(together, ORGAN_NAMES, "view 1")
 
 
 def compiling() -> AbstractContextManager[None]:

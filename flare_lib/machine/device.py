@@ -22,7 +22,7 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def has_x86_onednn() -> bool:
-    """Say whether this is an x86 processor on which torch has oneDNN, its library of fast kernels, and may use it."""
+    """Return whether this is an x86 processor on which torch has oneDNN, a library of fast kernels, and may use it."""
     # those for ARM were not measured
     known = platform.machine() in ("x86_64", "AMD64")
     return known and torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)

@@ -63,7 +63,7 @@ def finest_in_place(net: UNet, image: torch.Tensor) -> torch.Tensor:
 
 
 def _is_small(x: torch.Tensor) -> bool:
-    """Say whether a map would go through the window as a whole, which would save nothing."""
+    """Return whether a map would go through the window as a whole, which would save nothing."""
     return x.nbytes <= kernels.PIECE_BYTES
 
 

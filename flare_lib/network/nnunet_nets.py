@@ -69,7 +69,7 @@ def build_nnunet(plans: Plans, weights: Mapping[str, Any], *, source: str) -> tu
 
 
 def _is_ours(plans: Plans) -> bool:
-    """Say whether the planned net is our UNet.
+    """Return whether the planned net is our UNet.
 
     With kernels padded by zeros it also is if some kernels are 1 wide; but that is slower, so it is done only where
     nnU-Net's package is missing.

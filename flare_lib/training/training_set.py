@@ -131,15 +131,15 @@ def gather(
             gathered.unlabelled = prepared(without, "foreground", opened, within="unlabelled")
             gathered.unlabelled = _never_held_out(gathered.unlabelled, gathered, "unlabelled", on_note)
     if persons:
-        loaded = [load_subject(path) for path in persons]
-        bodies = _bodies(loaded)
         kept = None if cache is None else Path(cache) / "between"
-        morphing = of_stage(progress, "morphing")
-        between = people_between(loaded, recipe.n_between, seed=recipe.seed, cache=kept, progress=morphing)
+        people = [load_subject(path) for path in persons]
+        between = people_between(
+            people, recipe.n_between, seed=recipe.seed, cache=kept, progress=of_stage(progress, "morphing")
+        )
         if len(between) < recipe.n_between and on_note:
             on_note(f"no two label maps have enough in common for the {recipe.n_between} people between people")
-        bodies += [body for k, person in enumerate(between) for body in embody(person, 1, seed=1000 + k)]
-        gathered.sources["label_maps"] = bodies
+        of_between = [body for k, person in enumerate(between) for body in embody(person, 1, seed=1000 + k)]
+        gathered.sources["label_maps"] = _bodies(people) + of_between
     if strangers:
         gathered.held_out["label_maps"] = _bodies([load_subject(path) for path in strangers])
         gathered.held_out_names = [path.name for path in strangers]
