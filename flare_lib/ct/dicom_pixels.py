@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from flare_lib.ct.dicom_headers import Header, open_dicom
-from flare_lib.ct.volume import scale_values
+from flare_lib.ct.rescale import stack_slices
 
 _BIG_ENDIAN, _RLE = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5"
 _PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", _BIG_ENDIAN)  # deflated ones too: see `open_dicom`
@@ -32,7 +32,10 @@ _DECODED_BY = (
 def hu_of(header: Header, frame: memoryview) -> np.ndarray:
     """Return a slice in HU (rows, columns): int16 if that loses nothing, float32 otherwise."""
     slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept")
-    return scale_values(stored_values(header, frame)[..., None], slope, intercept, np.int16, header)[..., 0]
+    stored = stored_values(header, frame)
+    return stack_slices(
+        [stored], lambda dtype: np.empty((*stored.shape, 1), dtype), (slope, intercept), (np.int16, np.float32), header
+    )[..., 0]
 
 
 def read_frames(header: Header) -> list[memoryview]:

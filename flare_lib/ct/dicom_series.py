@@ -1,18 +1,15 @@
 """The DICOM series in a folder: what each is, and what rules it out as the CT to load.
 
 A series is all files with one SeriesInstanceUID. Scouts, reports and contours among its slices are passed over, and
-named. A series that holds several volumes (phases, gates, reconstructions), whose slices share places or lie between
-one another's, is split by the first element that tells them apart, and one that shows several people or studies
-(anonymisers may give them one UID) by these; the volumes are called UID#1, UID#2, ... If the slices of those people
-interlace, they are one CT, whose anonymiser drew new names as it went; if they merely continue one another, UID alone
-names all of them. A slice is never left out because it is damaged: a file that cannot be read, or that fits nowhere,
-rules out the series beside it.
+named. A series that holds several volumes is split (`dicom_volumes`), and one that shows several people or studies by
+these; the volumes are called UID#1, UID#2, ... If the slices of those people interlace, they are one CT, whose
+anonymiser drew new names as it went; if they merely continue one another, UID alone names all of them. A slice is never
+left out because it is damaged: a file that cannot be read, or that fits nowhere, rules out the series beside it.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +18,11 @@ import numpy as np
 from flare_lib.ct.dicom_folder import DicomFiles, Unread, folder_of, read_files
 from flare_lib.ct.dicom_frames import ENHANCED_CT, frames_of
 from flare_lib.ct.dicom_headers import Header, plain_text, quiet
-from flare_lib.ct.dicom_stack import CT_IMAGE, Stack, check_is_ct_slice, is_localizer, place_slices
+from flare_lib.ct.dicom_stack import CT_IMAGE, Stack, check_is_ct_slice, is_localizer, is_stack, place_slices
+from flare_lib.ct.dicom_volumes import by_person, by_volume
 from flare_lib.machine.counted import counted, some_of
 
 CT_CLASSES = {"", CT_IMAGE, *ENHANCED_CT}
-# What tells the volumes of one series apart, the surest first, and what it is called.
-_TELLS_APART = {
-    "StackID": "stack",
-    "TemporalPositionIdentifier": "phase",
-    "NominalPercentageOfCardiacPhase": "percent of the heart cycle",
-    "TriggerTime": "trigger time",
-    "AcquisitionNumber": "acquisition",
-    "ConvolutionKernel": "kernel",
-    "KVP": "kV",
-    "ImageType": "image type",
-    "AcquisitionTime": "acquisition time",
-}
 _OF_SEVERAL = "one series UID for several patients or studies: if it is one, its headers must be made to agree"
 _NAMED = 3  # how many files of a kind are named in a note
 _PROJECTIONS = {"MIP", "MINIP", "MPR", "CPR", "VRT", "CSA MPR", "PROJECTION IMAGE", "REFORMATTED"}
@@ -174,15 +160,15 @@ def _series(path: Path, uid: str, headers: list[Header], damage: list[str]) -> l
     """Return the volumes of one series; `damage` rules out each of them."""
     try:
         slices, beside = _apart([frame for header in headers for frame in frames_of(header)])
-        people = _by_person(slices)
+        people = by_person(slices)
         whose = {f"patient or study {i} of {len(people)}": group for i, group in enumerate(people, start=1)}
-        parts = whose if len(people) > 1 else _parts(slices, path)
+        parts = whose if len(people) > 1 else by_volume(slices, path)
     except ValueError as error:
         return [Series(uid, tuple(headers), against=damage[0] if damage else str(error))]
     notes = tuple(f"passed over among the slices: {what}" for what in _what(beside))
-    if len(people) > 1 and _is_stack(slices, path):
+    if len(people) > 1 and is_stack(slices, path):
         # two CTs never lie interlaced like this; one that ends where another begins is for the user to say
-        interlaced = all(len(group) > 1 for group in people) and not all(_is_stack(group, path) for group in people)
+        interlaced = all(len(group) > 1 for group in people) and not all(is_stack(group, path) for group in people)
         parts = {"": slices} if interlaced else {**parts, "": slices}
     together = (f"the slices name {len(people)} patients or studies, and lie as those of one CT",) * (len(people) > 1)
     found = []
@@ -198,14 +184,6 @@ def _series(path: Path, uid: str, headers: list[Header], damage: list[str]) -> l
             Series(name, tuple(headers_of_part), stack, against, doubt, part, notes if part else notes + together)
         )
     return found
-
-
-def _is_stack(slices: list[Header], path: Path) -> bool:
-    try:
-        place_slices(slices, path)
-    except ValueError:
-        return False
-    return True
 
 
 def _apart(images: list[Header]) -> tuple[list[Header], list[Header]]:
@@ -242,78 +220,6 @@ def _what(images: list[Header]) -> Iterator[str]:
         named["a localizer (scout)" if is_localizer(header) else header.kind].append(header.path.name)
     for kind, names in named.items():
         yield f"{some_of(names, most=_NAMED)}, {kind}"
-
-
-def _by_person(slices: list[Header]) -> list[list[Header]]:
-    """Return slices by the patient and the study that they name, in the order of the files; often one group.
-
-    What some slices do not say tells nobody apart, unless the others contradict one another, and neither does what is
-    another in nearly every slice: some writers draw a new study, or a new name to hide the true one, for each file.
-    """
-    shown = [header.shows for header in slices]
-    telling = [i for i, named in enumerate(zip(*shown, strict=True)) if _tells_apart([who for who in named if who])]
-    groups = defaultdict(list)
-    for header, who in zip(slices, shown, strict=True):
-        groups[tuple(who[i] for i in telling)].append(header)
-    return list(groups.values())
-
-
-def _tells_apart(named: list[int]) -> bool:
-    """Return whether these are a few people, each with slices of their own, rather than a name for every slice."""
-    n = len({*named})
-    return 1 < n < len(named) and n <= max(2, len(named) // 2)
-
-
-def _parts(slices: list[Header], path: Path) -> dict[str, list[Header]]:
-    """Return {what sets it apart: slices} for each volume of a series; {"": slices} for one that cannot be split."""
-    clash = _clash(slices)
-    for keyword, words in _TELLS_APART.items():
-        groups = defaultdict(list)
-        for header in slices:
-            value: Any = header.value(keyword)
-            values = value if isinstance(value, list | tuple) or hasattr(value, "append") else [value]
-            groups[plain_text("/".join(map(_in_words, values)), "none")].append(header)
-        several = len(groups) > 1 and all(len(group) > 1 and not _clash(group) for group in groups.values())
-        if several and (clash or _interlace([*groups.values()], path)):
-            return {f"{words} {value}": groups[value] for value in sorted(groups, key=_as_number)}
-    return {"": slices}
-
-
-def _clash(slices: list[Header]) -> bool:
-    """Return whether two different images lie in the same place."""
-    try:
-        places = {
-            (str(h.value("SOPInstanceUID") or h), h.frame): np.round(h.numbers("ImagePositionPatient", 3), 2).tobytes()
-            for h in slices
-        }
-    except ValueError:
-        return False
-    return max(Counter(places.values()).values(), default=0) > 1
-
-
-def _interlace(groups: list[list[Header]], path: Path) -> bool:
-    """Return whether these are whole stacks, and one begins before another ends: two reconstructions half a slice apart
-    may look like one CT of thinner slices."""
-    try:
-        stacks = [place_slices(group, path) for group in groups]
-    except ValueError:
-        return False
-    along = stacks[0].affine[:3, 2]
-    ends = sorted(
-        sorted(float(along @ stack.slices[k].numbers("ImagePositionPatient", 3)) for k in (0, -1)) for stack in stacks
-    )
-    return any(start < stop for (_, stop), (start, _) in pairwise(ends))
-
-
-def _in_words(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value or "none")
-
-
-def _as_number(text: str) -> tuple[float, str]:
-    try:
-        return float(text), text
-    except ValueError:
-        return float("inf"), text
 
 
 def _doubt(stack: Stack) -> str | None:

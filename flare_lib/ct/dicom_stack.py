@@ -140,6 +140,15 @@ def place_slices(headers: Sequence[Header], where: Path) -> Stack:
     return Stack(tuple(ordered), affine, tilt_rows)
 
 
+def is_stack(headers: Sequence[Header], where: Path) -> bool:
+    """Return whether slices form one stack: whether `place_slices` has nothing against them."""
+    try:
+        place_slices(headers, where)
+    except ValueError:
+        return False
+    return True
+
+
 def first_row(tilt_rows: float, n_slices: int) -> int:
     """Return the first row of straightened slices, counted in rows of the first slice as it was."""
     return math.floor(min(0.0, tilt_rows * (n_slices - 1)))

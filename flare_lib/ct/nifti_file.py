@@ -17,7 +17,8 @@ import numpy as np
 
 from flare_lib.ct.gzip_stream import MAGIC, MOST_PER_BYTE, GzipStream
 from flare_lib.ct.nifti_header import VoxelLayout, file_grid, header_size, read_header, voxel_layout
-from flare_lib.ct.volume import Volume, empty_in_file_axes, place_in_world, stack_slices
+from flare_lib.ct.rescale import stack_slices
+from flare_lib.ct.volume import Volume, empty_in_file_axes, place_in_world
 
 SUFFIXES = (".nii", ".nii.gz")
 

@@ -7,7 +7,7 @@ Reference: nibabel, "Image orientation".
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -182,65 +182,6 @@ def empty_in_file_axes(grid: FileGrid, dtype: type) -> np.ndarray:
     shape_zyx = np.empty(3, dtype=int)
     shape_zyx[2 - io_orientation(grid.affine)[:, 0].astype(int)] = grid.shape_xyz
     return to_file_axes(np.empty(shape_zyx, dtype), grid)
-
-
-def scale_values(raw: np.ndarray, slope: float, intercept: float, integers: type, path: object) -> np.ndarray:
-    """Return raw * slope + intercept, slice by slice: as `integers` if that loses nothing, as float32 otherwise.
-
-    Raises ValueError for values that are not real numbers, not finite, or beyond the range of float32.
-    """
-    if raw.dtype.kind not in "iuf":
-        raise ValueError(f"{path} must hold one real number per voxel, got {raw.dtype}")
-    if raw.dtype.newbyteorder("=") == integers and (slope, intercept) == (1.0, 0.0):
-        return raw.astype(integers, copy=False)
-    slices = (raw[:, :, k] for k in range(raw.shape[2]))
-    return stack_slices(
-        slices, lambda dtype: np.empty(raw.shape, dtype, order="F"), (slope, intercept), (integers, np.float32), path
-    )
-
-
-def stack_slices(
-    slices: Iterable[np.ndarray],
-    empty: Callable[[type], np.ndarray],
-    slope_intercept: tuple[float, float],
-    dtypes: tuple[type, ...],
-    path: object,
-) -> np.ndarray:
-    """Collect slices (x, y) along the file's third axis into one array of values, stored * slope + intercept.
-
-    `empty` makes the array (x, y, z) for a dtype: the first of `dtypes` (integers, and perhaps float32) that loses
-    nothing. Raises ValueError, naming a voxel, if a value fits none of them.
-    """
-    slope, intercept = slope_intercept
-    integers, *floats = dtypes
-    limits = np.iinfo(integers)
-    stacked = empty(integers)
-    for k, stored in enumerate(slices):
-        if stored.dtype == integers and (slope, intercept) == (1.0, 0.0):
-            stacked[:, :, k] = stored
-            continue
-        with np.errstate(over="ignore", invalid="ignore"):  # the result is checked below
-            values = stored.astype(np.float64) * slope + intercept
-        bad = ~(np.abs(values) <= np.finfo(np.float32).max)  # also NaN
-        if bad.any():
-            raise ValueError(
-                f"{path} must hold finite numbers only, got NaN or Inf in slice {k} of its third axis, "
-                f"{np.count_nonzero(bad)} of its {bad.size} voxels (padding must be a number, too: -1024 HU in a CT)"
-            )
-        if stacked.dtype == integers:
-            lossy = (values < limits.min) | (values > limits.max) | (values != np.rint(values))
-            if lossy.any() and not floats:
-                x, y = np.unravel_index(lossy.argmax(), lossy.shape)
-                raise ValueError(
-                    f"{path} must be a label map, whole numbers from {limits.min} to {limits.max}; got "
-                    f"{repr(float(values[x, y])).removesuffix('.0')} at voxel ({x}, {y}, {k}) (x, y, z)"
-                    f"{'' if float(values[x, y]).is_integer() else ': was it interpolated, or scaled?'}"
-                )
-            if lossy.any():
-                whole, stacked = stacked, empty(floats[0])
-                stacked[:, :, :k] = whole[:, :, :k]
-        stacked[:, :, k] = values
-    return stacked
 
 
 def check_plausible(shape_xyz: Shape, spacing_xyz_mm: np.ndarray, path: object) -> None:
