@@ -80,7 +80,10 @@ def _difference(case: tuple, answer: Any, right: Any) -> str:
 
 
 def _words(case: tuple) -> str:
-    """Return arguments as they may stand in a sentence: short arrays in full, long ones by shape, masks by size."""
+    """Return arguments as they may stand in a sentence: short arrays in full, long ones by shape, masks by size.
+
+    Six decimals show every difference that counts, and no error of rounding.
+    """
     words = []
     for value in case:
         array = np.asarray(value.detach() if hasattr(value, "detach") else value)
@@ -89,5 +92,5 @@ def _words(case: tuple) -> str:
         elif array.size > 12:
             words.append(f"an array of shape {array.shape}")
         else:
-            words.append(str((np.round(array, 4) if array.dtype.kind in "iuf" else array).tolist()))
+            words.append(str((np.round(array, 6) if array.dtype.kind in "iuf" else array).tolist()))
     return ", ".join(words)

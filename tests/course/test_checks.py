@@ -64,6 +64,8 @@ def test_other_wrong_values_are_shown_beside_the_right_ones():
     assert check(named("paired_difference", lambda a, b: (0, 0))) == (
         "not yet: for [0.72, 0.76, 0.68], [0.7, 0.74, 0.66] it must return [0.02, 0.0], got [0, 0]"
     )
+    small = check(named("flare_dsc", lambda p, r: (2 * (p & r).sum() + 1e-5) / (p.sum() + r.sum() + 1e-5)))
+    assert small.endswith("it must return 0.0, got 1e-06")  # not "got 0.0"
     assert "an array of shape (3, 4, 5)" in check(named("volume_ml", lambda *args: 7.0))
 
 
