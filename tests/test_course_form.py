@@ -88,6 +88,15 @@ def test_it_asks_before_it_shows(path):
 
 
 @every_notebook
+def test_the_teachers_guide_answers_all_that_it_asks(path):
+    guide = (ROOT / "docs" / "teachers_guide.md").read_text(encoding="utf-8").partition("## Answers")[2]
+    [row] = re.findall(rf"^\| {path.stem[:2]} \| (.*) \|$", guide, re.MULTILINE)
+    asked, answered = (cell.split(";") for cell in re.split(r" (?<!\\)\| ", row))
+    prompts = sum(source.count("**Predict") for source in sources(path, "markdown")[1:])  # the first explains the word
+    assert len(asked) == len(answered) == prompts
+
+
+@every_notebook
 def test_every_figure_has_a_printed_number_beside_it(path):
     bare = []
     for cell in NOTEBOOKS[path].cells:
