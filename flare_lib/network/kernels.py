@@ -12,6 +12,10 @@ copies that lie channels last (B, Z, Y, X, C); nothing else of a step gains by t
 own to the last bit, and its gradients are rounded no worse. Only for a batch of one that torch would keep from oneDNN,
 as above, is everything oneDNN's, and differs in its last digits.
 
+In bfloat16, torch chooses, but for convolutions whose window is deeper than the input. To sum up the gradient of their
+weights, oneDNN reads memory that nobody has written, and now and then finds infinity there. They are computed in
+float32: they belong to the smallest maps of a net.
+
 References: PyTorch, aten/src/ATen/native/Convolution.cpp (`use_mkldnn`); Wu and He, Group Normalization, ECCV 2018
 """
 
@@ -46,7 +50,8 @@ def inferring(device: torch.device, precision: Precision) -> Iterator[None]:
     The kernels are chosen for float32 on an x86 processor where torch has oneDNN and may use it; elsewhere torch
     chooses, as always.
     """
-    with torch.inference_mode(), precision.autocast(device), _chosen(_IN_INFERENCE, device, precision):
+    replaced = _IN_INFERENCE if precision.name == "float32" else {}
+    with torch.inference_mode(), precision.autocast(device), _chosen(replaced, device):
         yield
 
 
@@ -55,19 +60,20 @@ def learning(device: torch.device, precision: Precision) -> Iterator[None]:
     """Within the block, what nets on `device` compute is to be learnt from: in this number format, by faster kernels.
 
     Only the way from images to logits needs to be in the block; the way back, the loss's `backward()`, finds its
-    kernels itself. They are chosen where those of `inferring` are. What they give can be differentiated once; a second
-    time raises torch's RuntimeError.
+    kernels itself. They are chosen where those of `inferring` are, and one for bfloat16. What those for float32 give
+    can be differentiated once; a second time raises torch's RuntimeError.
     """
-    with precision.autocast(device), _chosen(_IN_LEARNING, device, precision):
+    replaced = {"float32": _IN_LEARNING, "bfloat16": _IN_LEARNING_BFLOAT16}.get(precision.name, {})
+    with precision.autocast(device), _chosen(replaced, device):
         yield
 
 
 Replaced = Mapping[Any, Callable[..., torch.Tensor | None]]
 
 
-def _chosen(replaced: Replaced, device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+def _chosen(replaced: Replaced, device: torch.device) -> AbstractContextManager[object]:
     """Return the context in which nets compute by the replaced functions, or one that does nothing."""
-    fitting = device.type == "cpu" and precision.name == "float32" and has_x86_onednn()
+    fitting = replaced and device.type == "cpu" and has_x86_onednn()
     return _Chosen(replaced) if fitting else nullcontext()
 
 
@@ -208,6 +214,18 @@ def _gradients(
     )
 
 
+def _conv3d_of_few_slices(
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *how: Any, **more: Any
+) -> torch.Tensor | None:
+    """Return a convolution in float32 if its window has more slices than the input; None for all others."""
+    tensors = [input, weight, *([] if bias is None else [bias])]
+    half_or_single = all(t.dtype in (torch.bfloat16, torch.float32) for t in tensors)
+    if input.ndim != 5 or weight.ndim != 5 or input.shape[2] >= weight.shape[2] or not half_or_single:
+        return None
+    with torch.autocast("cpu", enabled=False):
+        return F.conv3d(input.float(), weight.float(), None if bias is None else bias.float(), *how, **more)
+
+
 def _instance_norm(
     input: torch.Tensor,
     running_mean: torch.Tensor | None = None,
@@ -247,3 +265,4 @@ def _all_float32(*tensors: torch.Tensor | None) -> bool:
 
 _IN_INFERENCE: Replaced = {F.conv3d: _conv3d, F.instance_norm: _instance_norm}
 _IN_LEARNING: Replaced = {F.conv3d: _learnt_conv3d, F.instance_norm: _instance_norm}
+_IN_LEARNING_BFLOAT16: Replaced = {F.conv3d: _conv3d_of_few_slices}

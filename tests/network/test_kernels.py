@@ -317,6 +317,23 @@ def test_what_is_learnt_goes_through_these_kernels(net):
 
 
 @onednn
+@pytest.mark.parametrize(("n_slices", "depth"), [(2, 3), (3, 5), (3, 3)])
+def test_in_bfloat16_a_window_deeper_than_the_input_is_learnt_in_float32(n_slices, depth):
+    tensors, how = (learnt(2, 4, n_slices, 5, 7), learnt(6, 4, depth, 3, 3), learnt(6)), {"padding": (depth // 2, 1, 1)}
+    expected, exact = gradients(lambda *them: F.conv3d(*them, **how), *tensors, dtype=torch.float64)
+    for _ in range(3):
+        written = [torch.full((n,), torch.nan) for n in 20 * (100, 1000, 10_000)]
+        del written  # what nobody writes is not a number from here on
+        found, mine = gradients(
+            lambda *them: F.conv3d(*them, **how), *tensors, context=learning(CPU, Precision("bfloat16", "a test"))
+        )
+        assert found.dtype == (torch.float32 if depth > n_slices else torch.bfloat16)
+        tolerance = 5e-6 if depth > n_slices else 0.02
+        for ours, true in zip([found, *mine], [expected, *exact], strict=True):
+            assert (ours.double() - true).norm() <= tolerance * true.norm()
+
+
+@onednn
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_second_derivative_is_refused_not_wrong(n):
     x, weight = learnt(n, 4, 7, 9, 11), learnt(6, 4, 3, 3, 3)
