@@ -47,17 +47,25 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: (item.path not in notebooks, item.path not in slow))
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup(item):
-    """Fork nbval's kernels, which start before a notebook's first cell; those that the library starts are its own."""
-    if item.path.suffix != ".ipynb" or sys.platform != "linux":
-        return (yield)
-    from forked_kernels import launch_kernel
-    from jupyter_client.provisioning import local_provisioner
+class ForkedKernels:
+    """Forks nbval's kernels, which start before a notebook's first cell; those that the library starts are its own."""
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(local_provisioner, "launch_kernel", partial(launch_kernel, _forkserver()))
-        return (yield)
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item):
+        if item.path.suffix != ".ipynb":
+            return (yield)
+        from forked_kernels import launch_kernel
+        from jupyter_client.provisioning import local_provisioner
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(local_provisioner, "launch_kernel", partial(launch_kernel, _forkserver()))
+            return (yield)
+
+
+def pytest_configure(config):
+    """Have kernels forked where the notebooks lie: a hook of this file would concern the tests beside it alone."""
+    if sys.platform == "linux":
+        config.pluginmanager.register(ForkedKernels(), "forked_kernels")
 
 
 @cache

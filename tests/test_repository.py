@@ -265,3 +265,9 @@ def test_notebooks_have_one_parameters_cell_and_nothing_of_the_machine_that_ran_
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
     assert notebook["metadata"].keys() <= {"kernelspec", "language_info"}
     assert [cell for cell in notebook["cells"] if "papermill" in cell["metadata"]] == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere kernels are started as always")
+def test_the_kernels_of_the_notebooks_tests_are_forked(request):
+    called = request.session.gethookproxy(ROOT / "notebooks").pytest_runtest_setup.get_hookimpls()
+    assert "forked_kernels" in {hook.plugin_name for hook in called}
