@@ -50,7 +50,9 @@ class Drawing:
         """Draw a mask over everything, or only over the structures named in `only`."""
         part = self.ids[box]
         if only:
-            mask = mask & np.isin(part, [self.ids_by_name[o] for o in only])
+            allowed = np.zeros(256, dtype=bool)
+            allowed[[self.ids_by_name[o] for o in only]] = True
+            mask = mask & allowed[part]
         part[np.broadcast_to(mask, part.shape)] = self.ids_by_name[name]
 
     def ellipsoid(

@@ -110,15 +110,20 @@ def _draw_trunk(d: Drawing) -> None:
     fat_mm = rng.uniform(8, 32)
     # fat is uneven: each person has their own pattern round the trunk
     waves = [(k, rng.uniform(-0.22, 0.22), rng.uniform(0, 6.3)) for k in (1, 2, 3)]
+    thickest = 1 + sum(abs(height) for _, height, _ in waves)
     wall_mm = rng.uniform(9, 14)
     for one in d.slices():
         x, y, z = d.grid(one)
         half_x, half_y = (half.astype(np.float32) for half in _half_width_and_depth(z))
-        angle = np.arctan2(y / half_y, x / half_x)
-        uneven = 1 + sum(height * np.cos(k * angle + phase) for k, height, phase in waves)
-        thickness = fat_mm * np.interp(z, [300, 380], [1, 0.25]) * uneven
-        radius = ((np.abs(x) / half_x) ** 2.4 + (np.abs(y) / half_y) ** 2.4) ** (1 / 2.4)
+        across, along = x / half_x, y / half_y
+        radius = (np.abs(across) ** 2.4 + np.abs(along) ** 2.4) ** (1 / 2.4)
         outward_mm = (radius - 1) * np.minimum(half_x, half_y)
+        usual_mm = fat_mm * np.interp(z.item(), [300, 380], [1, 0.25])
+        # angles take longest: only between the muscle and where the fat ends at the latest do they matter
+        near = (outward_mm >= 0) & (outward_mm < usual_mm * thickest + 3)
+        angle = np.arctan2(*(np.broadcast_to(part, near.shape)[near] for part in (along, across)))
+        thickness = np.zeros(near.shape)
+        thickness[near] = usual_mm * (1 + sum(height * np.cos(k * angle + phase) for k, height, phase in waves))
         d.put("skin", one, outward_mm < thickness + 3)
         d.put("fat", one, outward_mm < thickness)
         d.put("muscle", one, outward_mm < 0)
