@@ -1,4 +1,4 @@
-"""What all DICOM files that are made of a CT have in common: they refer to it, and never take another file's place.
+"""What all DICOM files that are made from a CT have in common: they refer to it, and never take another file's place.
 
 They belong to the CT's study and name its patient, so they need most of its header. Reference: DICOM PS3.3, C.7 (what
 is common to all images of a patient, a study and a frame of reference).

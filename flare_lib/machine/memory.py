@@ -42,7 +42,7 @@ def free_memory_mib() -> float:
 def give_back_freed() -> None:
     """Give the system what this process has freed but its allocator keeps for later: glibc's keeps pieces up to 32 MiB.
 
-    Takes milliseconds, and whatever is needed next has to be had anew. Does nothing with another allocator.
+    Takes milliseconds, and whatever is needed next has to be asked for anew. Does nothing with another allocator.
     Reference: malloc_trim(3)
     """
     if _trim is not None:

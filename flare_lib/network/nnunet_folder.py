@@ -9,7 +9,6 @@ That is nnU-Net v2's; v1's is drawn in `nnunet_v1`.
 Reference: nnU-Net 2.8, `nnUNetPredictor.initialize_from_trained_model_folder`.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from flare_lib.machine.counted import some_of
+from flare_lib.machine.json_file import read_json_object
 from flare_lib.network.nnunet import read_checkpoint
 from flare_lib.network.nnunet_nets import Predict, build_nnunet
 from flare_lib.network.nnunet_plans import Plans, read_plans
@@ -95,7 +95,7 @@ class _V2:
 
     def plans(self, folder: Path, path: Path, checkpoint: Any) -> Plans:
         """Return the plans of the configuration that the checkpoint was trained in."""
-        plans, dataset = (_read_json(folder / name) for name in (PLANS, DATASET))
+        plans, dataset = (read_json_object(folder / name) for name in (PLANS, DATASET))
         return read_plans(plans, dataset, _configuration_of(checkpoint, path))
 
     def place(self, fold: str) -> str:
@@ -122,7 +122,7 @@ class _V1(_V2):
     def plans(self, folder: Path, path: Path, checkpoint: Any) -> Plans:
         """Return the plans beside the checkpoint, with names from a dataset.json, if somebody has put one there."""
         named = (folder / DATASET).is_file()
-        labels = _read_json(folder / DATASET).get("labels") if named else None
+        labels = read_json_object(folder / DATASET).get("labels") if named else None
         if named and not isinstance(labels, Mapping):
             raise ValueError(f"{folder / DATASET} must name its labels, got {labels}")
         return read_v1(path, labels)
@@ -148,16 +148,6 @@ def _layout_of(folder: Path) -> _V2:
     raise ValueError(
         f"a results folder of nnU-Net must hold {PLANS} and {DATASET} (v2) or {PLANS_V1} (v1), got {folder}"
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        read = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"{path} must be JSON, got {error}") from error
-    if not isinstance(read, dict):
-        raise ValueError(f"{path} must hold a JSON object, got a {type(read).__name__}")
-    return read
 
 
 def _configuration_of(checkpoint: Any, path: Path) -> str:

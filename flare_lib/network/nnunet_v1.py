@@ -130,7 +130,7 @@ def _names(n_classes: int, names: Mapping[str, Any] | None) -> dict[int, str]:
 def _architecture(plans: Mapping[str, Any], chosen: Mapping[str, Any]) -> Architecture:
     """Return v1's Generic_UNet as the plain U-Net of v2 that it is.
 
-    Kernels of 1 are told as 3: our net pads them with zeros, and v2 lays them otherwise in its decoder.
+    Kernels of 1 are stated as 3: our net pads them with zeros, and v2 places them differently in its decoder.
     """
     if (n := plans.get("conv_per_stage", 2)) != 2:
         raise ValueError(f"a net of nnU-Net v1 must have two convolutions a stage, got {n}")

@@ -23,6 +23,7 @@ from torch import nn
 from flare_lib.ct.preprocess import Preprocessing
 from flare_lib.machine.atomic_write import atomic_write
 from flare_lib.machine.counted import some_of
+from flare_lib.machine.json_file import read_json_object
 from flare_lib.network.plan_numbers import (
     LARGEST_STRIDE,
     MOST_FEATURES,
@@ -107,12 +108,7 @@ def load_trained(
     for file in (card_path, weights_path):
         if not file.is_file():
             raise FileNotFoundError(f"weights are a .safetensors file and its .json card, but there is no {file}")
-    try:
-        card = json.loads(card_path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"{card_path} must be JSON, got {error}") from error
-    if not isinstance(card, dict):
-        raise ValueError(f"{card_path} must hold a JSON object, got a {type(card).__name__}")
+    card = read_json_object(card_path)
     missing = [key for key in ("architecture", "weights_sha256") if key not in card]
     if missing:
         raise ValueError(f"{card_path} must hold {', '.join(missing)}, got the keys {', '.join(card)}")

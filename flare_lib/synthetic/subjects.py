@@ -23,7 +23,7 @@ def load_subject(path: str | Path) -> Structures:
     """Read one person: a case folder with `segmentations/*.nii.gz`, or a label map with one `*names*.json` beside it.
 
     Returns Structures on the canonical grid (ZYX), 0 = "nothing". Raises FileNotFoundError if masks or names are
-    missing, ValueError if the masks' grids differ or the names are none.
+    missing, ValueError if the masks' grids differ or the file of names holds anything else.
     """
     path = Path(path)
     if path.is_dir():
