@@ -84,7 +84,7 @@ class Header:
         return str(self.value(keyword) or "").strip().upper()
 
     def codes(self, keyword: str) -> set[str]:
-        """Return all of an element's codes, each as `code` gives one; {} if it is missing."""
+        """Return all of an element's codes, each as `code` gives one; none if it is missing."""
         value: Any = self.value(keyword) or ()
         several = [value] if isinstance(value, str) or not isinstance(value, Iterable) else value
         return {str(code).strip().upper() for code in several}

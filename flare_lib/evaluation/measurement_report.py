@@ -16,7 +16,7 @@ from flare_lib.ct.dicom_derived import MARK, check_replaceable, highdicoms_error
 from flare_lib.ct.dicom_headers import Header, quiet
 from flare_lib.ct.dicom_seg import ANATOMICAL_STRUCTURE, snomed_of
 from flare_lib.ct.volume import Volume
-from flare_lib.evaluation.measurements import Measurement
+from flare_lib.evaluation.measurements import CUT, Measurement
 from flare_lib.machine.atomic_write import atomic_write
 from flare_lib.machine.extras import check_extra, extra
 
@@ -98,7 +98,7 @@ def _group(measured: Measurement) -> Any:
     structure, side = snomed_of(measured.organ)
     site = sr.FindingSite(sr.CodedConcept(*structure), laterality=sr.CodedConcept(*side) if side else None)
     hu: dict[str, Any] = {"name": codes.DCM.AttenuationCoefficient, "unit": codes.UCUM.HounsfieldUnit}
-    name = f"{measured.organ.name}{', at least: cut by the border' * measured.cut_off}"
+    name = f"{measured.organ.name}{f', {CUT}' * measured.cut_off}"
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=generate_uid(), identifier=name),
         finding_type=sr.CodedConcept(*ANATOMICAL_STRUCTURE),

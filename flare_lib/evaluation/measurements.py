@@ -18,6 +18,7 @@ from flare_lib.ct.volume import Volume
 from flare_lib.evaluation.metrics import dice_scores
 from flare_lib.machine.atomic_write import atomic_write
 
+CUT, _ABSENT = "at least: cut by the border", "not found"
 HEADER = ("organ", "volume_ml", "extent_z_mm", "extent_y_mm", "extent_x_mm", "mean_hu", "sd_hu", "pieces", "cut_off")
 
 
@@ -72,7 +73,7 @@ def measurement_table(measured: Sequence[Measurement]) -> str:
     lines = [f"{'organ':22}{'mL':>10}{'z, y, x mm':>18}{'HU':>14}"]
     for m in measured:
         extent = " x ".join(f"{mm:.0f}" for mm in m.extent_zyx_mm)
-        doubts = [_CUT] * m.cut_off + [f"{m.pieces} pieces"] * (m.pieces > 1)
+        doubts = [CUT] * m.cut_off + [f"{m.pieces} pieces"] * (m.pieces > 1)
         line = f"{m.organ.name:22}{_volume(m.volume_ml, m.cut_off):>10}{extent:>18}{m.mean_hu:z7.0f} ± {m.sd_hu:<4.0f}"
         lines.append(f"{line}  {', '.join(doubts)}".rstrip())
     if absent := [o.name for o in ORGANS if o not in [m.organ for m in measured]]:
@@ -96,11 +97,11 @@ def volume_table(
     label_map_zyx = as_label_map(label_map_zyx, shape=ct.shape_zyx, n_classes=n_classes)
     volumes_ml, cut = label_counts(label_map_zyx, n_classes) * ct.voxel_ml, cut_labels(label_map_zyx, ct.array_zyx)
     width = max(20, *(len(name) + 1 for name in names.values()))
-    rows = [f"{'organ':{width}}{'mL':>10}  {'':{_WIDTH}}"]
+    rows = [f"{'organ':{width}}{'mL':>10}  {'':{len(CUT)}}"]
     for label, name in names.items():
         ml = volumes_ml[label]
-        doubt = _CUT if label in cut else "" if ml else _ABSENT
-        rows.append(f"{name:{width}}{_volume(ml, label in cut):>10}  {doubt:{_WIDTH}}")
+        doubt = CUT if label in cut else "" if ml else _ABSENT
+        rows.append(f"{name:{width}}{_volume(ml, label in cut):>10}  {doubt:{len(CUT)}}")
     if reference_zyx is not None:
         dice, has = dice_scores(label_map_zyx, reference_zyx, n_classes), label_counts(reference_zyx, n_classes)[1:] > 0
         scores = [f"{dice[label - 1]:.3f}" if has[label - 1] else "not in it" for label in names]
@@ -108,10 +109,6 @@ def volume_table(
         mean = dice[has].mean() if has.any() else math.nan
         rows.append(f"{f'mean of the {has.sum()} organs in it':{len(rows[0]) - 22}}{mean:22.3f}")
     return "\n".join(row.rstrip() for row in rows)
-
-
-_CUT, _ABSENT = "at least: cut by the border", "not found"
-_WIDTH = len(_CUT)
 
 
 def _volume(ml: float, cut_off: bool) -> str:
