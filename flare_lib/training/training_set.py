@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -79,8 +80,64 @@ def gather(
     CT of a folder is held out.
     """
     share = recipe.sources.get
-    persons = find_subjects(_given(label_maps, "label_maps", recipe)) if share("label_maps") else []
-    persons, strangers = _split_persons(persons, 0 if share("cases") else recipe.n_validation, recipe.seed)
+    found = _find(recipe, label_maps, cohort, unlabelled, pseudo_labelled)
+    gathered = TrainingSet()
+    if found.training or found.by_a_net or found.unlabelled:
+        if cache is None:
+            raise ValueError("cases must have a folder to be prepared in, got no cache")
+        prepare = partial(
+            prepare_cases,
+            preprocessing=recipe.preprocessing,
+            margin_mm=recipe.margin_mm,
+            progress=of_stage(progress, "preparing"),
+            on_note=on_note,
+        )
+        # opened only if there is something to prepare, and not kept open through hours of training
+        with nullcontext() if pool is None else pool as opened:
+            _add_cases(gathered, found, recipe, Path(cache), partial(prepare, pool=opened), on_note)
+    if found.people:
+        kept = None if cache is None else Path(cache) / "between"
+        people = [load_subject(path) for path in found.people]
+        between = people_between(
+            people, recipe.n_between, seed=recipe.seed, cache=kept, progress=of_stage(progress, "morphing")
+        )
+        if len(between) < recipe.n_between and on_note:
+            on_note(f"no two label maps have enough in common for the {recipe.n_between} people between people")
+        of_between = [body for k, person in enumerate(between) for body in embody(person, 1, seed=1000 + k)]
+        gathered.sources["label_maps"] = _bodies(people) + of_between
+    if found.strangers:
+        gathered.held_out["label_maps"] = _bodies([load_subject(path) for path in found.strangers])
+        gathered.held_out_names = [path.name for path in found.strangers]
+    if share("phantoms"):
+        gathered.sources["phantoms"] = [make_phantom(recipe.seed * 1000 + k) for k in range(recipe.n_phantoms)]
+    if recipe.validate_every and not (share("cases") or found.strangers):
+        first = recipe.seed * 1000 + 900
+        gathered.held_out["phantoms"] = [make_phantom(first + k) for k in range(N_VALIDATION_PHANTOMS)]
+    return gathered
+
+
+class _Found(NamedTuple):
+    """What lies in a recipe's folders, before any of it is read."""
+
+    training: list[Case]
+    validation: list[Case]
+    by_a_net: list[Case]
+    unlabelled: list[Case]
+    people: list[Path]
+    strangers: list[Path]  # people who are held out
+
+
+def _find(
+    recipe: Recipe,
+    label_maps: str | Path | None,
+    cohort: str | Path | None,
+    unlabelled: str | Path | None,
+    pseudo_labelled: str | Path | None,
+) -> _Found:
+    """Return what the folders hold, the cases and people held out drawn with the seed; errors: see `gather`."""
+    share = recipe.sources.get
+    everyone = find_subjects(_given(label_maps, "label_maps", recipe)) if share("label_maps") else []
+    people, strangers = _split_persons(everyone, 0 if share("cases") else recipe.n_validation, recipe.seed)
     cases = find_cases(_given(cohort, "cohort", recipe)) if share("cases") else []
     training, validation = split_cases(cases, recipe.n_validation, seed=recipe.seed) if share("cases") else ([], [])
     if unlabelled is not None and not recipe.n_unlabelled:
@@ -92,63 +149,36 @@ def gather(
     if share("pseudo_labelled"):
         _given(pseudo_labelled, "pseudo_labelled", recipe)
     by_a_net = _pseudo_labelled_cases(pseudo_labelled, recipe) if pseudo_labelled is not None else []
+    return _Found(training, validation, by_a_net, without, people, strangers)
 
-    def prepared(
-        some: Sequence[Case], around: str, by: Pool | None, within: str = "", **how: Any
-    ) -> list[PreparedCase]:
-        if cache is None:
-            raise ValueError("cases must have a folder to be prepared in, got no cache")
-        return prepare_cases(
-            some,
-            Path(cache) / within,
-            recipe.preprocessing,
-            around=around,
-            margin_mm=recipe.margin_mm,
-            pool=by,
-            progress=of_stage(progress, "preparing"),
-            on_note=on_note,
-            **how,
-        )
 
-    gathered = TrainingSet()
+def _add_cases(
+    gathered: TrainingSet,
+    found: _Found,
+    recipe: Recipe,
+    cache: Path,
+    prepare: Callable[..., list[PreparedCase]],
+    on_note: Callable[[str], None] | None,
+) -> None:
+    """Add the cases that were found, once prepared in `cache`; none that is held out is among the others."""
     around = "organs" if recipe.stage == "fine" else "foreground"
-    # opened only if there is something to prepare, and not kept open through hours of training
-    with pool if pool is not None and (cases or by_a_net or without) else nullcontext() as opened:
-        if training:
-            there = prepared([*training, *validation], around, opened)
-            gathered.held_out["cases"] = there[len(training) :]
-            gathered.held_out_names = [case.name for case in validation]
-            gathered.sources["cases"] = _never_held_out(there[: len(training)], gathered, "cohort", on_note)
-        if by_a_net:
-            more = prepared(by_a_net, around, opened, within="pseudo_labelled", pass_over_empty=True)
-            more = _never_held_out(more, gathered, "pseudo-labelled", on_note)
-            if share("pseudo_labelled"):
-                gathered.sources["pseudo_labelled"] = more
-            else:
-                gathered.sources["cases"] = [*gathered.sources["cases"], *more]
-                gathered.n_pseudo_labelled = len(more)
-        if without:  # apart from the others, which may have the same names
-            gathered.unlabelled = prepared(without, "foreground", opened, within="unlabelled")
-            gathered.unlabelled = _never_held_out(gathered.unlabelled, gathered, "unlabelled", on_note)
-    if persons:
-        kept = None if cache is None else Path(cache) / "between"
-        people = [load_subject(path) for path in persons]
-        between = people_between(
-            people, recipe.n_between, seed=recipe.seed, cache=kept, progress=of_stage(progress, "morphing")
-        )
-        if len(between) < recipe.n_between and on_note:
-            on_note(f"no two label maps have enough in common for the {recipe.n_between} people between people")
-        of_between = [body for k, person in enumerate(between) for body in embody(person, 1, seed=1000 + k)]
-        gathered.sources["label_maps"] = _bodies(people) + of_between
-    if strangers:
-        gathered.held_out["label_maps"] = _bodies([load_subject(path) for path in strangers])
-        gathered.held_out_names = [path.name for path in strangers]
-    if share("phantoms"):
-        gathered.sources["phantoms"] = [make_phantom(recipe.seed * 1000 + k) for k in range(recipe.n_phantoms)]
-    if recipe.validate_every and not (share("cases") or strangers):
-        first = recipe.seed * 1000 + 900
-        gathered.held_out["phantoms"] = [make_phantom(first + k) for k in range(N_VALIDATION_PHANTOMS)]
-    return gathered
+    if found.training:
+        there = prepare([*found.training, *found.validation], cache, around=around)
+        n = len(found.training)
+        gathered.held_out["cases"] = there[n:]
+        gathered.held_out_names = [case.name for case in found.validation]
+        gathered.sources["cases"] = _never_held_out(there[:n], gathered, "cohort", on_note)
+    if found.by_a_net:
+        more = prepare(found.by_a_net, cache / "pseudo_labelled", around=around, pass_over_empty=True)
+        more = _never_held_out(more, gathered, "pseudo-labelled", on_note)
+        if recipe.sources.get("pseudo_labelled"):
+            gathered.sources["pseudo_labelled"] = more
+        else:
+            gathered.sources["cases"] = [*gathered.sources["cases"], *more]
+            gathered.n_pseudo_labelled = len(more)
+    if found.unlabelled:  # apart from the others, which may have the same names
+        without = prepare(found.unlabelled, cache / "unlabelled", around="foreground")
+        gathered.unlabelled = _never_held_out(without, gathered, "unlabelled", on_note)
 
 
 def _given(folder: str | Path | None, name: str, recipe: Recipe) -> str | Path:
