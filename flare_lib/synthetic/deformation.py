@@ -89,7 +89,7 @@ def deform(
     Sampling is nearest neighbour, so ids stay ids. Returns Structures on the new grid; all randomness comes from `rng`.
     Raises ValueError if no structure is called `outside`.
     """
-    if outside not in structures.names.values():
+    if outside not in structures.by_name:
         raise ValueError(f"outside must be one of the structures' names, got {outside!r}")
     old_spacing = np.asarray(structures.spacing_zyx_mm)
     old_size_mm = np.asarray(structures.array_zyx.shape) * old_spacing
@@ -105,7 +105,6 @@ def deform(
         for axis in range(3):
             control = rng.normal(0, sd_mm, [n + 3 for n in intervals]).clip(-limit, limit).astype(np.float32)
             shift_mm[axis] += _spread(control, shape_zyx, intervals)
-    fill = next(i for i, name in structures.names.items() if name == outside)
     array = _look_up(
         np.ascontiguousarray(structures.array_zyx),
         shift_mm,
@@ -114,7 +113,7 @@ def deform(
         np.asarray(spacing_zyx_mm, dtype=float),
         old_spacing,
         np.empty((0, 5)) if growths is None else growths,
-        np.uint8(fill),
+        np.uint8(structures.by_name[outside]),
     )
     return Structures(array, structures.names, triple(float(s) for s in spacing_zyx_mm))
 

@@ -53,6 +53,11 @@ class Structures:
         if nameless:
             raise ValueError(f"every id must have a name, got none for {nameless}")
 
+    @property
+    def by_name(self) -> dict[str, int]:
+        """The id of every name: {name: id}."""
+        return {name: i for i, name in self.names.items()}
+
     def ids(self, *prefixes: str) -> list[int]:
         """Return the ids whose names start with one of the prefixes."""
         return [i for i, name in self.names.items() if name.startswith(prefixes)]
@@ -67,8 +72,8 @@ class Structures:
 def organ_labels(structures: Structures) -> np.ndarray:
     """Return the FLARE label map (uint8, ZYX) of a structure map: 0 wherever there is none of the 13 organs."""
     table = np.zeros(256, dtype=np.uint8)
-    by_name = {name: i for i, name in structures.names.items()}
+    ids = structures.by_name
     for organ, name in zip(ORGANS, ORGAN_STRUCTURES, strict=True):
-        if name in by_name:
-            table[by_name[name]] = organ.id
+        if name in ids:
+            table[ids[name]] = organ.id
     return table[structures.array_zyx]

@@ -40,7 +40,7 @@ def remove_organs(structures: Structures, rng: np.random.Generator, probabilitie
     Fat takes the place of a removed structure, or "unlabelled" in a map that names no fat. Names that the map does not
     have are skipped. Raises ValueError for a map that names neither filling.
     """
-    ids = {name: i for i, name in structures.names.items()}
+    ids = structures.by_name
     gone = [ids[name] for name, p in probabilities.items() if name in ids and rng.random() < p]
     if not gone:
         return structures

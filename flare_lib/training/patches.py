@@ -32,11 +32,10 @@ def paint_patch(person: Structures, recipe: Recipe, rng: np.random.Generator) ->
     growths = draw_growths(places_mm, rng, mean_number=recipe.growths)
     seen = deform(person, recipe.patch_size, recipe.spacing_zyx_mm, rng, center_zyx_mm=center, growths=growths)
     seen = remove_organs(seen, rng, recipe.missing)
-    air = next(i for i, name in seen.names.items() if name == "air")
     field = _field_of_view(recipe, rng)
     beyond = np.ones(recipe.patch_size, dtype=bool)
     beyond[field] = False
-    seen.array_zyx[beyond] = air
+    seen.array_zyx[beyond] = seen.by_name["air"]
     hu = clip_hu(paint(seen, rng, phases=recipe.phases, noise_hu=recipe.noise_hu), recipe.preprocessing.window_hu)
     hu[beyond] = recipe.preprocessing.window_hu[0]
     mean, sd = recipe.mean_hu, recipe.sd_hu

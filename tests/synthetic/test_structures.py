@@ -10,7 +10,9 @@ from flare_lib.synthetic.structures import ORGAN_STRUCTURES, Structures, organ_l
 def test_organ_labels_follow_the_order_of_flare():
     names = {10 + i: name for i, name in enumerate(ORGAN_STRUCTURES)} | {99: "small_bowel"}
     array = np.array([[[10, 14, 22, 99]]], np.uint8)  # liver, aorta, left kidney, no organ of the 13
-    np.testing.assert_array_equal(organ_labels(Structures(array, names, (1.0, 2.0, 3.0))), [[[1, 5, 13, 0]]])
+    structures = Structures(array, names, (1.0, 2.0, 3.0))
+    np.testing.assert_array_equal(organ_labels(structures), [[[1, 5, 13, 0]]])
+    assert [structures.by_name[name] for name in ("liver", "aorta", "kidney_left", "small_bowel")] == [10, 14, 22, 99]
 
 
 def test_an_id_without_a_name_is_refused():
