@@ -33,11 +33,17 @@ class _Mend(NamedTuple):
     offset: float
     question: str
 
+    @property
+    def is_of_a_slope(self) -> bool:
+        """Whether it supplies a slope: air stays in its place, and all else moves."""
+        return abs(self.scale) != 1 and self.offset != 0
+
     def values_of(self, place_hu: tuple[float, float]) -> tuple[float, ...]:
         """Return the two image values that a range of HU corresponds to."""
         return tuple(sorted((end - self.offset) / self.scale for end in place_hu))
 
 
+_SLOPES = (2, 4, 8, 16)  # of files that hold finer or coarser values than 1 HU, where something loses it
 _AS_IT_IS = _Mend(1.0, 0.0, "")
 _MENDS = (
     _Mend(1.0, -1024.0, "is the intercept -1024 missing?"),
@@ -45,8 +51,11 @@ _MENDS = (
     _Mend(1.0, 1024.0, "was the intercept -1024 added twice?"),
     _Mend(1.0, -32768.0, "is the intercept -32768 missing?"),
     _Mend(-1.0, 0.0, "is the image inverted?"),
-    _Mend(0.1, 0.0, "are the values 10 times too large?"),
     _Mend(1000.0, 0.0, "are the values 1000 times too small, or normalised?"),
+    *(_Mend(1 / n, 0.0, f"are the values {n} times too large?") for n in (10, *_SLOPES)),
+    *(_Mend(n, 0.0, f"are the values {n} times too small?") for n in _SLOPES),
+    # none of a larger slope: without it a body looks like a field full of lung
+    *(_Mend(1 / n, 1024.0 / n - 1024.0, f"is the slope {1 / n:g} missing?") for n in _SLOPES),
 )
 
 
@@ -110,10 +119,15 @@ def hu_problem(array: np.ndarray) -> str | None:
 
 
 def hu_doubts(array: np.ndarray) -> tuple[str, ...]:
-    """Return doubts about the grey values of a CT that `hu_problem` lets pass, one sentence each; often none."""
+    """Return doubts about the grey values of a CT, one sentence each; often none.
+
+    Of an image that `hu_problem` would not let pass, and that was never a file's, they tell that alone.
+    """
     values = _measured(array)
     if values.size < _JUDGED:
         return ()
+    if problem := hu_problem(array):
+        return (f"the grey values are not those of a CT in HU: {problem}",)
     highest = array.max() if array.dtype != np.int16 else 0
     shares, (low, high) = _shares(values, _AS_IT_IS), _ends(values)
     doubts = []
@@ -192,9 +206,12 @@ def _mend(values: np.ndarray) -> _Mend | None:
     """Return the mend that turns an image into a CT, explaining clearly more of it than HU do; None if none does."""
     values = values[round(_share_of_the_lowest(values) * values.size) :]  # values a window cut off say nothing
     low, high = _ends(values)
+    as_it_is = _shares(values, _AS_IT_IS)
     # values that all lie within one tissue fit nothing
-    best, fit = None, _CLEARLY + (0.0 if high - low < _FLAT_HU else _shares(values, _AS_IT_IS).fit)
+    best, fit = None, _CLEARLY + (0.0 if high - low < _FLAT_HU else as_it_is.fit)
     for mend in (*_MENDS, *_shift(values)):
+        if mend.is_of_a_slope and as_it_is.soft >= _BODY:  # it would take dense bone for soft tissue
+            continue
         shares = _shares(values, mend)
         # a new scale can squeeze or spread any values until they fit: only air is evidence for it
         lowest = shares.air if abs(mend.scale) != 1 else max(shares.air, shares.fat)

@@ -20,7 +20,15 @@ FOREGROUND_HU = -325.0
 
 
 def find_foreground(array_zyx: np.ndarray, threshold_hu: float = FOREGROUND_HU) -> Box:
-    """Return the box around all voxels of at least `threshold_hu`; the whole volume if there are none (paper 2.1)."""
+    """Return the box around all voxels of at least `threshold_hu`; the whole volume if there are none (paper 2.1).
+
+    Raises ValueError for NaN, which lies on neither side of any threshold and spreads through whatever is computed.
+    """
+    if array_zyx.dtype.kind == "f" and np.isnan(array_zyx.max()):
+        raise ValueError(
+            f"array_zyx must be a CT without NaN, got {np.count_nonzero(np.isnan(array_zyx))} voxels of it (padding "
+            "must be a number, too: -1024 HU)"
+        )
     return bounding_box(array_zyx >= threshold_hu) or Box((0, 0, 0), array_zyx.shape)
 
 

@@ -73,6 +73,7 @@ def test_metal_fills_little_of_a_ct_and_bone_is_no_number_formats_end():
         "float with metal": np.where(np.random.default_rng(1).random(SHAPE) < 0.01, 30000, patient() + np.float32(0.3)),
         "12 bits full": np.where(np.random.default_rng(1).random(SHAPE) < 0.02, 3071, patient()),
         "two slices": patient()[:2],
+        "bone": np.where(patient() > 0, patient() + 1100, np.where(patient() > -500, 40, patient())),
         "tight field without air": core(patient()),
     }.items(),
     ids=lambda item: item[0],
@@ -103,6 +104,9 @@ def test_phantoms_of_every_phase_pass():
         (lambda hu: hu + 31768.0, "are all values about 31770 too high?"),
         (lambda hu: -hu, "is the image inverted?"),
         (lambda hu: hu * 10, "are the values 10 times too large?"),
+        *((lambda hu, n=n: hu * n, f"are the values {n} times too large?") for n in (2, 4, 8, 16)),
+        *((lambda hu, n=n: hu // n, f"are the values {n} times too small?") for n in (2, 4)),
+        *((lambda hu, n=n: (hu + 1024) * n - 1024, f"is the slope {1 / n:g} missing?") for n in (2, 4, 8, 16)),
         (lambda hu: hu / 1000, "are the values 1000 times too small, or normalised?"),
         (lambda hu: hu * 1000.0, "not a CT, or scaled?"),
         (windowed, "an image already normalised?"),
@@ -115,9 +119,11 @@ def test_phantoms_of_every_phase_pass():
     ],
 )
 def test_what_is_not_hu_is_refused_and_the_mend_is_named(spoil, told):
-    problem = hu_problem(spoil(patient().astype(np.int32)))
+    image = spoil(patient().astype(np.int32))
+    problem = hu_problem(image)
     assert told in problem
     assert "\n" not in problem
+    assert hu_doubts(image) == (f"the grey values are not those of a CT in HU: {problem}",)  # of one made in memory
 
 
 def test_a_rarer_mistake_is_named_where_it_explains_a_little_more():

@@ -30,6 +30,14 @@ def test_the_foreground_of_air_alone_is_the_whole_volume():
     assert find_foreground(np.full((2, 3, 4), -1000, np.int16)) == Box((0, 0, 0), (2, 3, 4))
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, ">f8"])
+def test_nan_belongs_to_no_foreground_and_no_background(dtype):
+    array = np.full((2, 3, 4), -1000, dtype)
+    array[1, 0, 2:] = np.nan
+    with pytest.raises(ValueError, match="must be a CT without NaN, got 2 voxels"):
+        find_foreground(array)
+
+
 def test_clipping_keeps_integers_and_leaves_the_input_alone():
     array = np.array([-3024, -325, 7, 326], np.int16)
     clipped = clip_hu(array)

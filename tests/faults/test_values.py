@@ -89,6 +89,8 @@ def test_an_inverted_ct_is_named(tmp_path):
 
 def test_scaled_values_are_named(tmp_path):
     assert "are the values 10 times too large?" in refusal(tmp_path, hu() * 10)
+    assert "are the values 2 times too small?" in refusal(tmp_path, hu() // 2)
+    assert "is the slope 0.5 missing?" in refusal(tmp_path, (hu() + 1024) * 2 - 1024)
     assert "1000 times too small" in refusal(tmp_path, hu() / 1000, np.float32)
 
 
