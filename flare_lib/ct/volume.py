@@ -29,6 +29,7 @@ _SHEAR_TOLERANCE = 0.01
 # From a mouse's CT to the thickest slices, and the longest scanner table: beyond these, unit or header must be wrong.
 SPACINGS_MM = (0.01, 100.0)
 _LONGEST_MM = 3000.0
+_SPACINGS_DIFFER = 0.01  # rounded to a few digits in one place and not in the other
 _FARTHEST_MM = 1e6
 
 
@@ -64,7 +65,7 @@ class Volume:
     in mm. `file_grid`: the grid to save on; None for a volume made in memory, which is saved on its own grid. `notes`:
     what anyone who uses it should know about how it was read.
     Raises TypeError for an array that is not of real numbers, ValueError for one without 3 axes or with a mask, a
-    spacing that is not positive, an affine that is not (4, 4).
+    spacing that is not positive, an affine that is not (4, 4), not canonical or not of this spacing.
     """
 
     array_zyx: np.ndarray
@@ -83,6 +84,17 @@ class Volume:
         check_spacing(self.spacing_zyx_mm)
         if np.shape(self.affine) != (4, 4) or not np.isfinite(self.affine).all():
             raise ValueError(f"affine must be (4, 4) finite numbers, got {np.asarray(self.affine).tolist()}")
+        object.__setattr__(self, "spacing_zyx_mm", triple(float(s) for s in self.spacing_zyx_mm))
+        object.__setattr__(self, "affine", np.asarray(self.affine, np.float64))
+        if not np.array_equal(io_orientation(self.affine), _RAS):
+            axes = "".join(code or "?" for code in nib.aff2axcodes(self.affine))
+            raise ValueError(f"affine must lead to the patient's right, front and head (x, y, z: RAS), got {axes}")
+        lengths = np.linalg.norm(self.affine[:3, 2::-1], axis=0)
+        if not np.allclose(lengths, self.spacing_zyx_mm, rtol=_SPACINGS_DIFFER, atol=0):
+            raise ValueError(
+                f"affine must have the spacing {self.spacing_zyx_mm} mm (z, y, x), got "
+                f"({', '.join(f'{length:g}' for length in lengths)})"
+            )
 
     @classmethod
     def from_array(cls, array_zyx: np.ndarray, spacing_zyx_mm: Triple) -> "Volume":

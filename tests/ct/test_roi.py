@@ -139,7 +139,7 @@ def test_a_shifted_box_keeps_its_shape():
 
 def test_a_cropped_volume_keeps_every_voxel_at_its_place_in_the_world():
     affine = np.array([[0.7, 0.1, 0, -11], [-0.1, 0.7, 0, 22], [0, 0, 3, 33], [0, 0, 0, 1.0]])
-    volume = Volume(np.arange(3 * 4 * 5, dtype=np.int16).reshape(3, 4, 5), (3.0, 0.7, 0.7), affine)
+    volume = Volume(np.arange(3 * 4 * 5, dtype=np.int16).reshape(3, 4, 5), (3.0, 0.5**0.5, 0.5**0.5), affine)
     part = crop_volume(volume, Box((1, 2, 3), (3, 4, 5)))
     assert part.array_zyx[1, 0, 1] == volume.array_zyx[2, 2, 4]
     np.testing.assert_allclose(part.affine @ (1, 0, 1, 1), volume.affine @ (4, 2, 2, 1))

@@ -68,6 +68,28 @@ def test_a_volume_needs_3_axes_a_voxel_and_a_whole_affine():
             Volume(np.zeros((2, 3, 4)), (1.0, 2.0, 3.0), affine)
 
 
+@pytest.mark.parametrize(
+    ("affine", "got"),
+    [
+        (np.diag([-3.0, -2.0, 1.0, 1.0]), r"RAS\), got LPS$"),
+        (np.eye(4)[[2, 1, 0, 3]] * [1.0, 2.0, 3.0, 1.0], r"RAS\), got SAR$"),
+        (np.diag([1.0, 2.0, 3.0, 1.0]), r"the spacing \(1.0, 2.0, 3.0\) mm \(z, y, x\), got \(3, 2, 1\)$"),
+    ],
+    ids=["mirrored", "axes exchanged", "another spacing"],
+)
+def test_an_affine_that_contradicts_the_array_or_the_spacing_is_refused(affine, got):
+    with pytest.raises(ValueError, match=got):
+        Volume(np.zeros((4, 5, 6)), (1.0, 2.0, 3.0), affine)
+
+
+def test_spacing_and_affine_may_come_in_any_form():
+    affine = np.array([[2.999, 0, 0, 7], [0, 2, 0, 8], [0, 0, 1, 9], [0, 0, 0, 1]])
+    volume = Volume(np.zeros((4, 5, 6)), np.array([1.0, 2.0, 3.0]), affine.tolist())
+    assert volume.spacing_zyx_mm == (1.0, 2.0, 3.0)
+    assert {type(s) for s in volume.spacing_zyx_mm} == {float}
+    np.testing.assert_array_equal(volume.affine, affine)
+
+
 def test_grids_differ_by_their_shape_or_by_a_tenth_of_a_voxel_at_a_corner():
     volume = Volume.from_array(np.zeros((3, 4, 6), np.int16), (2.5, 1.5, 0.8))
     assert grid_difference(volume, volume) is None
