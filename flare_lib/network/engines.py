@@ -3,12 +3,14 @@
 OpenVINO gets the net layer by layer, as a graph of its own operations, for patches of one size at a time. The
 arithmetic is the same but the order of sums is not, so logits differ in their last digits. On a processor that has AVX2
 and no more it is the faster one (benchmarks/README.md, `against nnU-Net`); it is an extra because it is large.
-OpenVINO's converter, which has telemetry, is never called.
+OpenVINO has telemetry, which reports to its makers as soon as it is loaded: here it is loaded without.
 
 Reference: https://docs.openvino.ai, operation set 13 (Convolution, MVN, PRelu)
 """
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -34,6 +36,19 @@ def check_engine(engine: str, device: torch.device) -> None:
         check_extra("openvino", "openvino")
 
 
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Within the block OpenVINO is loaded as if its telemetry, a package apart, were not installed."""
+    if "openvino_telemetry" in sys.modules:  # somebody else has loaded it
+        yield
+        return
+    sys.modules["openvino_telemetry"] = cast(Any, None)
+    try:
+        yield
+    finally:
+        del sys.modules["openvino_telemetry"]
+
+
 def compile_net(net: nn.Module, patch_size: Sequence[int], precision: Precision) -> Predict:
     """Return `UNet.finest` compiled by OpenVINO for one patch (1, C, *patch_size) on the CPU, in torch's threads.
 
@@ -44,7 +59,7 @@ def compile_net(net: nn.Module, patch_size: Sequence[int], precision: Precision)
     """
     if not isinstance(net, UNet):
         raise ValueError(f"the engine openvino computes plain U-Nets (without it: any), got a {type(net).__name__}")
-    with extra("openvino"):
+    with extra("openvino"), _without_telemetry():
         import openvino
     settings = {
         "PERFORMANCE_HINT": "LATENCY",

@@ -1,6 +1,9 @@
 """OpenVINO in torch's place: the same logits, for our U-Net alone."""
 
 import gc
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -32,6 +35,24 @@ def test_openvinos_logits_are_torchs(patch, bias):
     for order in (torch.contiguous_format, torch.channels_last_3d):
         answer = compile_net(net.to(memory_format=order), PATCH, FLOAT32)(patch)
         torch.testing.assert_close(answer, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow("loads torch and OpenVINO in a process of its own")
+def test_openvino_reports_to_nobody_and_leaves_nothing_in_the_home(tmp_path):
+    code = (
+        "import sys\nfrom flare_lib.machine.precision import FLOAT32\n"
+        "from flare_lib.network.engines import compile_net\n"
+        "from flare_lib.network.unet import UNet\n"
+        "compile_net(UNet(2, 3, (4, 6), ((2, 2, 2),), n_heads=1).eval(), (8, 12, 16), FLOAT32)\n"
+        "print(sys.modules['openvino.tools.ovc'].telemetry.__module__)\n"
+        "print([name for name in sys.modules if 'openvino_telemetry' in name])"
+    )
+    home = {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | home, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "openvino.tools.ovc.telemetry_stub\n[]\n"
+    assert not list(tmp_path.rglob("*openvino*"))
 
 
 def test_an_answer_stays_when_the_next_one_is_computed(patch):
