@@ -17,7 +17,7 @@ from typing import Any
 try:
     import numba
     from numba.core import event
-    from numba.core.caching import CompileResultCacheImpl, FunctionCache, UserWideCacheLocator
+    from numba.core.caching import CompileResultCacheImpl, FunctionCache
 except ValueError as error:  # numba's own variables
     told = ", ".join(f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("NUMBA_"))
     if not told:  # something else is wrong
@@ -51,7 +51,7 @@ class _Places(CompileResultCacheImpl):
 
     def __init__(self, function: Callable) -> None:
         if os.path.expanduser("~") == "~":
-            self._locator_classes = [place for place in self._locator_classes if place is not UserWideCacheLocator]
+            self._locator_classes = [place for place in self._locator_classes if "UserWide" not in place.__name__]
         super().__init__(function)
 
 

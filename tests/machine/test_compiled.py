@@ -59,7 +59,9 @@ def test_without_a_home_no_folder_is_made_wherever_the_program_runs(monkeypatch,
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")
-    monkeypatch.setattr(caching.InTreeCacheLocator, "from_function", lambda *_: None)
+    users = [place for place in caching.CacheImpl._locator_classes if "UserWide" in place.__name__]
+    assert len(users) == 1
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", users)
 
     @njit()
     def halved(x):
