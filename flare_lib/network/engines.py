@@ -8,6 +8,7 @@ OpenVINO has telemetry, which reports to its makers as soon as it is loaded: her
 Reference: https://docs.openvino.ai, operation set 13 (Convolution, MVN, PRelu)
 """
 
+import locale
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -49,6 +50,17 @@ def _without_telemetry() -> Iterator[None]:
         del sys.modules["openvino_telemetry"]
 
 
+@contextmanager
+def _plain_letters() -> Iterator[None]:
+    """Within the block a small I is an i, also where the user's language is Turkish: OpenVINO compares its names so."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    locale.setlocale(locale.LC_CTYPE, "C")
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_CTYPE, before)
+
+
 def compile_net(net: nn.Module, patch_size: Sequence[int], precision: Precision) -> Predict:
     """Return `UNet.finest` compiled by OpenVINO for one patch (1, C, *patch_size) on the CPU, in torch's threads.
 
@@ -69,7 +81,8 @@ def compile_net(net: nn.Module, patch_size: Sequence[int], precision: Precision)
 
     def compiled(size: tuple[int, ...]) -> Any:
         try:
-            return openvino.Core().compile_model(_graph(net, size), "CPU", settings).create_infer_request()
+            with _plain_letters():
+                return openvino.Core().compile_model(_graph(net, size), "CPU", settings).create_infer_request()
         except RuntimeError as error:
             raise ValueError(f"OpenVINO must know this processor and net, got: {_last_line(error)}") from error
 

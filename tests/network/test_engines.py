@@ -1,6 +1,7 @@
 """OpenVINO in torch's place: the same logits, for our U-Net alone."""
 
 import gc
+import locale
 import os
 import subprocess
 import sys
@@ -53,6 +54,20 @@ def test_openvino_reports_to_nobody_and_leaves_nothing_in_the_home(tmp_path):
     )
     assert done.stdout == "openvino.tools.ovc.telemetry_stub\n[]\n"
     assert not list(tmp_path.rglob("*openvino*"))
+
+
+def test_names_are_compared_in_plain_letters_whatever_the_users_language(monkeypatch):
+    before, compared = locale.setlocale(locale.LC_CTYPE), []
+
+    def graph(*_):
+        compared.append(locale.setlocale(locale.LC_CTYPE))
+        raise RuntimeError('"EXPLICIT" is not a member')  # as OpenVINO says in Turkish
+
+    monkeypatch.setattr("flare_lib.network.engines._graph", graph)
+    with pytest.raises(ValueError, match=r'this processor and net, got: "EXPLICIT" is not a member$'):
+        compile_net(UNet(2, 3, (4, 6), ((2, 2, 2),), n_heads=1), PATCH, FLOAT32)
+    assert compared == ["C"]
+    assert locale.setlocale(locale.LC_CTYPE) == before
 
 
 def test_an_answer_stays_when_the_next_one_is_computed(patch):
