@@ -10,6 +10,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import nibabel as nib
@@ -25,6 +26,8 @@ SUFFIXES = (".nii", ".nii.gz")
 _NIFTI_1_HEADER_BYTES = 348
 _PADDING_BYTES = 512  # one block of a tape or disk
 _CHUNK_BYTES = 64 * 1024
+
+_CORRECTED = ("_Tilt_Eq", "_Tilt", "_Eq")  # how dcm2niix calls a CT whose slices it has moved
 
 _LABEL_INTENT = 1002  # NIFTI_INTENT_LABEL
 _CALLED_LABELS = re.compile(
@@ -111,7 +114,20 @@ def _load(stream: io.RawIOBase, file_bytes: int, path: Path, dtypes: tuple[type,
         path,
     )
     _check_end(stream, path)
-    return place_in_world(array_xyz, grid, path)
+    return place_in_world(array_xyz, grid, path, _corrected_beside(path))
+
+
+def _corrected_beside(path: Path) -> tuple[str, ...]:
+    """Return a note if dcm2niix wrote another file beside this one, in which slices lie where they are said to lie.
+
+    It writes the slices of a tilted gantry, or unevenly spaced ones, as they come, in a header that can say neither,
+    and beside it a file resampled to a straight, even grid. Reference: FILENAMING.md of dcm2niix.
+    """
+    stem = path.name[: -len(next(suffix for suffix in reversed(SUFFIXES) if path.name.lower().endswith(suffix)))]
+    for made, counted, suffix in product(_CORRECTED, ("", "_1"), SUFFIXES):
+        if (other := path.with_name(f"{stem}{made}{counted}{suffix}")).is_file():
+            return (f"its slices may be tilted or unevenly spaced: {other.name}, beside it, is corrected for that",)
+    return ()
 
 
 def _slices(stream: io.RawIOBase, layout: VoxelLayout) -> Iterator[np.ndarray]:

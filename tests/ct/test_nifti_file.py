@@ -51,3 +51,16 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path, monkeypatch):
 def test_what_is_not_there_is_missing_whatever_its_name(tmp_path, name):
     with pytest.raises(FileNotFoundError, match="must exist"):
         load_nifti(tmp_path / name, (np.uint8,))
+
+
+@pytest.mark.parametrize(
+    "corrected", ["a_0000_Tilt_1.nii.gz", "a_0000_Eq_1.nii", "a_0000_Tilt_Eq_1.nii.gz", "a_0000_Eq.nii"]
+)
+def test_a_ct_beside_which_dcm2niix_wrote_a_corrected_one_is_noted(tmp_path, corrected):
+    path = write_nifti(tmp_path / "a_0000.nii.gz", random_hu())
+    other = write_nifti(tmp_path / corrected, random_hu())
+    write_nifti(tmp_path / "b_Eq_1.nii", random_hu())
+    said = f"its slices may be tilted or unevenly spaced: {corrected}, beside it, is corrected for that"
+    assert load_nifti(path, (np.int16,)).notes == (said,)
+    assert load_nifti(other, (np.int16,)).notes == ()
+    assert load_nifti(tmp_path / "b_Eq_1.nii", (np.int16,)).notes == ()
