@@ -18,7 +18,7 @@ from flare_lib.ct.dicom_seg import SEG_SUFFIX, check_dicom_seg, save_dicom_seg
 from flare_lib.ct.hu import hu_problem
 from flare_lib.ct.labels import N_CLASSES, as_label_map, check_unmasked
 from flare_lib.ct.nifti_file import SUFFIXES, load_nifti
-from flare_lib.ct.volume import Volume, grid_difference, to_file_axes
+from flare_lib.ct.volume import Volume, check_volume, grid_difference, to_file_axes
 from flare_lib.machine.atomic_write import atomic_write
 
 LABEL_SUFFIXES = (*SUFFIXES, SEG_SUFFIX)
@@ -74,9 +74,11 @@ def save_label_map(path: str | os.PathLike, label_map_zyx: np.ndarray, like: Vol
 
     `label_map_zyx`: integers 0..255, of like's shape. The new file has the shape, affine, orientation and NIfTI version
     of the original, and appears complete or not at all. A path that ends in .dcm gets a DICOM-SEG of labels 0..13
-    (`dicom_seg`), for which `like` must come from DICOM. Raises ValueError for other labels or shapes, or for a path
-    that cannot be written or at which a .dcm file lies that flare-lib did not make.
+    (`dicom_seg`), for which `like` must come from DICOM. Raises TypeError if `like` is no volume, and ValueError for
+    other labels or shapes, or for a path that cannot be written or at which a .dcm file lies that flare-lib did not
+    make.
     """
+    check_volume(like, "like")
     check_unmasked(label_map_zyx, "label_map_zyx")
     labels = like.with_array(np.asarray(label_map_zyx)).array_zyx
     if labels.dtype != np.uint8 and not (labels.dtype.kind in "bui" and labels.min() >= 0 and labels.max() <= 255):

@@ -118,9 +118,10 @@ def as_label_map(
     integers, ValueError for other labels and shapes, or for masked voxels; the message calls the array `name`.
     """
     check_unmasked(label_map, name)
-    label_map = np.asarray(label_map)
+    given, label_map = type(label_map).__name__, np.asarray(label_map)
     if not np.issubdtype(label_map.dtype, np.integer):
-        raise TypeError(f"{name} must hold integers, got {label_map.dtype}")
+        got = label_map.dtype if label_map.dtype.kind in "bfc" else given
+        raise TypeError(f"{name} must hold integers, got {got}")
     if label_map.ndim == 0:
         raise ValueError(f"{name} must have at least one axis, got a single number")
     if shape is not None and label_map.shape != tuple(shape):

@@ -131,6 +131,14 @@ class Volume:
         return Volume(array_zyx, self.spacing_zyx_mm, self.affine, self.file_grid, self.notes)
 
 
+def check_volume(volume: object, name: str) -> None:
+    """Raise TypeError for an array or a path in place of a `Volume`; the message calls it `name`."""
+    if not isinstance(volume, Volume):
+        raise TypeError(
+            f"{name} must be a Volume, as load_ct and Volume.from_array return it, got {type(volume).__name__}"
+        )
+
+
 def triple(values: Iterable[_Value]) -> tuple[_Value, _Value, _Value]:
     """Return values that come one per axis as a tuple of three, in the same order; ValueError for more or fewer."""
     first, second, third = values

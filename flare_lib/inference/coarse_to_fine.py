@@ -17,7 +17,7 @@ from flare_lib.ct.hu import hu_doubts
 from flare_lib.ct.preprocess import find_foreground
 from flare_lib.ct.resample import place_resampled
 from flare_lib.ct.roi import Box, bounding_box, check_margin, crop_volume, paste
-from flare_lib.ct.volume import Triple, Volume
+from flare_lib.ct.volume import Triple, Volume, check_volume
 from flare_lib.inference.plausibility import anatomy_doubts
 from flare_lib.inference.postprocess import MAX_DISTANCE_MM, MIN_SHARE, Report, check_rules, postprocess
 from flare_lib.inference.slice_interpolation import resize_argmax
@@ -73,10 +73,11 @@ def segment(
     fitted to the region (`fitted_patch`), unless the stage cannot change its patch. `progress(stage, tiles done, tiles
     in total)` is called along the way. If the coarse stage finds nothing, the fine stage looks at the whole foreground,
     and the notes say so. A body no higher than a quarter of the fine stage's patch is shown in lower ones
-    (`thin_scans`). Raises the errors of `check_rules` and `check_margin` before any work is done, ValueError for a step
-    outside (0, 1] or a `fit_tiles` below 1, and MemoryError if a device is full.
+    (`thin_scans`). Raises the errors of `check_volume`, `check_rules` and `check_margin` before any work is done,
+    ValueError for a step outside (0, 1] or a `fit_tiles` below 1, and MemoryError if a device is full.
     """
     check_margin(margin_mm)
+    check_volume(ct, "ct")
     run = Run(_rules(max_distance_mm, min_share) if clean_up else None, progress)
     foreground = find_foreground(ct.array_zyx)
     body = crop_volume(ct, foreground)
@@ -104,6 +105,7 @@ def segment_in_one_stage(
 
     Arguments and errors as in `segment`; the region of interest is the foreground.
     """
+    check_volume(ct, "ct")
     run = Run(_rules(max_distance_mm, min_share) if clean_up else None, progress)
     foreground = find_foreground(ct.array_zyx)
     body = crop_volume(ct, foreground)

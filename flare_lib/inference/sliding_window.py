@@ -111,8 +111,9 @@ def sliding_window(
 
     Held in memory: the scores of patch_size[0] slices, and the slab being handed out, of at most `SLAB_SLICES`.
     Raises at once TypeError for an image that is no tensor and ValueError for an image, patch, step or weights that do
-    not fit, and while iterating ValueError for scores of the wrong shape and MemoryError for a device that has no room
-    for the image. Source: paper 2 (Fig. 1) and 4.6.
+    not fit; while iterating, TypeError for scores that are no tensor (a net with several heads gives a list),
+    ValueError for scores of the wrong shape and MemoryError for a device that has no room for the image.
+    Source: paper 2 (Fig. 1) and 4.6.
     """
     if not isinstance(image, torch.Tensor):
         raise TypeError(f"image must be a tensor, got {type(image).__name__}")
@@ -155,8 +156,9 @@ def _slabs(
         for start_y, start_x in product(*starts[1:]):
             tile_y, tile_x = slice(start_y, start_y + patch_size[1]), slice(start_x, start_x + patch_size[2])
             patch = image[None, :, start_z : start_z + patch_size[0], tile_y, tile_x]
-            scores = predict_patch(patch.clone(memory_format=torch.contiguous_format)).detach()
+            scores = predict_patch(patch.clone(memory_format=torch.contiguous_format))
             _check_scores(scores, patch_size, sums.shape[0] or None)
+            scores = scores.detach()
             if not sums.numel():
                 shape = (scores.shape[1], patch_size[0], *image.shape[2:])
                 sums = torch.zeros(shape, dtype=torch.float32, device=scores.device)
@@ -246,7 +248,9 @@ def _checked_patch(patch_size: Sequence[int]) -> tuple[int, ...]:
 
 
 def _check_scores(scores: torch.Tensor, patch_size: tuple[int, ...], n_scores: int | None) -> None:
-    """Raise ValueError unless the answer to a patch is (1, K, z, y, x), with the same K as before."""
+    """Raise an error unless the answer to a patch is a tensor (1, K, z, y, x), with the same K as before."""
+    if not isinstance(scores, torch.Tensor):
+        raise TypeError(f"predict_patch must return a tensor of scores, got {type(scores).__name__}")
     fits = scores.ndim == 5 and scores.shape[0] == 1 and tuple(scores.shape[2:]) == patch_size
     if not fits or (n_scores is not None and scores.shape[1] != n_scores):
         wanted = ", ".join(str(n) for n in (1, "K" if n_scores is None else n_scores, *patch_size))

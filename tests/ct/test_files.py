@@ -339,6 +339,12 @@ def test_labels_that_uint8_cannot_hold_are_not_saved(tmp_path, labels, got):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("like", ["ct.nii.gz", np.zeros((2, 3, 4))])
+def test_labels_are_saved_like_a_volume_alone(tmp_path, like):
+    with pytest.raises(TypeError, match=f"like must be a Volume, .* got {type(like).__name__}"):
+        save_label_map(tmp_path / "labels.nii.gz", np.zeros((2, 3, 4), np.uint8), like)
+
+
 def test_labels_of_a_ct_lie_on_its_grid_and_belong_to_its_label_set(tmp_path):
     ct = Volume.from_array(np.zeros((3, 4, 5), np.int16), (2.5, 1.5, 0.8))
     labels = np.zeros(ct.shape_zyx, np.uint8)

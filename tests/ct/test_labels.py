@@ -21,6 +21,7 @@ from flare_lib.ct.labels import (
     to_flare,
     without_ignored,
 )
+from flare_lib.ct.volume import Volume
 
 # Written out once more, from the data sets' own lists, organ by organ in FLARE's order; None: not labelled by itself.
 THEIR_IDS = {
@@ -201,6 +202,8 @@ def test_a_label_map_is_taken_as_it_is():
     ("values", "asked", "error", "said"),
     [
         ([0.0, 1.0], {}, TypeError, "it must hold integers, got float64"),
+        ("labels.nii.gz", {}, TypeError, "it must hold integers, got str"),
+        (Volume.from_array(np.zeros((2, 3, 4)), (1, 2, 3)), {}, TypeError, "it must hold integers, got Volume"),
         (3, {}, ValueError, "it must have at least one axis, got a single number"),
         ([1, 2], {"shape": (3,)}, ValueError, r"it must have the CT's shape \(3,\), got \(2,\)"),
         ([1, 14], {}, ValueError, "the labels of it must be 0 to 13, got 0 to 14"),

@@ -346,3 +346,10 @@ def test_without_clean_up_what_lies_far_away_stays():
 def test_a_margin_that_cannot_be_is_refused_before_any_work(margin_mm):
     with pytest.raises(ValueError, match="margin_mm must be 0 or more, got"):
         segment(None, None, None, margin_mm=margin_mm)
+
+
+@pytest.mark.parametrize("ct", [np.zeros((4, 5, 6)), "ct.nii.gz"])
+def test_what_is_no_volume_is_refused(ct):
+    for way in (lambda: segment(ct, COARSE, FINE), lambda: segment_in_one_stage(ct, FINE)):
+        with pytest.raises(TypeError, match=f"ct must be a Volume, .* got {type(ct).__name__}"):
+            way()

@@ -515,6 +515,12 @@ def test_a_number_of_scores_that_changes_is_refused():
         next(slabs)
 
 
+def test_the_list_that_a_net_of_several_heads_gives_is_refused():
+    slabs = sliding_window(torch.zeros(2, 3, 4), lambda patch: [patch, patch], patch_size=(2, 3, 4), tile_step=1.0)
+    with pytest.raises(TypeError, match="predict_patch must return a tensor of scores, got list"):
+        next(slabs)
+
+
 def test_an_image_that_is_no_tensor_is_refused():
     with pytest.raises(TypeError, match=r"^image must be a tensor, got ndarray$"):
         sliding_window(np.zeros((1, 4, 5, 6)), lambda patch: patch, patch_size=(4, 4, 4), tile_step=0.5)
