@@ -22,7 +22,7 @@ from flare_lib.inference.plausibility import anatomy_doubts
 from flare_lib.inference.postprocess import MAX_DISTANCE_MM, MIN_SHARE, Report, check_rules, postprocess
 from flare_lib.inference.slice_interpolation import resize_argmax
 from flare_lib.inference.sliding_window import Slab, Weights, fitted_patch, sliding_window
-from flare_lib.inference.stages import PatchPredictor, ResizablePredictor, Stage
+from flare_lib.inference.stages import PatchPredictor, ResizablePredictor, Stage, patch_mm_of, scale_of
 from flare_lib.inference.thin_scans import lowered_if_thin
 from flare_lib.machine.progress import StageProgress, of_stage
 
@@ -85,7 +85,7 @@ def segment(
     coarse, fine = lowered_if_thin(body, coarse, fine)
     seen, roi = run.find_region(body, coarse, tile_steps[0], margin_mm)
     # a patch that reaches beyond a small region shows what lies there, not air: a neck is known by its jaw
-    roi = roi.grow(getattr(fine, "patch_mm", (0.0, 0.0, 0.0)), body.spacing_zyx_mm, body.shape_zyx)
+    roi = roi.grow(patch_mm_of(fine), body.spacing_zyx_mm, body.shape_zyx)
     fine_labels = run.segment_region(crop_volume(body, roi), fine, tile_steps[1], "fine", fit_tiles)
     return run.result(ct, fine_labels, roi.shift(foreground.start_zyx), seen, scale=scale_of(fine))
 
@@ -113,11 +113,6 @@ def segment_in_one_stage(
     [stage] = lowered_if_thin(body, stage)
     labels = run.segment_region(body, stage, tile_step, "one stage", fit_tiles)
     return run.result(ct, labels, foreground, None, scale=scale_of(stage))
-
-
-def scale_of(stage: Stage) -> float | None:
-    """Return how much larger than it is a stage sees the body; None for one that does not know."""
-    return getattr(stage, "scale", None)
 
 
 def _rules(max_distance_mm: float, min_share: float) -> CleanUp:

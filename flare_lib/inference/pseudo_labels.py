@@ -19,10 +19,10 @@ from flare_lib.ct.labels import IGNORED
 from flare_lib.ct.preprocess import find_foreground
 from flare_lib.ct.roi import crop_volume
 from flare_lib.ct.volume import Volume, triple
-from flare_lib.inference.coarse_to_fine import Run, Segmentation, scale_of
+from flare_lib.inference.coarse_to_fine import Run, Segmentation
 from flare_lib.inference.postprocess import MIN_SHARE, postprocess
 from flare_lib.inference.slice_interpolation import resize_argmax, resized_slices
-from flare_lib.inference.stages import Stage
+from flare_lib.inference.stages import Stage, scale_of
 from flare_lib.inference.thin_scans import lowered_if_thin
 from flare_lib.machine.progress import StageProgress
 

@@ -60,6 +60,16 @@ class Stage(PatchPredictor, Protocol):
         """Return the image (C, Z, Y, X) of a CT that the net sees, on any grid that has the CT's extent."""
 
 
+def patch_mm_of(stage: Stage) -> Triple:
+    """Return the extent (z, y, x) of a stage's patch in mm; 0 along every axis for one that does not know it."""
+    return getattr(stage, "patch_mm", (0.0, 0.0, 0.0))
+
+
+def scale_of(stage: Stage) -> float | None:
+    """Return how much larger than it is a stage sees the body; None for one that does not know."""
+    return getattr(stage, "scale", None)
+
+
 class NetStage(ResizablePredictor):
     """A trained UNet as a stage: loaded once, used for many cases. It works on a copy, so the net stays unchanged.
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 
 from flare_lib.ct.volume import Volume
-from flare_lib.inference.stages import ResizablePredictor, Stage
+from flare_lib.inference.stages import ResizablePredictor, Stage, patch_mm_of
 
 THIN_SHARE = 0.25  # of a patch's height: bodies up to this are thin
 
@@ -20,15 +20,15 @@ def lowered_if_thin(body: Volume, *stages: Stage) -> Sequence[Stage]:
 
 def is_thin(body: Volume, stage: Stage) -> bool:
     """Return whether a body's slices fill at most a `THIN_SHARE` of the stage's patch; False without a `patch_mm`."""
-    return body.size_mm_zyx[0] <= THIN_SHARE * getattr(stage, "patch_mm", (0.0, 0.0, 0.0))[0]
+    return body.size_mm_zyx[0] <= THIN_SHARE * patch_mm_of(stage)[0]
 
 
 def lowered(stage: Stage, body: Volume) -> Stage:
     """Return the stage with a patch no higher than the body, or as it is if its patch cannot change."""
-    patch_mm = getattr(stage, "patch_mm", None)
-    if patch_mm is None or not isinstance(stage, ResizablePredictor):
+    height_mm = patch_mm_of(stage)[0]
+    if not height_mm or not isinstance(stage, ResizablePredictor):
         return stage
     z, y, x = stage.patch_size
     multiple = stage.size_multiple[0]
-    n_slices = max(1, round(body.size_mm_zyx[0] / patch_mm[0] * z))  # of the stage's image
+    n_slices = max(1, round(body.size_mm_zyx[0] / height_mm * z))  # of the stage's image
     return stage.with_patch((min(z, math.ceil(n_slices / multiple) * multiple), y, x))
