@@ -4,8 +4,9 @@
 
 A net that learns from the labels of others learns their mistakes, too. So a voxel whose winner has a mean probability
 below `sure` becomes `IGNORED`: no loss is computed there. So does a voxel that the clean-up would take from an organ,
-where nets and rules disagree. Views differ in scale only: a mirrored abdomen has its liver on the wrong side, and these
-nets were never shown one.
+where nets and rules disagree. Of a small organ, nets are never as sure, and find a part: it counts from a lower
+probability on, and soft tissue beside it is ignored rather than taught to be background. Views differ in scale only: a
+mirrored abdomen has its liver on the wrong side, and these nets were never shown one.
 
 References: Lee, Pseudo-Label, ICML Workshops 2013; Sohn et al., FixMatch, NeurIPS 2020 (only what is sure is learnt).
 """
@@ -13,9 +14,11 @@ References: Lee, Pseudo-Label, ICML Workshops 2013; Sohn et al., FixMatch, NeurI
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
 import torch
+from scipy import ndimage
 
-from flare_lib.ct.labels import IGNORED
+from flare_lib.ct.labels import IGNORED, organ
 from flare_lib.ct.preprocess import find_foreground
 from flare_lib.ct.roi import crop_volume
 from flare_lib.ct.volume import Volume, triple
@@ -27,6 +30,12 @@ from flare_lib.inference.thin_scans import lowered_if_thin
 from flare_lib.machine.progress import StageProgress
 
 SURE = 0.75
+SURE_OF_SMALL = 0.73  # of `sure`: what is enough of a small organ
+SMALL_ORGANS = tuple(
+    organ(name).id
+    for name in ("pancreas", "right adrenal gland", "left adrenal gland", "gallbladder", "esophagus", "duodenum")
+)
+BESIDE_MM, SOFT_HU = 6.0, -30  # soft tissue is denser; fat is no part of an organ
 SCALES = (1.0, 0.92, 1.08)
 
 
@@ -42,8 +51,9 @@ def pseudo_labels(
 
     Every stage looks at the whole foreground; what lies outside is background. The probabilities are averaged on the
     grid of the first stage's image. `sure`: the least mean probability of a voxel's winner, from 0 (no voxel is unsure)
-    to 1; `tile_step` as in `sliding_window`. The notes are about the organs without the voxels that are ignored. Raises
-    ValueError for no stages, for stages with other numbers of classes, and for a `sure` outside [0, 1].
+    to 1; 0.73 of it is enough of `SMALL_ORGANS`, and soft tissue within 6 mm of these is ignored unless it is another
+    organ. `tile_step` as in `sliding_window`. The notes are about the organs without the voxels that are ignored.
+    Raises ValueError for no stages, for stages with other numbers of classes, and for a `sure` outside [0, 1].
     """
     if not stages:
         raise ValueError("pseudo-labels must come from one stage or more, got none")
@@ -57,15 +67,27 @@ def pseudo_labels(
     n_classes = len(scores) - 1
     scores[n_classes] = sure  # wins wherever no class reaches it
     labels = resize_argmax(scores, body.shape_zyx)
+    scores[n_classes] = SURE_OF_SMALL * sure
+    easier = resize_argmax(scores, body.shape_zyx)
     del scores  # the largest thing here, and the clean-up needs memory, too
+    np.copyto(labels, easier, where=np.isin(easier, SMALL_ORGANS) & (easier < n_classes))
+    del easier
     run.lap("resize + argmax")
     unsure = labels == n_classes
     labels[unsure] = 0
     cleaned = run.clean_up(labels, body.spacing_zyx_mm, "nets")
     run.lap("clean-up")
     result = run.result(ct, cleaned, foreground, None, scale=scale_of(stages[0]))
-    result.label_map_zyx[foreground.slices][unsure | (cleaned != labels)] = IGNORED
+    ignored = unsure | (cleaned != labels) | _beside_small_organs(cleaned, body)
+    result.label_map_zyx[foreground.slices][ignored] = IGNORED
     return result
+
+
+def _beside_small_organs(labels_zyx: np.ndarray, ct: Volume) -> np.ndarray:
+    """Mark the soft tissue without a label in a box of `BESIDE_MM` around every voxel of a small organ."""
+    reach = [int(BESIDE_MM / spacing) for spacing in ct.spacing_zyx_mm]
+    beside = ndimage.maximum_filter(np.isin(labels_zyx, SMALL_ORGANS), [2 * n + 1 for n in reach], mode="constant")
+    return beside & (labels_zyx == 0) & (ct.array_zyx > SOFT_HU)
 
 
 def _mean_probabilities(run: Run, body: Volume, stages: Sequence[Stage], tile_step: float) -> torch.Tensor:

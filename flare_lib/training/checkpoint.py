@@ -53,7 +53,8 @@ def load_checkpoint(
         raise ValueError(f"{path} must be a complete checkpoint, got {type(error).__name__}") from error
     if not (isinstance(state, dict) and {"net", "optimizer", "step", "recipe"} <= state.keys()):
         raise ValueError(f"{path} must be a checkpoint of a training run, got a file of something else")
-    began_before = {"keep": "last", "ema_decay": 0.0}  # what a recipe meant before it had these fields
+    # what a recipe meant before it had these fields
+    began_before = {"keep": "last", "ema_decay": 0.0, "appearance": 0.0}
     stored = {name: value for name, value in began_before.items() if name in recipe} | state["recipe"]
     if stored != recipe:
         differ = sorted(name for name in {*recipe, *stored} if recipe.get(name) != stored.get(name))

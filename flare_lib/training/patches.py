@@ -3,7 +3,7 @@
 Patch number i depends only on the seed and i, so a stream can be resumed anywhere. There are two kinds of source. A
 *person* is deformed onto the patch's own grid (never a whole CT, most of which would be painted in vain), sometimes cut
 off the way a scan ends, then painted, clipped and normalised. From a *case*, a real CT prepared on disk, a patch is
-cut, often around a voxel of an organ, then normalised and augmented.
+cut, often around a voxel of an organ, then normalised and augmented. Either may get a random appearance at last.
 """
 
 import copy
@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from flare_lib.ct.preprocess import clip_hu, normalize
+from flare_lib.data.appearance import randomize_appearance
 from flare_lib.data.augment import Augmentation, augment, draw_augmentation, room_for
 from flare_lib.data.prepared import PreparedCase
 from flare_lib.machine.distributed import rank_and_count
@@ -192,9 +193,12 @@ class Patches(IterableDataset):
         of_kind = self.sources[kinds[rng.choice(len(kinds), p=shares / shares.sum())]]
         source = of_kind[int(rng.integers(len(of_kind)))]
         if isinstance(source, PreparedCase):
-            return cut_patch(source, self.recipe, rng, self._augmentation(number, rng))
-        image, target = paint_patch(source, self.recipe, rng)
-        return augment(image, target, self._augmentation(number, rng))
+            image, target = cut_patch(source, self.recipe, rng, self._augmentation(number, rng))
+        else:
+            image, target = augment(*paint_patch(source, self.recipe, rng), self._augmentation(number, rng))
+        if self.recipe.appearance:
+            image = randomize_appearance(image, rng, strength=self.recipe.appearance)
+        return image, target
 
     def _unlabelled(self, number: int, k: int) -> np.ndarray:
         """Return unlabelled patch k of batch `number`."""

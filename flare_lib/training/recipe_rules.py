@@ -112,6 +112,7 @@ RULES = {
     "ramp_up_steps": _whole(1),
     "augmentation": _SHARE,
     "n_steps_without_augmentation": _whole(0),
+    "appearance": _SHARE,
     "accumulate": _whole(1),
     "margin_mm": _NOT_NEGATIVE,
     "n_phantoms": _whole(1),

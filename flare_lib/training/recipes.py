@@ -36,7 +36,8 @@ class Recipe:
     `n_unlabelled` patches of unlabelled CTs, they add `consistency` ("kl" or "urpc", see `network.consistency`) with a
     weight that rises to `consistency_weight` over `ramp_up_steps`. `augmentation`: the probability of each of the
     paper's five (painted persons are deformed and painted afresh anyway), 0 in the last `n_steps_without_augmentation`
-    (paper 2.3: the last 10 epochs of fine).
+    (paper 2.3: the last 10 epochs of fine). `appearance`: how strongly grey values are changed besides, from 0 to 1
+    (`data.appearance`).
 
     A step sums the gradients of `accumulate` batches. Every `validate_every` steps (0: never) the net's Dice is
     measured on patches of sources held out: `n_validation` of the cases or, without cases, of the label maps' people
@@ -77,6 +78,7 @@ class Recipe:
     ramp_up_steps: int = 25_000
     augmentation: float = 0.0
     n_steps_without_augmentation: int = 0
+    appearance: float = 0.0
     accumulate: int = 1
     margin_mm: float = 40.0
     n_phantoms: int = 48

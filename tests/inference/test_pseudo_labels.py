@@ -79,6 +79,27 @@ def test_what_the_clean_up_takes_from_an_organ_is_ignored_rather_than_background
     assert result.clean_up["nets"].smaller_components_ml == {"liver": pytest.approx(0.009)}
 
 
+class Glands(Reader):
+    """Reads classes 0 to 7, of which all but the first two and the right adrenal gland are impossible."""
+
+    def predict_patch(self, patch):
+        background, liver, gland = super().predict_patch(patch).split(1, dim=1)
+        return torch.cat([background, liver, *[0 * gland] * 5, gland], dim=1)
+
+
+def test_a_small_organ_counts_from_less_on_and_soft_tissue_beside_it_is_ignored():
+    array = np.full((5, 16, 20), 40)
+    array[:, :, 8:] = -100  # fat
+    array[2, 8, 6], array[2, 8, 5], array[2, 8, 2] = 60, 70, 80
+    table = {60: (0.4, 0.0, 0.6), 70: (0.46, 0.0, 0.54), 80: (0.1, 0.9, 0.0)}
+    labels = pseudo_labels(ct_of(array), [Glands(table)], sure=0.75).label_map_zyx
+    assert (labels[2, 8, 6], labels[2, 8, 5], labels[2, 8, 2]) == (7, IGNORED, 1)  # .6 is enough of it, .54 is not
+    beside = np.zeros(array.shape, bool)
+    beside[0:5, 5:12, 2:11] = True  # 6 mm: 2, 3 and 4 voxels
+    assert (labels[beside & (array == 40)] == IGNORED).all()
+    assert not labels[(~beside | (array == -100)) & (array != 80)].any()
+
+
 class Smooth:
     """Answers with smooth fields, on a grid of its own: the brighter, the more of a liver, the darker, of a kidney."""
 

@@ -53,8 +53,9 @@ def test_another_recipe_is_refused_by_every_value_that_differs_even_one_that_is_
 
 def test_a_run_that_began_before_there_was_a_choice_goes_on_with_what_there_was(tmp_path):
     save_checkpoint(tmp_path / "c.pt", **parts(0), step=5, recipe={"lr": 1})
-    assert load_checkpoint(tmp_path / "c.pt", **parts(0), recipe={"lr": 1, "keep": "last", "ema_decay": 0.0}) == 5
-    for name, value in (("keep", "best"), ("ema_decay", 0.98)):
+    there_was = {"keep": "last", "ema_decay": 0.0, "appearance": 0.0}
+    assert load_checkpoint(tmp_path / "c.pt", **parts(0), recipe={"lr": 1} | there_was) == 5
+    for name, value in (("keep", "best"), ("ema_decay", 0.98), ("appearance", 1.0)):
         with pytest.raises(ValueError, match=rf"got other values of {name}$"):
             load_checkpoint(tmp_path / "c.pt", **parts(0), recipe={"lr": 1, name: value})
 

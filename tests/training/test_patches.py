@@ -322,3 +322,16 @@ def test_augmentation_changes_the_patches_but_the_last_ones():
     same = [torch.equal(plain.batch(k)["image"], augmented.batch(k)["image"]) for k in range(10)]
     assert same == [False] * 6 + [True] * 4
     assert set(augmented.batch(0)["target"].unique().tolist()) <= {0, 1, 8}
+
+
+@pytest.mark.parametrize("kind", ["label_maps", "cases"])
+def test_a_random_appearance_changes_grey_values_alone(kind):
+    hu = np.random.default_rng(2).normal(40, 90, (14, 18, 22)).astype(np.float16)
+    labels = (hu > 60).astype(np.uint8)
+    sources = {"label_maps": [person()], "cases": [PreparedCase("a", hu, labels, {}, Moments.of(hu))]}
+    plain, changed = (
+        Patches(sources, recipe(sources={kind: 1.0}, batch_size=6, appearance=strength)).batch(3)
+        for strength in (0.0, 1.0)
+    )
+    assert torch.equal(plain["target"], changed["target"])
+    assert (plain["image"] != changed["image"]).flatten(1).any(1).sum() >= 4  # of six; some are left as they are

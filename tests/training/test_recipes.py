@@ -108,6 +108,7 @@ def test_real_is_a_short_run_of_release_with_a_quarter_of_real_patches(stage):
         ({"mean_hu": 12.5}, "mean_hu and sd_hu must come together, got 12.5 and None"),
         ({"keep": "most"}, "keep must be one of last, best, got 'most'"),
         ({"ema_decay": 1}, "ema_decay must be a number from 0 to below 1, got 1"),
+        ({"appearance": 2}, "appearance must be a number from 0 to 1, got 2"),
         ({"keep": "best"}, "keep must be last unless the run validates (validate_every, and n_validation for cases)"),
         (
             {"keep": "best", "validate_every": 9, "sources": {"cases": 1}},
