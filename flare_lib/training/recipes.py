@@ -208,10 +208,15 @@ PRESETS: dict[str, dict[str, Recipe]] = {
         "coarse": _RELEASE,
         "fine": _RELEASE_FINE,
     },
-    # their second round, from `release`: a quarter of the patches are of real CTs that these weights have labelled
+    # their second round, from `release`: a quarter of the patches are of real CTs that these weights have labelled; the
+    # fine net sees all patches in a random appearance
     "real": {
         "coarse": replace(_RELEASE, sources={"pseudo_labelled": 0.25, "label_maps": 0.55, "phantoms": 0.2}, **_REAL),
-        "fine": replace(_RELEASE_FINE, sources={"pseudo_labelled": 0.25, "label_maps": 0.65, "phantoms": 0.1}, **_REAL),
+        "fine": replace(
+            _RELEASE_FINE,
+            sources={"pseudo_labelled": 0.25, "label_maps": 0.65, "phantoms": 0.1},
+            **(_REAL | {"n_steps": 1000, "learning_rate": 2e-4, "appearance": 1.0}),
+        ),
     },
     # a minute on two cores, to watch a net learn (notebooks 04 and 05)
     "course": {
