@@ -78,17 +78,25 @@ def _forkserver():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_forks():
+def neither_forked_nor_killed():
     """Refuse to fork this process, which has the threads of many libraries: workers of pytest that did were lost.
 
-    Others may fork: programs that a test starts, and `fresh_processes`.
+    And refuse to let it kill itself, as some of the tests' pieces of work do to the process that they are given to.
+    Others may: programs that a test starts, and `fresh_processes`.
     """
+    kill = os.kill
 
-    def refused():
+    def refuse_to_fork():
         raise RuntimeError("pytest's own process must not be forked: let one of fresh_processes do it")
 
+    def kill_others(pid, signum):
+        if pid == os.getpid() and signum == 9:
+            raise RuntimeError("pytest's own process must not be killed: give what kills to another")
+        kill(pid, signum)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fork", refused, raising=False)
+        patch.setattr(os, "fork", refuse_to_fork, raising=False)
+        patch.setattr(os, "kill", kill_others)
         yield
 
 

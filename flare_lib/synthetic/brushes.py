@@ -53,7 +53,7 @@ class Drawing:
             allowed = np.zeros(256, dtype=bool)
             allowed[[self.ids_by_name[o] for o in only]] = True
             mask = mask & allowed[part]
-        part[np.broadcast_to(mask, part.shape)] = self.ids_by_name[name]
+        np.copyto(part, self.ids_by_name[name], where=mask)
 
     def ellipsoid(
         self,

@@ -1,6 +1,7 @@
 """Processes side by side: one that is killed, hangs or takes all the memory costs its own piece of work."""
 
 import os
+import sys
 import time
 
 import pytest
@@ -83,3 +84,9 @@ def test_there_must_be_a_worker_and_a_thread(n_workers, n_threads):
 
 def test_cores_are_those_that_this_process_may_use():
     assert 1 <= n_cores() <= os.cpu_count()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
+def test_the_tests_own_process_does_not_kill_itself():
+    with pytest.raises(RuntimeError, match="pytest's own process must not be killed"):
+        killed_at_3(3)
