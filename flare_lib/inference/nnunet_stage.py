@@ -31,7 +31,7 @@ from flare_lib.machine.device import memory_errors_of
 from flare_lib.machine.precision import Precision, choose_precision
 from flare_lib.machine.progress import StageProgress
 from flare_lib.network.engines import check_engine, compile_net
-from flare_lib.network.kernels import inferring
+from flare_lib.network.kernels import inferring, plain_float32
 from flare_lib.network.nnunet_folder import NnunetModel
 from flare_lib.network.nnunet_nets import Predict
 from flare_lib.network.nnunet_plans import Plans, Scaling
@@ -103,7 +103,7 @@ class NnunetStage(ResizablePredictor):
         """
         with memory_errors_of(self.device), inferring(self.device, self.precision):
             patch = patch.to(self.device)
-            logits = self.folds[0](patch).float()
+            logits = plain_float32(self.folds[0](patch))
             if len(self.folds) > 1:
                 logits = logits.clone()  # they may lie in a map of more channels, which would be there beside the next
             for predict in self.folds[1:]:

@@ -19,7 +19,7 @@ from flare_lib.machine.device import choose_device, memory_errors_of
 from flare_lib.machine.precision import Precision, choose_precision
 from flare_lib.network.engines import Predict, check_engine, compile_net
 from flare_lib.network.in_place import finest_in_place
-from flare_lib.network.kernels import inferring
+from flare_lib.network.kernels import inferring, plain_float32
 from flare_lib.network.unet import UNet
 from flare_lib.network.weights import TrainedNet, load_trained, stage_weights
 
@@ -136,7 +136,7 @@ class NetStage(ResizablePredictor):
         with memory_errors_of(self.device):
             with inferring(self.device, self.precision):
                 logits = self._finest(patch.to(self.device))
-            return logits.float().softmax(dim=1)
+            return plain_float32(logits).softmax(dim=1)
 
 
 def _ready(trained: TrainedNet, *, device: torch.device, precision: Precision, compiled: bool) -> tuple[UNet, Predict]:

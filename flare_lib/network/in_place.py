@@ -6,7 +6,8 @@ convolution writes its answer over its own input, a few slices at a time: they g
 on to the slices that the next ones still have to see. The decoder's first convolution of a size writes over the map
 that the encoder left there, and the upsampled map exists in the window alone. Normalisation and rectification happen
 where the map lies. What is left at full size is one map and, while it is normalised, as many of its channels again as
-there are threads; the sums are the same, and so are the logits.
+there are threads; the sums are the same, and so are the logits. Channels that lie last (`kernels`, in bfloat16) are
+normalised together, through a second map; two of these take no more than one in float32.
 
 Reference: Bulo et al., In-Place Activated BatchNorm, CVPR 2018 (why a map need not be kept beside its activation)
 """
@@ -24,7 +25,7 @@ from flare_lib.network import kernels
 from flare_lib.network.kernels import slices_at_a_time
 from flare_lib.network.unet import NEGATIVE_SLOPE, ConvBlock, UNet
 
-PIECES = 8  # computed between two looks at what was freed: an allocator's gaps grow meanwhile
+PIECES = 4  # computed between two looks at what was freed: an allocator's gaps grow meanwhile
 
 Read = Callable[[int, int, torch.Tensor], None]  # of an input: slices from, to, and where they are wanted
 
@@ -33,11 +34,10 @@ Read = Callable[[int, int, torch.Tensor], None]  # of an input: slices from, to,
 def finest_in_place(net: UNet, image: torch.Tensor) -> torch.Tensor:
     """Return `net.finest(image)`, (B, n_classes, Z, Y, X); the image (B, in_channels, Z, Y, X) stays as it is.
 
-    On a processor, in one number format, in little memory, and as the first channels of a map that has more, where it
-    has enough; elsewhere by `UNet.finest` itself, which keeps a card's kernels large and lets autocast choose formats.
-    Knows no gradients. Raises its ValueError.
+    On a processor, in little memory, and as the first channels of a map that has more, where it has enough; elsewhere
+    by `UNet.finest` itself, which keeps a card's kernels large. Knows no gradients. Raises its ValueError.
     """
-    if image.device.type not in ("cpu", "meta") or torch.is_autocast_enabled("cpu"):
+    if image.device.type not in ("cpu", "meta"):
         return net.finest(image)
     net.check_input(image)
     x, skips = image, []
@@ -99,7 +99,9 @@ def _convolve_and_activate(block: ConvBlock, x: torch.Tensor, read: Read) -> tor
     """
     conv, (batch, _, depth, *in_slice) = block.conv, x.shape
     n = min(slices_at_a_time(x[:, :1, :1].nbytes * conv.in_channels), depth)
-    window = x.new_zeros((batch, conv.in_channels, n + 2, *in_slice))  # of a piece, with a slice on either side
+    order = torch.contiguous_format if x.is_contiguous() else torch.channels_last_3d
+    size = (batch, conv.in_channels, n + 2, *in_slice)  # of a piece, with a slice on either side
+    window = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=order).zero_()
     for piece, start in enumerate(range(0, depth, n)):
         stop = min(start + n, depth)
         if piece % PIECES == 0:
@@ -117,9 +119,10 @@ def _convolve_and_activate(block: ConvBlock, x: torch.Tensor, read: Read) -> tor
 
 
 def _activate(block: ConvBlock, x: torch.Tensor) -> torch.Tensor:
-    """Do in place what `ConvBlock.activate` does, for some channels at a time."""
+    """Do in place what `ConvBlock.activate` does, for some channels at a time; for all of them where they lie last."""
     norm = block.norm
-    n = max(torch.get_num_threads(), slices_at_a_time(x[:, :1].nbytes))
+    some = max(torch.get_num_threads(), slices_at_a_time(x[:, :1].nbytes))
+    n = some if x.is_contiguous() else x.shape[1]
     for c in range(0, x.shape[1], n):
         own = slice(c, c + n)
         normal = F.instance_norm(x[:, own], weight=norm.weight[own], bias=norm.bias[own], eps=norm.eps)

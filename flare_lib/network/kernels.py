@@ -5,15 +5,16 @@ convolution leaves oneDNN aside and falls back on a kernel that copies every vox
 is computed as a batch normalisation, though a group normalisation with one channel a group has the same mean and
 variance from a quicker kernel. Here both are asked for by name, whatever net it is, and no net is changed. Logits
 differ in their last digits (benchmarks/README.md, `kernels`). Large convolutions are computed a few slices at a time,
-which gives the same numbers in less memory.
+which gives the same numbers in less memory. In bfloat16 torch leaves nothing aside, but oneDNN copies every map into an
+order of its own and back; maps that lie channels last (B, Z, Y, X, C) it computes where they are.
 
 **Training.** Half of a step goes into the gradients of the convolutions' weights. oneDNN sums these up faster from
-copies that lie channels last (B, Z, Y, X, C); nothing else of a step gains by them. A convolution's answer is torch's
-own to the last bit, and its gradients are rounded no worse. Only for a batch of one that torch would keep from oneDNN,
-as above, is everything oneDNN's, and differs in its last digits.
+copies that lie channels last; nothing else of a step gains by them. A convolution's answer is torch's own to the last
+bit, and its gradients are rounded no worse. Only for a batch of one that torch would keep from oneDNN, as above, is
+everything oneDNN's, and differs in its last digits.
 
-In bfloat16, torch chooses, but for convolutions whose window is deeper than the input. To sum up the gradient of their
-weights, oneDNN reads memory that nobody has written, and now and then finds infinity there. They are computed in
+In bfloat16, torch chooses here, but for convolutions whose window is deeper than the input. To sum up the gradient of
+their weights, oneDNN reads memory that nobody has written, and now and then finds infinity there. They are computed in
 float32: they belong to the smallest maps of a net.
 
 References: PyTorch, aten/src/ATen/native/Convolution.cpp (`use_mkldnn`); Wu and He, Group Normalization, ECCV 2018
@@ -33,8 +34,9 @@ from torch.overrides import TorchFunctionMode
 from flare_lib.machine.device import has_x86_onednn
 from flare_lib.machine.precision import Precision
 
-PIECE_BYTES = 16 * 2**20  # read or written: oneDNN computes on copies in its own order, which are as large
+PIECE_BYTES = 8 * 2**20  # read or written: oneDNN computes on copies in its own order, which are as large
 LEAST_VOXELS = 1000  # of a batch: below, copying the weights takes longer than summing up their gradients
+_AUTOCAST = (torch.float32, torch.bfloat16)  # what it turns into bfloat16, or leaves so
 _LEFT_ASIDE = 20480  # channels x slices x rows up to which torch leaves oneDNN aside for a batch of one
 
 
@@ -47,12 +49,16 @@ def slices_at_a_time(slice_bytes: int) -> int:
 def inferring(device: torch.device, precision: Precision) -> Iterator[None]:
     """Within the block, nets on `device` infer: in this number format, without gradients, by the faster kernels.
 
-    The kernels are chosen for float32 on an x86 processor where torch has oneDNN and may use it; elsewhere torch
-    chooses, as always.
+    The kernels are chosen for float32 and bfloat16 on an x86 processor where torch has oneDNN and may use it;
+    elsewhere torch chooses, as always. In bfloat16, answers lie channels last.
     """
-    replaced = _IN_INFERENCE if precision.name == "float32" else {}
-    with torch.inference_mode(), precision.autocast(device), _chosen(replaced, device):
+    with torch.inference_mode(), precision.autocast(device), _chosen(_IN_INFERENCE, device, precision):
         yield
+
+
+def plain_float32(logits: torch.Tensor) -> torch.Tensor:
+    """Return logits as float32 in the plain order (B, C, Z, Y, X), in which they are summed up fastest."""
+    return logits.to(torch.float32, memory_format=torch.contiguous_format)
 
 
 @contextmanager
@@ -60,21 +66,22 @@ def learning(device: torch.device, precision: Precision) -> Iterator[None]:
     """Within the block, what nets on `device` compute is to be learnt from: in this number format, by faster kernels.
 
     Only the way from images to logits needs to be in the block; the way back, the loss's `backward()`, finds its
-    kernels itself. They are chosen where those of `inferring` are, and one for bfloat16. What those for float32 give
-    can be differentiated once; a second time raises torch's RuntimeError.
+    kernels itself. They are chosen where those of `inferring` are, for bfloat16 a single one. What those for float32
+    give can be differentiated once; a second time raises torch's RuntimeError.
     """
-    replaced = {"float32": _IN_LEARNING, "bfloat16": _IN_LEARNING_BFLOAT16}.get(precision.name, {})
-    with precision.autocast(device), _chosen(replaced, device):
+    with precision.autocast(device), _chosen(_IN_LEARNING, device, precision):
         yield
 
 
 Replaced = Mapping[Any, Callable[..., torch.Tensor | None]]
 
 
-def _chosen(replaced: Replaced, device: torch.device) -> AbstractContextManager[object]:
-    """Return the context in which nets compute by the replaced functions, or one that does nothing."""
-    fitting = replaced and device.type == "cpu" and has_x86_onednn()
-    return _Chosen(replaced) if fitting else nullcontext()
+def _chosen(
+    replaced: Mapping[str, Replaced], device: torch.device, precision: Precision
+) -> AbstractContextManager[object]:
+    """Return the context in which nets compute by the functions replaced in this format, or one that does nothing."""
+    fitting = device.type == "cpu" and precision.name in replaced and has_x86_onednn()
+    return _Chosen(replaced[precision.name]) if fitting else nullcontext()
 
 
 class _Chosen(TorchFunctionMode):
@@ -107,7 +114,7 @@ def _conv3d(
         return None
     reach = [d * (n - 1) for d, n in zip(dilation, weight.shape[2:], strict=True)]  # of a window, from its first voxel
     starts = [n + 2 * pad - r for n, pad, r in zip(input.shape[2:], padding, reach, strict=True)]  # where it may begin
-    if not input.numel() or min(starts) < 1 or not _all_float32(input, weight, bias):
+    if not input.numel() or min(starts) < 1 or not _all_in([torch.float32], input, weight, bias):
         return None
     n_out, *in_slice = ((n - 1) // step + 1 for n, step in zip(starts, stride, strict=True))
     read, written = stride[0] * input.nbytes // input.shape[2], 4 * len(input) * len(weight) * math.prod(in_slice)
@@ -127,6 +134,21 @@ def _conv3d(
     return answer
 
 
+def _conv3d_channels_last(
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *others: Any, **named: Any
+) -> torch.Tensor | None:
+    """Return what autocast makes of a convolution of a batch, in bfloat16, from maps and to one that lie channels last.
+
+    None where autocast is off, and for what it would not turn into bfloat16.
+    """
+    fitting = torch.is_autocast_enabled("cpu") and input.ndim == weight.ndim == 5
+    if not fitting or not _all_in(_AUTOCAST, input, weight, bias):
+        return None
+    # as they are, if they lie so already
+    input, weight = (t.to(torch.bfloat16, memory_format=torch.channels_last_3d) for t in (input, weight))
+    return F.conv3d(input, weight, bias, *others, **named)
+
+
 def _learnt_conv3d(
     input: torch.Tensor,
     weight: torch.Tensor,
@@ -143,7 +165,7 @@ def _learnt_conv3d(
     for what torch may refuse.
     """
     padding_zyx = _along_zyx(padding, 0)
-    if padding_zyx is None or input.ndim != 5 or weight.ndim != 5 or not _all_float32(input, weight, bias):
+    if padding_zyx is None or input.ndim != 5 or weight.ndim != 5 or not _all_in([torch.float32], input, weight, bias):
         return None
     if (_along_zyx(stride, 1), _along_zyx(dilation, 1), groups) != ([1, 1, 1], [1, 1, 1], 1):
         return None
@@ -240,7 +262,9 @@ def _instance_norm(
 
     What torch refuses, like a channel of a single voxel, is left to torch, and so is an empty batch.
     """
-    if running_mean is not None or not use_input_stats or input.ndim != 5 or not _all_float32(input, weight, bias):
+    if running_mean is not None or not use_input_stats or input.ndim != 5:
+        return None
+    if not (_all_in(_AUTOCAST, input) and _all_in([torch.float32], weight, bias)):
         return None
     n_channels = input.shape[1]
     fitting = all(scale is None or scale.shape == (n_channels,) for scale in (weight, bias))
@@ -259,10 +283,15 @@ def _along_zyx(setting: Any, least: int) -> list[int] | None:
     return along if len(along) == 3 and min(along) >= least else None
 
 
-def _all_float32(*tensors: torch.Tensor | None) -> bool:
-    return all(t is None or (t.dtype == torch.float32 and t.device.type == "cpu") for t in tensors)
+def _all_in(formats: Sequence[torch.dtype], *tensors: torch.Tensor | None) -> bool:
+    return all(t is None or (t.dtype in formats and t.device.type == "cpu") for t in tensors)
 
 
-_IN_INFERENCE: Replaced = {F.conv3d: _conv3d, F.instance_norm: _instance_norm}
-_IN_LEARNING: Replaced = {F.conv3d: _learnt_conv3d, F.instance_norm: _instance_norm}
-_IN_LEARNING_BFLOAT16: Replaced = {F.conv3d: _conv3d_of_few_slices}
+_IN_INFERENCE: Mapping[str, Replaced] = {
+    "float32": {F.conv3d: _conv3d, F.instance_norm: _instance_norm},
+    "bfloat16": {F.conv3d: _conv3d_channels_last, F.instance_norm: _instance_norm},
+}
+_IN_LEARNING: Mapping[str, Replaced] = {
+    "float32": {F.conv3d: _learnt_conv3d, F.instance_norm: _instance_norm},
+    "bfloat16": {F.conv3d: _conv3d_of_few_slices},
+}

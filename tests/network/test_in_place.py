@@ -96,12 +96,26 @@ def test_image_and_net_stay_as_they_are():
     assert not first.requires_grad
 
 
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize("piece", [1, 3000, 7000, 2**24])
+def test_in_bfloat16_the_logits_are_the_same_in_pieces_of_any_size(monkeypatch, piece, ours):
+    if not ours:
+        monkeypatch.setattr(kernels, "has_x86_onednn", lambda: False)
+    net, image, bfloat16 = net_of(((1, 2, 2), (2, 2, 1))), images(2), Precision("bfloat16", "a test")
+    with torch.no_grad():
+        exact = net.finest(image)
+    with inferring(CPU, bfloat16):
+        whole = net.finest(image)
+        monkeypatch.setattr(kernels, "PIECE_BYTES", piece)
+        pieces = finest_in_place(net, image)
+    assert pieces.dtype == torch.bfloat16
+    assert (pieces - whole).abs().max() <= 0.5 * (whole - exact).abs().max()  # no more than rounding
+
+
 def test_elsewhere_the_net_computes_as_it_is_written(monkeypatch):
     on_a_card, image = SimpleNamespace(device=torch.device("cuda")), images()
     monkeypatch.setattr(UNet, "finest", lambda self, given: given)
     assert finest_in_place(net_of(), on_a_card) is on_a_card
-    with inferring(CPU, Precision("bfloat16", "a test")):
-        assert finest_in_place(net_of(), image) is image
     assert finest_in_place(net_of(), image) is not image
 
 

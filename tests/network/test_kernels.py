@@ -15,6 +15,7 @@ from flare_lib.network.kernels import inferring, learning
 from flare_lib.network.unet import UNet
 
 CPU = torch.device("cpu")
+BFLOAT16 = Precision("bfloat16", "a test")
 onednn = pytest.mark.skipif(not kernels.has_x86_onednn(), reason="elsewhere the kernels are torch's own choice")
 
 
@@ -67,6 +68,35 @@ def test_every_convolution_is_onednns_and_no_normalisation_that_of_a_batch(net):
     assert "native_group_norm" not in plain
 
 
+def test_in_bfloat16_maps_lie_channels_last_and_logits_are_as_near_to_float32_as_autocasts(net):
+    patches = random(3, 2, 8, 12, 16)
+    with torch.no_grad():
+        exact = net.finest(patches)
+        with torch.autocast("cpu", torch.bfloat16):
+            plain = net.finest(patches)
+    found = inferred(lambda: net.finest(patches), BFLOAT16)
+    assert found.dtype == torch.bfloat16
+    assert 0 < (found - exact).std() < 1.3 * (plain - exact).std()
+    if kernels.has_x86_onednn():
+        assert found.is_contiguous(memory_format=torch.channels_last_3d)
+        count = operations(lambda: inferred(lambda: net.finest(patches), BFLOAT16))
+        assert count["native_group_norm"] == 2 * (3 + 2)
+        assert {"slow_conv3d", "native_batch_norm"}.isdisjoint(count)
+    ready = kernels.plain_float32(found)
+    assert (ready.dtype, ready.is_contiguous()) == (torch.float32, True)
+    assert ready.equal(found.float())
+
+
+def test_where_a_net_turns_autocast_off_it_computes_in_float32():
+    x, weight = random(1, 4, 9, 13, 11), random(6, 4, 3, 3, 3)
+
+    def convolve():
+        with torch.autocast("cpu", enabled=False):
+            return F.conv3d(x, weight)
+
+    assert inferred(convolve, BFLOAT16).equal(convolve())
+
+
 @pytest.mark.parametrize(
     "layer",
     [
@@ -85,6 +115,9 @@ def test_layers_of_all_kinds_give_what_they_give_without(layer):
     with torch.no_grad():
         torch.testing.assert_close(inferred(lambda: layer(x)), layer(x), atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(inferred(lambda: layer(x[0])), layer(x[0]), atol=1e-5, rtol=1e-5)  # not a batch
+        with torch.autocast("cpu", torch.bfloat16):
+            expected = layer(x)
+        torch.testing.assert_close(inferred(lambda: layer(x), BFLOAT16), expected, atol=0.05, rtol=0.01)
 
 
 def test_functions_called_by_name_or_with_one_number_for_three_axes_are_understood():
@@ -117,11 +150,13 @@ def test_what_torch_refuses_is_refused_in_the_same_words():
         with pytest.raises(type(plain.value)) as found:
             inferred(run)
         assert str(found.value) == str(plain.value)
+        with pytest.raises((ValueError, RuntimeError)):
+            inferred(run, BFLOAT16)
 
 
 @pytest.mark.parametrize("why", ["another number format", "no oneDNN", "another device"])
 def test_elsewhere_torch_chooses(net, monkeypatch, why):
-    precision = Precision("bfloat16", "a test") if why == "another number format" else FLOAT32
+    precision = Precision("float16", "a test") if why == "another number format" else FLOAT32
     device = torch.device("cuda") if why == "another device" else CPU
     if why == "no oneDNN":
         monkeypatch.setattr(kernels, "has_x86_onednn", lambda: False)
@@ -311,7 +346,7 @@ def test_what_is_learnt_goes_through_these_kernels(net):
     assert count["_Convolution"] == count["_ConvolutionBackward"] == 4  # of 1,000 voxels and more, without a stride
     assert count["native_group_norm_backward"] == n_blocks
     assert "native_batch_norm" not in count
-    plain = operations(lambda: step(learning(CPU, Precision("bfloat16", "a test"))))
+    plain = operations(lambda: step(learning(CPU, BFLOAT16)))
     assert {"_Convolution", "native_group_norm"}.isdisjoint(plain)
     assert plain["native_batch_norm"] == n_blocks
 
