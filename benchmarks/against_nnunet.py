@@ -53,7 +53,9 @@ ANSWER = HERE.parent / "tests" / "inference" / "nnunet_answer.npz"
 ARMS: dict[str, dict[str, Any]] = {
     "float32": {"precision": "float32"},
     "auto": {},
+    "auto, --fit-tiles": {"fit_tiles": FITTED},
     "auto, --roi": {"roi": True},
+    "auto, --roi --fit-tiles": {"roi": True, "fit_tiles": FITTED},
     "openvino": {"engine": "openvino"},
     "openvino, --roi": {"engine": "openvino", "roi": True},
     "openvino, --roi --tile-step 1": {"engine": "openvino", "roi": True, "tile_step": 1.0},

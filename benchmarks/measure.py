@@ -13,6 +13,8 @@ from typing import TypeVar
 
 import torch
 
+from flare_lib.machine.precision import choose_precision
+
 Result = TypeVar("Result")
 
 
@@ -34,7 +36,9 @@ def store(path: Path, result: dict) -> None:
 
 def machine() -> dict:
     """Return what a result's numbers depend on."""
-    return {"cores": os.cpu_count(), "python": platform.python_version(), "torch": torch.__version__}
+    fastest = choose_precision(device=torch.device("cpu")).name
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    return {"cores": os.cpu_count(), "kernels": torch.backends.cpu.get_cpu_capability(), "format": fastest, **versions}
 
 
 def in_a_process(function: Callable, *arguments: object) -> object:
