@@ -7,12 +7,13 @@ import torch
 
 from flare_lib.machine.precision import FLOAT32, Precision
 from flare_lib.network import in_place, kernels
-from flare_lib.network.complexity import peak_bytes
+from flare_lib.network.complexity import LiveBytes, peak_bytes
 from flare_lib.network.in_place import finest_in_place
 from flare_lib.network.kernels import inferring
 from flare_lib.network.unet import UNet
 
 CPU = torch.device("cpu")
+onednn = pytest.mark.skipif(not kernels.has_x86_onednn(), reason="elsewhere maps lie in the plain order")
 PAPERS_PATCH = (96, 128, 160)
 
 
@@ -110,6 +111,20 @@ def test_in_bfloat16_the_logits_are_the_same_in_pieces_of_any_size(monkeypatch, 
         pieces = finest_in_place(net, image)
     assert pieces.dtype == torch.bfloat16
     assert (pieces - whole).abs().max() <= 0.5 * (whole - exact).abs().max()  # no more than rounding
+
+
+@onednn
+def test_in_bfloat16_no_more_than_two_maps_at_full_size_exist_at_a_time(monkeypatch):
+    net, image = UNet(2, 3, (8, 6), ((2, 2, 2),), n_heads=1), images(shape=(48, 16, 16))
+    one_map = 2 * 8 * 48 * 16 * 16  # bytes
+    monkeypatch.setattr(kernels, "PIECE_BYTES", 1)
+    held = {}
+    for finest in (finest_in_place, UNet.finest):
+        with inferring(CPU, Precision("bfloat16", "a test")), LiveBytes() as counted:
+            finest(net, image)
+        held[finest] = counted.peak / one_map
+    assert 2 < held[finest_in_place] < 2.5
+    assert held[UNet.finest] > 4
 
 
 def test_elsewhere_the_net_computes_as_it_is_written(monkeypatch):
