@@ -67,7 +67,7 @@ def test_ignored_voxels_are_kept_and_are_no_organ(tmp_path):
 
 def test_mean_and_sd_are_those_of_all_voxels_together(tmp_path):
     for seed in range(3):
-        pair(tmp_path, f"c{seed}", ct=hu(seed) // (seed + 1))
+        pair(tmp_path, f"c{seed}", ct=hu(seed) + 20 * seed)
     cases = prepare_cases(find_cases(tmp_path), tmp_path / "cache", AS_THEY_ARE, around="organs", margin_mm=1.0)
     voxels = np.concatenate([case.image_hu.astype(np.float64).ravel() for case in cases])
     together = moments_of(cases)
