@@ -132,7 +132,7 @@ def check(
     """Check every case in a folder and report every problem, before it can spoil a training run."""
     from flare_lib.data.cohort import check_cases, find_cases
 
-    cases = find_cases(folder.absolute())  # the workers of a cluster are somewhere else
+    cases = find_cases(folder.absolute(), on_note=tell_note)  # the workers of a cluster are somewhere else
     with chosen_pool(workers, scheduler) as pool, Bars() as bars:
         problems = check_cases(cases, lambda done, total: bars("checking", done, total, unit="case"), pool=pool)
     for name, found in problems.items():

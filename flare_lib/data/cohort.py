@@ -12,7 +12,7 @@ folder NAME beside segmentations/. A CT without a label map is fine: it is an un
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,9 @@ from flare_lib.ct.files import load_ct, load_label_map
 from flare_lib.ct.folders import find_cts, find_images, holds_dicom
 from flare_lib.ct.hu import hu_doubts
 from flare_lib.ct.labels import IGNORED, N_ORGANS, left_right_problems, organ, without_ignored
+from flare_lib.ct.nifti_file import SUFFIXES, is_label_map
 from flare_lib.ct.volume import Volume, grid_difference
+from flare_lib.machine.counted import some_of
 from flare_lib.machine.failures import Failure
 from flare_lib.machine.processes import Pool
 from flare_lib.machine.progress import Progress
@@ -45,10 +47,11 @@ class Case:
     label_path: Path | None = None
 
 
-def find_cases(folder: str | Path) -> list[Case]:
+def find_cases(folder: str | Path, *, on_note: Callable[[str], None] | None = None) -> list[Case]:
     """Return the cases in a folder with one of the layouts above, sorted by name.
 
-    If cases may be counted from `NAME_0000`, the labels' names decide whether the number is part of a CT's.
+    If cases may be counted from `NAME_0000`, the labels' names decide whether the number is part of a CT's. Label maps
+    that lie among the CTs are passed over, and `on_note` is called with a note of them.
     A label map without a CT is a case too: `check_case` says what is wrong with it. A folder of DICOM slices is one
     case. Raises FileNotFoundError for a folder without cases, ValueError for two CTs or label maps with the same case
     name and for DICOM slices that lie beside NIfTI files.
@@ -64,6 +67,8 @@ def find_cases(folder: str | Path) -> list[Case]:
     else:
         label_maps = {path.parent.name: path for path in folder.glob("*/segmentations")}
         cts = _in_folder(folder)
+    passed = label_maps_among([ct for name, ct in cts.items() if name not in label_maps], on_note)
+    cts = {name: ct for name, ct in cts.items() if ct not in passed}
     if not cts:
         raise FileNotFoundError(
             f"{folder} must hold CTs, NIfTI or DICOM, as images/ + labels/, imagesTr/ + labelsTr/, NAME/ct.nii.gz or "
@@ -74,6 +79,15 @@ def find_cases(folder: str | Path) -> list[Case]:
         Case(name, cts.get(name, anywhere / f"{name}_0000.nii.gz"), label_maps.get(name))
         for name in sorted({*cts, *label_maps})
     ]
+
+
+def label_maps_among(cts: Sequence[Path], on_note: Callable[[str], None] | None = None) -> list[Path]:
+    """Return what among the CTs of a folder is a label map (`is_label_map`), calling `on_note` with a note of them."""
+    found = [path for path in cts if path.name.lower().endswith(SUFFIXES) and is_label_map(path)]
+    if found and on_note:
+        names = some_of([path.name for path in found])
+        on_note(f"{found[0].parent} holds label maps among its CTs; passed over: {names}")
+    return found
 
 
 def ct_with_masks(folder: Path) -> Path | None:

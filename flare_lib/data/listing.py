@@ -15,6 +15,7 @@ entered once.
 """
 
 import os
+import unicodedata
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from pathlib import Path, PureWindowsPath
 
 from flare_lib.ct.folders import case_namer, find_dicom, holds_dicom
 from flare_lib.ct.nifti_file import SUFFIXES, is_label_map
-from flare_lib.data.cohort import FOLDERS, Case, ct_with_masks, find_cases
+from flare_lib.data.cohort import FOLDERS, Case, ct_with_masks, find_cases, label_maps_among
 from flare_lib.data.ct_list import LIST_SUFFIXES, read_list
 from flare_lib.machine.counted import some_of
 from flare_lib.machine.manifest import MANIFEST, read_manifest
@@ -64,10 +65,12 @@ def list_cts(
     named: dict[str, Path] = {}
     for case in cases:
         check_case_name(case.name)
-        if named.setdefault(case.name.lower(), case.ct_path) != case.ct_path:  # on some disks, "A" and "a" are one file
+        # on some disks, "A" and "a" are one file, and so are "é" as one character and as two
+        there = named.setdefault(unicodedata.normalize("NFC", case.name).lower(), case.ct_path)
+        if os.path.realpath(there) != os.path.realpath(case.ct_path):
             raise ValueError(
-                f"every CT must have a name of its own, got {case.name} for {named[case.name.lower()]} and "
-                f"{case.ct_path} (a list, .csv, can name them)"
+                f"every CT must have a name of its own, got {case.name} for {there} and {case.ct_path} (a list, .csv, "
+                "can name them)"
             )
     return list({case.name: case for case in cases}.values())
 
@@ -144,7 +147,7 @@ def _in_folder(folder: Path, search: _Search) -> Iterator[Case]:
     """
     search.entered.add(os.path.realpath(folder))
     if layout := next((pair for pair in FOLDERS if (folder / pair[0]).is_dir()), None):
-        yield from (case for case in find_cases(folder) if case.ct_path.exists())
+        yield from (case for case in find_cases(folder, on_note=search.tell) if case.ct_path.exists())
         beside = [path.relative_to(folder) for path in _niftis_below(folder)]
         known = [name.lower() for name in layout]  # on some disks, "Images" and "images" are one folder
         if passed := [str(path) for path in beside if path.parts[0].lower() not in known]:
@@ -159,10 +162,7 @@ def _below(folder: Path, before: str, search: _Search) -> Iterator[Case]:
     """Yield the CTs in a folder's folders; `before`: what their names begin with. Links to folders are put aside."""
     made = _labels_of_a_run(folder)
     paths = sorted(path for path in folder.glob("[!.]*") if path.name not in made)
-    labels = [path for path in paths if path.name.lower().endswith(SUFFIXES) and is_label_map(path)]
-    if labels:
-        search.tell(f"{folder} holds label maps among its CTs; passed over: {some_of([path.name for path in labels])}")
-    for path in sorted({*paths} - {*labels}):
+    for path in sorted({*paths} - {*label_maps_among(paths, search.tell)}):
         if path.is_symlink() and path.is_dir():
             search.links.append((path, before))
         else:

@@ -80,7 +80,7 @@ def gather(
     CT of a folder is held out.
     """
     share = recipe.sources.get
-    found = _find(recipe, label_maps, cohort, unlabelled, pseudo_labelled)
+    found = _find(recipe, label_maps, cohort, unlabelled, pseudo_labelled, on_note)
     gathered = TrainingSet()
     if found.training or found.by_a_net or found.unlabelled:
         if cache is None:
@@ -133,19 +133,20 @@ def _find(
     cohort: str | Path | None,
     unlabelled: str | Path | None,
     pseudo_labelled: str | Path | None,
+    on_note: Callable[[str], None] | None,
 ) -> _Found:
     """Return what the folders hold, the cases and people held out drawn with the seed; errors: see `gather`."""
     share = recipe.sources.get
     everyone = find_subjects(_given(label_maps, "label_maps", recipe)) if share("label_maps") else []
     people, strangers = _split_persons(everyone, 0 if share("cases") else recipe.n_validation, recipe.seed)
-    cases = find_cases(_given(cohort, "cohort", recipe)) if share("cases") else []
+    cases = find_cases(_given(cohort, "cohort", recipe), on_note=on_note) if share("cases") else []
     training, validation = split_cases(cases, recipe.n_validation, seed=recipe.seed) if share("cases") else ([], [])
     if unlabelled is not None and not recipe.n_unlabelled:
         raise ValueError(
             "unlabelled CTs need a recipe that draws from them (n_unlabelled, 1 or more), got 0; "
             "flare pseudo-label makes labels to learn from"
         )
-    without = _unlabelled_cases(cases, unlabelled, recipe) if recipe.n_unlabelled else []
+    without = _unlabelled_cases(cases, unlabelled, recipe, on_note) if recipe.n_unlabelled else []
     if share("pseudo_labelled"):
         _given(pseudo_labelled, "pseudo_labelled", recipe)
     by_a_net = _pseudo_labelled_cases(pseudo_labelled, recipe) if pseudo_labelled is not None else []
@@ -201,11 +202,13 @@ def _bodies(persons: Sequence[Structures]) -> list[Structures]:
     return [body for k, person in enumerate(persons) for body in embody(person, BODIES_PER_PERSON, seed=k)]
 
 
-def _unlabelled_cases(cases: Sequence[Case], unlabelled: str | Path | None, recipe: Recipe) -> list[Case]:
+def _unlabelled_cases(
+    cases: Sequence[Case], unlabelled: str | Path | None, recipe: Recipe, on_note: Callable[[str], None] | None
+) -> list[Case]:
     """Return the cases without labels and those of another folder, where any labels beside the CTs are ignored."""
     without = [case for case in cases if case.label_path is None]
     if unlabelled is not None:
-        without += [replace(case, label_path=None) for case in find_cases(unlabelled)]
+        without += [replace(case, label_path=None) for case in find_cases(unlabelled, on_note=on_note)]
     if not without:
         raise ValueError(f"the recipe needs unlabelled CTs ({recipe.n_unlabelled} patches a step), got none")
     return without

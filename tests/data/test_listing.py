@@ -8,6 +8,7 @@ import pytest
 from cohorts import pair
 from dicoms import a_slice, write
 
+from flare_lib.data.cohort import find_cases
 from flare_lib.data.listing import list_cts
 
 DICOM = bytes(128) + b"DICM" + bytes(40)
@@ -114,7 +115,11 @@ def test_two_cts_of_one_name_and_inputs_that_lead_nowhere_are_refused(tmp_path):
     touch(tmp_path / "y" / "A.nii.gz")
     with pytest.raises(ValueError, match="every CT must have a name of its own, got A for "):
         list_cts([tmp_path / "x", tmp_path / "y"])
-    assert len(list_cts([tmp_path / "x", tmp_path / "x" / "a.nii.gz"])) == 1
+    assert len(list_cts([tmp_path / "x", tmp_path / "x" / "a.nii.gz", tmp_path / "y" / ".." / "x" / "a.nii.gz"])) == 1
+    for folder, e in (("1", "e\u0301"), ("2", "\u00e9")):  # for some file systems, one name
+        touch(tmp_path / folder / f"{e}.nii.gz")
+    with pytest.raises(ValueError, match="every CT must have a name of its own, got \u00e9 for "):
+        list_cts([tmp_path / "1", tmp_path / "2"])
     with pytest.raises(FileNotFoundError, match="every input must exist, got nowhere"):
         list_cts(["nowhere"])
     (tmp_path / "empty").mkdir()
@@ -214,6 +219,9 @@ def test_label_maps_among_cts_are_passed_over_by_name(tmp_path):
         f"{tmp_path} holds label maps among its CTs; passed over: a.seg.nii, a_bytes.nii.gz, a_intent.nii.gz",
         f"{tmp_path / 'masks'} holds label maps among its CTs; passed over: liver.nii.gz",
     ]
+    told = []  # to check and to train on, they are no cases either
+    assert [case.name for case in find_cases(tmp_path, on_note=told.append)] == ["a", "b_mask", "c", "d", "seg"]
+    assert told == notes[:1]
     with pytest.raises(FileNotFoundError, match="must hold CTs, NIfTI or DICOM, got none"):
         list_cts([tmp_path / "masks"])
 
