@@ -38,6 +38,11 @@ class _Mend(NamedTuple):
         """Whether it supplies a slope: air stays in its place, and all else moves."""
         return abs(self.scale) != 1 and self.offset != 0
 
+    @property
+    def is_to_enlarge(self) -> bool:
+        """Whether the values are some times too small; 1000 times means that they were normalised."""
+        return 1 < self.scale < 1000
+
     def values_of(self, place_hu: tuple[float, float]) -> tuple[float, ...]:
         """Return the two image values that a range of HU corresponds to."""
         return tuple(sorted((end - self.offset) / self.scale for end in place_hu))
@@ -53,7 +58,7 @@ _MENDS = (
     _Mend(-1.0, 0.0, "is the image inverted?"),
     _Mend(1000.0, 0.0, "are the values 1000 times too small, or normalised?"),
     *(_Mend(1 / n, 0.0, f"are the values {n} times too large?") for n in (10, *_SLOPES)),
-    *(_Mend(n, 0.0, f"are the values {n} times too small?") for n in _SLOPES),
+    *(_Mend(n, 0.0, f"are the values {n} times too small?") for n in _SLOPES[:2]),  # even smaller ones pass for a CT
     # none of a larger slope: without it a body looks like a field full of lung
     *(_Mend(1 / n, 1024.0 / n - 1024.0, f"is the slope {1 / n:g} missing?") for n in _SLOPES),
 )
@@ -121,7 +126,7 @@ def hu_problem(array: np.ndarray) -> str | None:
 def hu_doubts(array: np.ndarray) -> tuple[str, ...]:
     """Return doubts about the grey values of a CT, one sentence each; often none.
 
-    Of an image that `hu_problem` would not let pass, and that was never a file's, they tell that alone.
+    Of an image that `hu_problem` would refuse (made in memory: no file's gets so far), they say that alone.
     """
     values = _measured(array)
     if values.size < _JUDGED:
@@ -213,6 +218,9 @@ def _mend(values: np.ndarray) -> _Mend | None:
         if mend.is_of_a_slope and as_it_is.soft >= _BODY:  # it would take dense bone for soft tissue
             continue
         shares = _shares(values, mend)
+        # lungs, cork or a window's end lie where smaller values have their air: fat must be there as well
+        if mend.is_to_enlarge and shares.fat < max(as_it_is.fat, _BODY):
+            continue
         # a new scale can squeeze or spread any values until they fit: only air is evidence for it
         lowest = shares.air if abs(mend.scale) != 1 else max(shares.air, shares.fat)
         needed = fit + (_SLIGHT_NEEDS if _is_slight(mend) else 0.0)

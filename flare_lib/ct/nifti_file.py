@@ -27,7 +27,7 @@ _NIFTI_1_HEADER_BYTES = 348
 _PADDING_BYTES = 512  # one block of a tape or disk
 _CHUNK_BYTES = 64 * 1024
 
-_CORRECTED = ("_Tilt_Eq", "_Tilt", "_Eq")  # how dcm2niix calls a CT whose slices it has moved
+_CORRECTED = ("_Tilt_Eq", "_Tilt", "_Eq")  # what dcm2niix calls a CT whose slices it has moved
 
 _LABEL_INTENT = 1002  # NIFTI_INTENT_LABEL
 _CALLED_LABELS = re.compile(

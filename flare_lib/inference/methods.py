@@ -163,14 +163,18 @@ def weights_stamp(settings: Settings) -> str:
 
 
 def clean_up_rules(settings: Settings) -> dict[str, Any]:
-    """Return the numbers and names that decide what is removed from labels; none for an nnU-Net's labels of a CT."""
+    """Return the numbers and names that decide what is removed from labels, and which pseudo-labels are ignored.
+
+    There are none for an nnU-Net's labels of a CT.
+    """
     if settings.nnunet is not None and not settings.roi:
         return {}
-    return {
+    rules = {
         "max_distance_mm": postprocess.MAX_DISTANCE_MM,
         "min_share": postprocess.MIN_SHARE,
         "organs_in_pieces": [organ.name for organ in postprocess.ORGANS_IN_PIECES],
     }
+    return rules if settings.ensemble is None else rules | pseudo_labels.RULES
 
 
 def _weight_files(settings: Settings) -> dict[str, Path]:

@@ -36,6 +36,12 @@ SMALL_ORGANS = tuple(
     for name in ("pancreas", "right adrenal gland", "left adrenal gland", "gallbladder", "esophagus", "duodenum")
 )
 BESIDE_MM, SOFT_HU = 6.0, -30  # soft tissue is denser; fat is no part of an organ
+RULES = {  # for a folder of pseudo-labels: what decides, beside nets, scales and `sure`
+    "sure_of_small": SURE_OF_SMALL,
+    "small_organs": list(SMALL_ORGANS),
+    "beside_mm": BESIDE_MM,
+    "soft_hu": SOFT_HU,
+}
 SCALES = (1.0, 0.92, 1.08)
 
 

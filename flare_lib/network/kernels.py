@@ -13,9 +13,9 @@ copies that lie channels last; nothing else of a step gains by them. A convoluti
 bit, and its gradients are rounded no worse. Only for a batch of one that torch would keep from oneDNN, as above, is
 everything oneDNN's, and differs in its last digits.
 
-In bfloat16, torch chooses here, but for convolutions whose window is deeper than the input. To sum up the gradient of
-their weights, oneDNN reads memory that nobody has written, and now and then finds infinity there. They are computed in
-float32: they belong to the smallest maps of a net.
+In bfloat16, torch chooses here, except for convolutions whose window is deeper than the input. To sum up the gradient
+of their weights, oneDNN reads memory that nobody has written, and now and then finds infinity there. They are computed
+in float32: they belong to the smallest maps of a net.
 
 References: PyTorch, aten/src/ATen/native/Convolution.cpp (`use_mkldnn`); Wu and He, Group Normalization, ECCV 2018
 """
@@ -144,6 +144,8 @@ def _conv3d_channels_last(
     fitting = torch.is_autocast_enabled("cpu") and input.ndim == weight.ndim == 5
     if not fitting or not _all_in(_AUTOCAST, input, weight, bias):
         return None
+    if input.shape[1] == 1 and input.shape[2] < weight.shape[2]:  # there, oneDNN reads beyond a single channel
+        return None
     # as they are, if they lie so already
     input, weight = (t.to(torch.bfloat16, memory_format=torch.channels_last_3d) for t in (input, weight))
     return F.conv3d(input, weight, bias, *others, **named)
@@ -240,9 +242,9 @@ def _conv3d_of_few_slices(
     input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *how: Any, **more: Any
 ) -> torch.Tensor | None:
     """Return a convolution in float32 if its window has more slices than the input; None for all others."""
-    tensors = [input, weight, *([] if bias is None else [bias])]
-    half_or_single = all(t.dtype in (torch.bfloat16, torch.float32) for t in tensors)
-    if input.ndim != 5 or weight.ndim != 5 or input.shape[2] >= weight.shape[2] or not half_or_single:
+    if input.ndim != 5 or weight.ndim != 5 or input.shape[2] >= weight.shape[2]:
+        return None
+    if not _all_in(_AUTOCAST, input, weight, bias):
         return None
     with torch.autocast("cpu", enabled=False):
         return F.conv3d(input.float(), weight.float(), None if bias is None else bias.float(), *how, **more)

@@ -75,12 +75,19 @@ def test_metal_fills_little_of_a_ct_and_bone_is_no_number_formats_end():
         "two slices": patient()[:2],
         "bone": np.where(patient() > 0, patient() + 1100, np.where(patient() > -500, 40, patient())),
         "tight field without air": core(patient()),
+        "window": np.clip(patient(), -500, 500),
+        "other window": np.clip(patient(noise=5), -460, 550),
     }.items(),
     ids=lambda item: item[0],
 )
 def test_a_ct_in_hu_passes_without_a_word(ct):
     assert hu_problem(ct[1]) is None
     assert hu_doubts(ct[1]) == ()
+
+
+def test_lung_near_minus_500_is_not_taken_for_the_air_of_values_too_small():
+    lung = np.where(np.arange(SHAPE[2]) < 35, -500, 40) + np.random.default_rng(1).normal(0, 40, SHAPE)
+    assert hu_problem(lung) is None
 
 
 @pytest.mark.usefixtures("quick_phantoms")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flare_lib.data.appearance import random_convolutions, randomize_appearance
+from flare_lib.data.appearance import _slice_thickness, random_convolutions, randomize_appearance
 
 
 def steps():
@@ -39,6 +39,19 @@ def test_no_share_and_no_contrast_change_nothing():
     flat = np.full((5, 6, 7), 2.5, np.float32)
     np.testing.assert_array_equal(random_convolutions(steps(), np.random.default_rng(0), share=0.0), steps())
     np.testing.assert_array_equal(random_convolutions(flat, np.random.default_rng(0), share=0.5), flat)
+
+
+@pytest.mark.parametrize("n_slices", [2, 9, 10, 11, 12])
+def test_thicker_slices_stay_where_they_are(n_slices):
+    ramp = np.broadcast_to(np.arange(n_slices, dtype=np.float32)[:, None, None], (n_slices, 3, 4)).copy()
+    seen = set()
+    for seed in range(12):
+        after = _slice_thickness(ramp, np.random.default_rng(seed))
+        assert after.shape == ramp.shape
+        seen.add(after[0, 0, 0])  # the mean of the first two or three slices
+        np.testing.assert_allclose(after[2:-3], ramp[2:-3], atol=1e-4)
+        assert np.abs(after - ramp).max() <= 1 + 1e-4
+    assert seen <= {0.0, 0.5, 1.0}
 
 
 def test_the_same_state_gives_the_same_patch_and_another_one_another():

@@ -13,7 +13,7 @@ from small_nnunet import write_results
 from flare_lib.ct import resample
 from flare_lib.ct.preprocess import FINE
 from flare_lib.ct.volume import Volume
-from flare_lib.inference import components, methods, slice_kernels
+from flare_lib.inference import components, methods, pseudo_labels, slice_kernels
 from flare_lib.inference.coarse_to_fine import segment
 from flare_lib.inference.methods import (
     Ensemble,
@@ -125,6 +125,8 @@ def test_an_nnunets_labels_of_a_whole_ct_follow_no_rules_of_ours(tmp_path):
     assert rules["organs_in_pieces"] == ["pancreas", "inferior vena cava", "esophagus", "stomach", "duodenum"]
     assert clean_up_rules(Settings(nnunet=tmp_path, roi=True)) == rules
     assert clean_up_rules(Settings(nnunet=tmp_path)) == {}
+    of_ensemble = clean_up_rules(Settings(ensemble=Ensemble((tmp_path,))))
+    assert of_ensemble == rules | pseudo_labels.RULES
 
 
 def bright_is_liver(patch):

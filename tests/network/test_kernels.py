@@ -68,6 +68,14 @@ def test_every_convolution_is_onednns_and_no_normalisation_that_of_a_batch(net):
     assert "native_group_norm" not in plain
 
 
+@pytest.mark.parametrize(("n_channels", "n_slices"), [(1, 1), (1, 2), (2, 1), (1, 4)])
+def test_in_bfloat16_a_window_deeper_than_its_input_reads_nothing_beyond(n_channels, n_slices):
+    patch, weight = random(1, n_channels, n_slices, 9, 11), random(4, n_channels, 3, 3, 3)
+    found = inferred(lambda: F.conv3d(patch, weight, padding=1), BFLOAT16).float()
+    exact = F.conv3d(patch, weight, padding=1)
+    assert (found - exact).abs().max() < 0.03 * exact.abs().max()
+
+
 def test_in_bfloat16_maps_lie_channels_last_and_logits_are_as_near_to_float32_as_autocasts(net):
     patches = random(3, 2, 8, 12, 16)
     with torch.no_grad():
