@@ -125,8 +125,9 @@ def _corrected_beside(path: Path) -> tuple[str, ...]:
     """
     stem = path.name[: -len(next(suffix for suffix in reversed(SUFFIXES) if path.name.lower().endswith(suffix)))]
     for made, counted, suffix in product(_CORRECTED, ("", "_1"), SUFFIXES):
-        if (other := path.with_name(f"{stem}{made}{counted}{suffix}")).is_file():
-            return (f"its slices may be tilted or unevenly spaced: {other.name}, beside it, is corrected for that",)
+        other = f"{stem}{made}{counted}{suffix}"
+        if os.path.isfile(path.with_name(other)):  # a Path raises for a name that no file can have
+            return (f"its slices may be tilted or unevenly spaced: {other}, beside it, is corrected for that",)
     return ()
 
 
