@@ -66,4 +66,6 @@ def _be_a_kernel(connection_file: str, env: Mapping[str, str], cwd: str, ready: 
     os.chdir(cwd)
     from ipykernel.kernelapp import launch_new_instance
 
-    launch_new_instance(["-f", connection_file, f"--IPKernelApp.parent_handle={os.getppid()}"])
+    # a kernel of one's own machine is not in need of encryption, of which it would warn
+    quiet = "--IPKernelApp.log_level=ERROR"
+    launch_new_instance(["-f", connection_file, f"--IPKernelApp.parent_handle={os.getppid()}", quiet])

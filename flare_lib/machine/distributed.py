@@ -10,6 +10,7 @@ Reference: https://docs.pytorch.org/docs/stable/elastic/run.html
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -48,11 +49,25 @@ def is_first_process() -> bool:
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     """Return the sum of a tensor over all processes, gradients included; the tensor itself if there is only one."""
-    if rank_and_count()[1] == 1:
-        return tensor
-    import torch.distributed.nn  # not imported with torch itself
+    return tensor if rank_and_count()[1] == 1 else _Sum.apply(tensor)
 
-    return torch.distributed.nn.functional.all_reduce(tensor)
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes. Every process's loss depends on it, so its gradient is summed over them as well."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
+        return _summed(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return _summed(gradient)
+
+
+def _summed(tensor: torch.Tensor) -> torch.Tensor:
+    total = tensor.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
 
 
 def average_gradients(net: nn.Module) -> None:
