@@ -18,7 +18,7 @@ from flare_lib.ct.resample import resample_nearest
 from flare_lib.ct.roi import Box, bounding_box
 from flare_lib.ct.volume import Triple, Volume
 from flare_lib.display.figures import Panel, draw_legend, organ_borders, panel_figure, present
-from flare_lib.display.slices import organ_center
+from flare_lib.display.slices import organ_center, organ_colormap
 from flare_lib.display.surfaces import OrganSurfaces
 from flare_lib.display.widgets import Explorer
 from flare_lib.evaluation.metrics import dice_scores, shares_inside
@@ -126,8 +126,9 @@ def slab_explorer(
 ) -> Explorer:
     """Show the labels of a resize in N slabs, white wherever they differ from the reference (paper 2.5).
 
-    `labels_in_slabs(N)` returns the label map; it is called once for every N. Dashed lines are the seams, where the
-    output is cut into N parts of one height. Sliders: N and the coronal slice.
+    `labels_in_slabs(N)` returns the label map; it is called once for every N. Organs are dimmed, so that white means
+    nothing else. Dashed lines are the seams, where the output is cut into N parts of one height. Sliders: N and the
+    coronal slice.
     """
     made: dict[int, np.ndarray] = {}
     n_slices, n_rows, n_columns = reference_zyx.shape
@@ -140,11 +141,11 @@ def slab_explorer(
             made[n] = labels_in_slabs(n)
         differs = made[n] != reference_zyx
         title = f"N = {n}: {differs.sum():,} voxels differ, {differs[:, y].sum():,} of them in this slice (white)"
-        panel = Panel(title, ground, "coronal", 0, made[n][:, y : y + 1])
-        figure = panel_figure([panel], height=7.0, organs=organs)
+        figure = panel_figure([Panel(title, ground, "coronal", 0)], height=7.0, organs=organs)
         axes = figure.axes[0]
-        white = np.ones((n_slices, n_columns, 4)) * differs[:, y, ::-1, None]
-        axes.imshow(white, origin="lower", extent=(0, n_columns, 0, n_slices), interpolation="nearest", zorder=3)
+        colors = organ_colormap()(made[n][:, y, ::-1]) * (1, 1, 1, 0.6)
+        colors[differs[:, y, ::-1]] = 1.0
+        axes.imshow(colors, origin="lower", extent=(0, n_columns, 0, n_slices), interpolation="nearest")
         for seam in np.linspace(0, n_slices, n + 1).round()[1:-1]:
             axes.axhline(seam, color=_SEAM, ls="--", lw=1, zorder=4)
         return figure
