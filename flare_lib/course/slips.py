@@ -69,6 +69,11 @@ CHECKS: dict[str, Check] = {
             "that counts voxels: multiply by the volume of one, the product of its three sides": lambda m, k, s_: (
                 (m == k).sum() / 1000
             ),
+            "that is how many voxels there are: multiply by the volume of one, in mL": lambda m, k, s_: (m == k).sum(),
+            "1 mL is 1,000 mm³: divide by 1000, do not multiply": lambda m, k, s_: (m == k).sum() * np.prod(s_) * 1000,
+            "that is the whole box: count only the voxels whose label is organ_id": lambda m, k, s_: (
+                m.size * np.prod(s_) / 1000
+            ),
             "a voxel's volume is the product of its three sides, not their sum": lambda m, k, s_: (
                 (m == k).sum() * sum(s_) / 1000
             ),
@@ -91,6 +96,7 @@ CHECKS: dict[str, Check] = {
             "the mean is still in it: subtract it before you divide": lambda hu, a, b: (
                 hu.clip(a, b) / hu.clip(a, b).std()
             ),
+            "that is the cut alone: now subtract the mean and divide by the SD": lambda hu, a, b: hu.clip(a, b),
             "the SD is missing: divide by it": lambda hu, a, b: hu.clip(a, b) - hu.clip(a, b).mean(),
             "brackets are missing: subtract first, then divide": lambda hu, a, b: (
                 hu.clip(a, b) - hu.clip(a, b).mean() / hu.clip(a, b).std()
@@ -113,6 +119,9 @@ CHECKS: dict[str, Check] = {
             "an axis is halved only where its stride is 2: the last stride leaves z alone": lambda p, t, k: (
                 np.floor_divide(p, 2 ** (k - 1))
             ),
+            "the first head has the patch's own grid; and divide by the strides, not always by 2": lambda p, t, k: (
+                np.floor_divide(p, 2**k)
+            ),
             "arrays are z, y, x: that is the shape the other way round": lambda p, t, k: s.head_shape(p, t, k)[::-1],
             "that divides by one stride alone: all the strides above a head count": lambda p, t, k: np.floor_divide(
                 p, t[max(0, k - 2)] if k > 1 else 1
@@ -125,6 +134,13 @@ CHECKS: dict[str, Check] = {
         {
             "that is the mean over the heads: the paper's loss takes their sum": lambda q: s.consistency(q) / len(q),
             "that is the mean over the classes too: KL sums over them": lambda q: s.consistency(q) / q.shape[1],
+            "that is the mean over heads and classes: both are summed": lambda q: s.consistency(q) / q.size,
+            "P is the mean over the heads, axis 0, a number for each class": lambda q: (
+                q.mean(1, keepdims=True) * np.log(q.mean(1, keepdims=True) / q)
+            ).sum(),
+            "that is the cross entropy: the divergence has log P as well, P (log P - log head)": lambda q: (
+                -(q.mean(0) * np.log(q)).sum()
+            ),
             "that is the squared difference; the divergence is P (log P - log head)": lambda q: (
                 (q - q.mean(0)) ** 2
             ).sum(),
@@ -147,6 +163,9 @@ CHECKS: dict[str, Check] = {
                 a + 0.1 * np.exp(-5 * (1 - t / n) ** 2) * b
             ),
             "the ramp-up is not always as long: use `ramp_up_steps`": lambda a, b, t, n: s.total_loss(a, b, t, 100),
+            "the exponent is negative: without its minus the weight is largest at the start": lambda a, b, t, n: (
+                a + 0.1 * np.exp(5 * (1 - min(t / n, 1)) ** 2) * b
+            ),
             "the bracket is squared": lambda a, b, t, n: a + 0.1 * np.exp(-5 * (1 - min(t / n, 1))) * b,
             "the highest weight, 0.1, is missing": lambda a, b, t, n: a + np.exp(-5 * (1 - min(t / n, 1)) ** 2) * b,
             "the weight is 0.1 from the start: it must grow": lambda a, b, t, n: a + 0.1 * b,
@@ -169,6 +188,14 @@ CHECKS: dict[str, Check] = {
             "large cases must count for more: weigh each case by its number of voxels": lambda n, m, d: (
                 m.mean(),
                 np.sqrt((d**2 + m**2).mean() - m.mean() ** 2),
+            ),
+            "these are plain averages: weigh each case by its voxels, and mind that the means differ": lambda n, m, d: (
+                m.mean(),
+                d.mean(),
+            ),
+            "the mean is right; from the mean of the squares the squared mean must be subtracted": lambda n, m, d: (
+                np.average(m, weights=n),
+                np.sqrt(np.average(d**2 + m**2, weights=n)),
             ),
             "the mean is right; an average of the SDs forgets that the means differ": lambda n, m, d: (
                 np.average(m, weights=n),
@@ -214,6 +241,12 @@ CHECKS: dict[str, Check] = {
             "half a voxel is missing: i * n_in / n_out is an edge of a voxel, not its centre": lambda v, n, a, b: (
                 np.interp(np.arange(a, b) * len(v) / n, np.arange(len(v)), v)
             ),
+            "a position lies half an old voxel lower: subtract 1/2 at the end": lambda v, n, a, b: np.interp(
+                (np.arange(a, b) + 0.5) * len(v) / n, np.arange(len(v)), v
+            ),
+            "output slice `first` comes first: count from there, not from 0": lambda v, n, a, b: s.output_slab(
+                v, n, 0, b - a
+            ),
             "the slices end at stop - 1, as in `range`": lambda v, n, a, b: s.output_slab(v, n, a, b + 1),
             "n_in and n_out have changed places": lambda v, n, a, b: np.interp(
                 (np.arange(a, b) + 0.5) * n / len(v) - 0.5, np.arange(len(v)), v
@@ -235,6 +268,9 @@ CHECKS: dict[str, Check] = {
         {
             "that is intersection over union (Jaccard), not Dice": lambda p, r: (
                 1.0 if not (p | r).any() else (p & r).sum() / (p | r).sum()
+            ),
+            "divide by the sum of both sizes, not by their union": lambda p, r: (
+                1.0 if not (p | r).any() else 2 * (p & r).sum() / (p | r).sum()
             ),
             "the overlap counts twice": lambda p, r: 1.0 if not (p | r).any() else (p & r).sum() / (p.sum() + r.sum()),
             "if only one mask is empty, the score is 0": lambda p, r: s.flare_dsc(p, r) if p.any() and r.any() else 1.0,
@@ -260,6 +296,10 @@ CHECKS: dict[str, Check] = {
             "the mean is right; the spread within the arms is not that of the differences": lambda a, b: (
                 (a - b).mean(),
                 a.std(),
+            ),
+            "the mean is right; the arms share their seeds, so their variances do not add up": lambda a, b: (
+                (a - b).mean(),
+                np.sqrt(a.var() + b.var()),
             ),
             "the order is mean, then SD": lambda a, b: ((a - b).std(), (a - b).mean()),
             "that is the mean alone: return two numbers, mean and SD": lambda a, b: (a - b).mean(),
