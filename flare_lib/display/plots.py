@@ -9,13 +9,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.patheffects import Normal, Stroke
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from flare_lib.ct.labels import ORGANS
 from flare_lib.ct.preprocess import WINDOW_HU
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")  # Okabe and Ito's
-_ORGAN_LINES = {o.name: "#bbbbbb" if o.color == "#ffffff" else o.color for o in ORGANS}  # white would not be seen
+_ORGAN_COLORS = {o.name: o.color for o in ORGANS}
+_EDGE = (Stroke(linewidth=3, foreground="#555555"), Normal())  # as bars have: white and yellow are seen on white, too
 _TISSUES = {"air": -1000, "lung, stool": -700, "fat": -100, "water": 0, "organs, muscle": 60, "bone": 400}
 
 
@@ -41,12 +43,14 @@ def lines_figure(
 ) -> Figure:
     """Return lines, {name: (x, y)}, with vertical dashed `marks`, {name: positions}.
 
-    A line that is named after an organ has the organ's colour. `style` as in matplotlib ("o-" shows the points); `log`:
-    the axes that are logarithmic, "x", "y" or "xy"; `leftwards`: x grows to the left, as on an axial slice.
+    A line that is named after an organ has the organ's colour, with an edge. `style` as in matplotlib ("o-" shows the
+    points); `log`: the axes that are logarithmic, "x", "y" or "xy"; `leftwards`: x grows to the left, as on an axial
+    slice.
     """
     figure, axes = _axes(height)
     for k, (name, (x, y)) in enumerate(series.items()):
-        axes.plot(x, y, style, color=_ORGAN_LINES.get(name, COLORS[k % len(COLORS)]), lw=2, label=name)
+        color, edge = _ORGAN_COLORS.get(name, COLORS[k % len(COLORS)]), _EDGE if name in _ORGAN_COLORS else None
+        axes.plot(x, y, style, color=color, lw=2, label=name, path_effects=edge)
     for name, positions in (marks or {}).items():
         for k, at in enumerate(positions):
             axes.axvline(at, color="#999999", ls="--", lw=1, zorder=0, label=None if k else name)

@@ -23,10 +23,11 @@ def test_lines_have_their_names_their_numbers_and_their_marks():
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
 
 
-def test_a_line_named_after_an_organ_has_its_colour_and_a_white_one_is_grey():
+def test_a_line_named_after_an_organ_has_its_colour_and_an_edge_for_white_is_not_seen_on_white():
     named = ("liver", "right adrenal gland", "anything else")
     lines = lines_figure({name: ([0, 1], [0, 1]) for name in named}, xlabel="", ylabel="").axes[0].lines
-    assert [line.get_color() for line in lines] == [organ("liver").color, "#bbbbbb", COLORS[2]]
+    assert [line.get_color() for line in lines] == [organ("liver").color, "#ffffff", COLORS[2]]
+    assert [bool(line.get_path_effects()) for line in lines] == [True, True, False]
 
 
 def test_x_grows_to_the_left_where_the_line_lies_below_a_slice():
