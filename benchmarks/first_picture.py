@@ -10,16 +10,17 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from flare_lib.ct.files import load_ct
+from flare_lib.ct.labels import present_organs
 from flare_lib.ct.roi import bounding_box
 from flare_lib.ct.volume import Volume
-from flare_lib.display.figures import draw_legend, draw_slice, present, save_figure
+from flare_lib.display.drawing import INK, PAPER, draw_legend, draw_slice
+from flare_lib.display.figures import save_figure
 from flare_lib.display.slices import organ_center
 from flare_lib.display.surfaces import OrganSurfaces
 from flare_lib.inference.coarse_to_fine import segment
 from flare_lib.inference.stages import load_stages
 
 PICTURE = Path(__file__).parents[1] / "assets" / "organs.png"
-PAPER, INK = "#111111", "#e8e8e8"
 ROOM_MM = 45.0
 
 
@@ -39,7 +40,7 @@ def first_picture(ct: Volume, label_map_zyx: np.ndarray) -> Figure:
         axes.imshow(picture, interpolation="bilinear")
         axes.set_title(title, color=INK, fontsize=9)
         axes.set_axis_off()
-    draw_legend(figure, present([label_map_zyx]))
+    draw_legend(figure, present_organs(label_map_zyx))
     return figure
 
 

@@ -152,6 +152,15 @@ def label_counts(label_map: np.ndarray, n_classes: int = N_CLASSES) -> np.ndarra
     return counts
 
 
+def present_organs(*label_maps: np.ndarray | None) -> list[int]:
+    """Return the ids of the organs that at least one of several label maps holds; None stands for a map of nothing.
+
+    Raises the errors of `as_label_map`.
+    """
+    counted = [label_counts(labels) for labels in label_maps if labels is not None]
+    return [organ.id for organ in ORGANS if any(counts[organ.id] for counts in counted)]
+
+
 def joint_histogram(prediction: np.ndarray, reference: np.ndarray, n_classes: int = N_CLASSES) -> np.ndarray:
     """Count the voxels with label p in the prediction and r in the reference: int64 (n_classes, n_classes), [p, r].
 

@@ -13,11 +13,12 @@ from matplotlib.patches import Circle, Rectangle
 from matplotlib.ticker import MaxNLocator
 from scipy.spatial import cKDTree
 
-from flare_lib.ct.labels import ORGANS, as_label_map, label_counts, organ
+from flare_lib.ct.labels import ORGANS, as_label_map, label_counts, organ, present_organs
 from flare_lib.ct.resample import resample_nearest
 from flare_lib.ct.roi import Box, bounding_box
 from flare_lib.ct.volume import Triple, Volume
-from flare_lib.display.figures import Panel, draw_legend, organ_borders, panel_figure, present
+from flare_lib.display.drawing import draw_legend, legend_layout, organ_borders
+from flare_lib.display.figures import Panel, panel_figure
 from flare_lib.display.slices import organ_center, organ_colormap
 from flare_lib.display.surfaces import OrganSurfaces
 from flare_lib.display.widgets import Explorer
@@ -47,7 +48,7 @@ def head_explorer(
     if not answers:
         raise ValueError("there must be at least one head, got none")
     there = np.array([(reference_zyx == o.id).any() for o in ORGANS])
-    organs = present([reference_zyx, *answers])
+    organs = present_organs(reference_zyx, *answers)
     dice = [dice_scores(answer, reference_zyx)[there].mean() if there.any() else np.nan for answer in answers]
 
     def draw(head: int, z: int) -> Figure:
@@ -132,7 +133,7 @@ def slab_explorer(
     """
     made: dict[int, np.ndarray] = {}
     n_slices, n_rows, n_columns = reference_zyx.shape
-    organs = present([reference_zyx])
+    organs = present_organs(reference_zyx)
     black = np.full((n_slices, 1, n_columns), -1000, np.int16)
     ground = Volume.from_array(black, (1.0, 1.0, 1.0))
 
@@ -166,7 +167,7 @@ def distance_explorer(ct: Volume, label_map_zyx: np.ndarray, *, y: int, max_dist
         raise ValueError("there must be aorta and vena cava, or a liver, to measure from, got neither")
     ids, distances_mm = region_distances(label_map_zyx, ct.spacing_zyx_mm)
     pieces = sorted(((far, _name(label_map_zyx[ids == k])) for k, far in enumerate(distances_mm) if k), reverse=True)
-    organs = present([label_map_zyx[:, y]])
+    organs = present_organs(label_map_zyx[:, y])
     here_mm = distances_mm[ids[:, y]]  # (z, x) of the slice
     z_mm, _, x_mm = origin.point_zyx_mm
     in_mm = (ct.spacing_zyx_mm[2], ct.spacing_zyx_mm[0])
@@ -263,7 +264,7 @@ def surface_explorer(
     surfaces = {
         title: OrganSurfaces(labels, spacing_zyx_mm, pixel_mm=pixel_mm, box=box) for title, labels in label_maps.items()
     }
-    organs = present(list(label_maps.values()))
+    organs = present_organs(*label_maps.values())
 
     def draw(degrees: int) -> Figure:
         return surface_figure({title: surface.picture(degrees) for title, surface in surfaces.items()}, organs)
@@ -275,8 +276,8 @@ def surface_figure(pictures: Mapping[str, np.ndarray], organs: Sequence[int]) ->
     """Return pictures of surfaces, {title: RGB of one shape}, side by side above the legend of `organs`, their ids."""
     wide = min(_ONE_SURFACE, _PAGE / len(pictures))
     rows, columns = next(iter(pictures.values())).shape[:2]
-    tall, in_line = wide * rows / columns, max(1, int(wide * len(pictures) / 1.55))
-    title, legend = 0.4, 0.2 * -(-len(organs) // in_line) + 0.05
+    tall, title = wide * rows / columns, 0.4
+    legend_columns, legend = legend_layout(len(organs), wide * len(pictures))
     figure = Figure(figsize=(wide * len(pictures), title + tall + legend), dpi=80)
     for k, (name, picture) in enumerate(pictures.items()):
         bottom, height = (part / (title + tall + legend) for part in (legend, tall))
@@ -284,5 +285,5 @@ def surface_figure(pictures: Mapping[str, np.ndarray], organs: Sequence[int]) ->
         axes.imshow(picture, interpolation="bilinear")
         axes.set_title(name, fontsize=9)
         axes.set_axis_off()
-    draw_legend(figure, organs, columns=in_line, ink="#222222")
+    draw_legend(figure, organs, columns=legend_columns, ink="#222222")
     return figure

@@ -1,7 +1,6 @@
-"""Figures of CTs and organs: matplotlib `Figure` objects, with the same organ colours everywhere.
+"""Figures of CTs and organs: slices side by side, label maps compared row by row; and how a figure is saved.
 
-Slices are drawn in mm, oriented as in `slices`. An organ is filled with its colour, through which the CT shows,
-darkened, and outlined in it, opaque, so that even the two kidneys differ on any grey. Arrays are canonical (RAS+) ZYX.
+Each is a matplotlib `Figure` of slices as `drawing` draws them. Arrays are canonical (RAS+) ZYX.
 """
 
 import os
@@ -9,78 +8,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from flare_lib.ct.labels import N_CLASSES, ORGANS, as_label_map, label_counts
+from flare_lib.ct.labels import as_label_map, present_organs
 from flare_lib.ct.preprocess import find_foreground
 from flare_lib.ct.roi import Box
-from flare_lib.ct.volume import Triple, Volume, extent_mm
-from flare_lib.display.slices import (
-    DISPLAY_WINDOW_HU,
-    PLANES,
-    SIDES,
-    in_plane,
-    organ_center,
-    organ_colormap,
-    plane_axis,
-    plane_slice,
-)
+from flare_lib.ct.volume import Volume, extent_mm
+from flare_lib.display.drawing import INK, PAPER, draw_box, draw_legend, draw_slice, legend_layout
+from flare_lib.display.slices import DISPLAY_WINDOW_HU, PLANES, in_plane, organ_center
 from flare_lib.machine.atomic_write import atomic_write
 
-_INK, _PAPER = "#e8e8e8", "#111111"
 _OUTLINES = ("#e69f00", "#56b4e9", "#f0e442")
 _ROOM_MM = 10.0  # space around the body
 _PAGE, _TALLEST = 11.0, 4.2  # inches: the width of a page, and the most that one row of slices takes of its height
-
-
-def draw_slice(
-    axes: Axes,
-    ct_zyx: np.ndarray,
-    label_map_zyx: np.ndarray | None,
-    spacing_zyx_mm: Triple,
-    plane: str,
-    index: int,
-    *,
-    box: Box | None = None,
-    window_hu: tuple[float, float] = DISPLAY_WINDOW_HU,
-    opacity: float = 0.45,
-    cmap: str = "gray",
-) -> None:
-    """Draw one slice of a CT (HU, ZYX) into `axes`, in mm, overlaid with labels (0 to 13, same shape, or None).
-
-    `box`: the part of the volume to show, by default all of it. The letters of the sides stand below the picture.
-    """
-    picture = plane_slice(ct_zyx, plane, index)
-    rows_mm, columns_mm = in_plane(spacing_zyx_mm, plane)
-    extent = (0, picture.shape[1] * columns_mm, 0, picture.shape[0] * rows_mm)
-    low, high = window_hu
-    axes.imshow(picture, cmap=cmap, vmin=low, vmax=high, origin="lower", extent=extent, interpolation="nearest")
-    if label_map_zyx is not None:
-        labels = plane_slice(label_map_zyx, plane, index)
-        where: dict[str, Any] = {"origin": "lower", "extent": extent, "interpolation": "nearest"}
-        shade = np.where(labels > 0, opacity, 0.0)
-        axes.imshow(labels, cmap=organ_colormap(), vmin=-0.5, vmax=N_CLASSES - 0.5, alpha=opacity, zorder=0.2, **where)
-        axes.imshow(np.zeros_like(shade), cmap="gray", alpha=shade, zorder=0.1, **where)  # beneath, as in `slices`
-        segments, ids = organ_borders(labels)
-        colors = np.array([organ.color for organ in ORGANS])[ids - 1]
-        axes.add_collection(LineCollection(list(segments * (columns_mm, rows_mm)), colors=colors, linewidths=1.1))
-    if box is not None:
-        (first_row, first), (last_row, last) = in_plane(box.start_zyx, plane), in_plane(box.stop_zyx, plane)
-        axes.set_xlim((picture.shape[1] - last) * columns_mm, (picture.shape[1] - first) * columns_mm)
-        axes.set_ylim(first_row * rows_mm, last_row * rows_mm)
-    left, right = SIDES[plane]
-    for text, x, align in ((left, 0.0, "left"), (right, 1.0, "right")):
-        axes.text(x, -0.01, text, transform=axes.transAxes, ha=align, va="top", color=_INK, fontsize=9)
-    axes.set_axis_off()
-    axes.set_title(f"{plane}, {'zyx'[plane_axis(plane)]} = {index}", color=_INK, fontsize=9)
 
 
 @dataclass(frozen=True)
@@ -122,11 +67,10 @@ def panel_figure(
     room = _PAGE if height is None else np.inf
     tall = min(wanted, *((room - gap * (len(ratios) + 1)) / sum(ratios) for ratios in in_row))
     width = max(tall * sum(ratios) + gap * (len(ratios) + 1) for ratios in in_row)
-    organs = present([panel.label_map_zyx for panel in panels]) if organs is None else organs
-    lines = -(-len(organs) // max(1, int(width / 1.55)))
-    legend = 0.2 * lines + 0.05
+    organs = present_organs(*(panel.label_map_zyx for panel in panels)) if organs is None else organs
+    legend_columns, legend = legend_layout(len(organs), width)
     total = len(rows) * (tall + above + below) + legend
-    figure = Figure(figsize=(width, total), facecolor=_PAPER, dpi=80)
+    figure = Figure(figsize=(width, total), facecolor=PAPER, dpi=80)
     for k, (row, ratios) in enumerate(zip(rows, in_row, strict=True)):
         bottom = total - (k + 1) * (tall + above + below) + below
         left = gap
@@ -134,21 +78,11 @@ def panel_figure(
             axes = figure.add_axes((left / width, bottom / total, tall * ratio / width, tall / total))
             _draw_panel(axes, panel)
             if panel.scale:
-                bar = figure.add_axes(
-                    (
-                        (left + 0.1 * tall * ratio) / width,
-                        (bottom - 0.3) / total,
-                        0.8 * tall * ratio / width,
-                        0.08 / total,
-                    )
-                )
-                colors = figure.colorbar(axes.images[0], cax=bar, orientation="horizontal")
-                colors.set_label(panel.scale, color=_INK, fontsize=8)
-                bar.tick_params(colors=_INK, labelsize=7, pad=1)
-                if np.issubdtype(panel.volume.array_zyx.dtype, np.integer):
-                    bar.xaxis.set_major_locator(MaxNLocator(integer=True))
+                wide, under = 0.8 * tall * ratio, bottom - 0.3
+                place = ((left + 0.1 * tall * ratio) / width, under / total, wide / width, 0.08 / total)
+                _draw_scale(figure.add_axes(place), axes, panel)
             left += tall * ratio + gap
-    draw_legend(figure, organs, columns=-(-len(organs) // max(1, lines)))
+    draw_legend(figure, organs, columns=legend_columns)
     return figure
 
 
@@ -165,62 +99,17 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         cmap="magma" if panel.scale else "gray",
     )
     for box, color, line in zip(panel.outlines, _OUTLINES, ("-", "--", ":"), strict=False):
-        _draw_box(axes, box, volume, panel.plane, color, line)
-    axes.set_title(panel.title, color=_INK, fontsize=9)
+        draw_box(axes, box, volume, panel.plane, color, line)
+    axes.set_title(panel.title, color=INK, fontsize=9)
 
 
-def organ_borders(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the outlines of organs in a slice of labels (rows, columns), as lines along the voxels' edges.
-
-    The lines are (n, 2 ends, column and row), in voxels; with them come the organs they belong to, (n,). Between two
-    organs the larger number counts.
-    """
-    padded = np.pad(labels, 1)
-    lines, ids = [], []
-    for axis in (0, 1):
-        before, after = (np.delete(padded, end, axis) for end in (-1, 0))
-        row, column = np.nonzero(before != after)
-        ids.append(np.maximum(before, after)[row, column])
-        edge = (column - 1, row) if axis == 0 else (column, row - 1)  # one voxel of padding in front of the other axis
-        ends = [np.stack(edge, axis=1), np.stack(edge, axis=1) + ((1, 0) if axis == 0 else (0, 1))]
-        lines.append(np.stack(ends, axis=1))
-    return np.concatenate(lines), np.concatenate(ids).astype(int)
-
-
-def present(label_maps: Sequence[np.ndarray | None]) -> list[int]:
-    """Return the numbers of the organs that are in at least one of several label maps."""
-    counted = [label_counts(labels) for labels in label_maps if labels is not None]
-    return [organ.id for organ in ORGANS if any(counts[organ.id] for counts in counted)]
-
-
-def draw_legend(figure: Figure, organ_ids: Sequence[int], *, columns: int = 7, ink: str = _INK) -> None:
-    """Draw the one legend of organs below a figure, its words in the colour `ink`; none if there are no organs."""
-    patches = [
-        Patch(fc=o.color, ec="#888888", lw=0.5, label=f"{o.abbreviation}  {o.name}")  # white on white has an edge too
-        for o in ORGANS
-        if o.id in organ_ids
-    ]
-    if patches:
-        figure.legend(
-            handles=patches,
-            loc="lower center",
-            ncols=min(columns, len(patches)),
-            frameon=False,
-            labelcolor=ink,
-            fontsize=8,
-            borderpad=0.1,
-            columnspacing=1.2,
-        )
-
-
-def _draw_box(axes: Axes, box: Box, volume: Volume, plane: str, color: str, style: str) -> None:
-    """Outline a box on a slice drawn in mm; columns are mirrored, as in `plane_slice`."""
-    row_mm, column_mm = in_plane(volume.spacing_zyx_mm, plane)
-    _, n_columns = in_plane(volume.shape_zyx, plane)
-    (first_row, _), (_, last_column) = in_plane(box.start_zyx, plane), in_plane(box.stop_zyx, plane)
-    rows, columns = in_plane(box.shape_zyx, plane)
-    corner = ((n_columns - last_column) * column_mm, first_row * row_mm)
-    axes.add_patch(Rectangle(corner, columns * column_mm, rows * row_mm, fill=False, ec=color, ls=style, lw=2))
+def _draw_scale(bar: Axes, axes: Axes, panel: Panel) -> None:
+    """Draw into `bar` which colours of the panel in `axes` stand for which values."""
+    colors = bar.figure.colorbar(axes.images[0], cax=bar, orientation="horizontal")
+    colors.set_label(panel.scale, color=INK, fontsize=8)
+    bar.tick_params(colors=INK, labelsize=7, pad=1)
+    if np.issubdtype(panel.volume.array_zyx.dtype, np.integer):
+        bar.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def overlay_figure(
@@ -263,7 +152,7 @@ def comparison_figure(
         center_zyx = organ_center(given[0]) if given else middle
     z_mm, y_mm, x_mm = extent_mm(body.shape_zyx, ct.spacing_zyx_mm)
     widths, height = (x_mm, x_mm, y_mm), max(z_mm, y_mm)
-    figure = Figure(figsize=(11, 0.8 + len(label_maps) * 11 * height / sum(widths)), facecolor=_PAPER, dpi=80)
+    figure = Figure(figsize=(11, 0.8 + len(label_maps) * 11 * height / sum(widths)), facecolor=PAPER, dpi=80)
     grid = figure.subplots(
         len(label_maps), 3, squeeze=False, gridspec_kw={"width_ratios": widths, "wspace": 0.03, "hspace": 0.15}
     )
@@ -283,8 +172,8 @@ def comparison_figure(
             )
             axes.set_anchor("N")
         if title:
-            row[0].set_title(f"{title}: {row[0].get_title()}", color=_INK, fontsize=9)
-    draw_legend(figure, present(given))
+            row[0].set_title(f"{title}: {row[0].get_title()}", color=INK, fontsize=9)
+    draw_legend(figure, present_organs(*given))
     return figure
 
 

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from flare_lib.ct.files import save_ct, save_label_map
-from flare_lib.ct.labels import ORGANS, as_label_map
+from flare_lib.ct.labels import ORGANS, as_label_map, present_organs
 from flare_lib.ct.resample import resample_nearest, resample_trilinear, resampled_shape
 from flare_lib.ct.volume import Volume, triple
 from flare_lib.display.explorers import surface_explorer, surface_figure
-from flare_lib.display.figures import present
 from flare_lib.display.slices import DISPLAY_WINDOW_HU
 from flare_lib.display.surfaces import OrganSurfaces
 from flare_lib.display.widgets import Viewer, pixels
@@ -32,7 +31,7 @@ class VolumeView(Viewer):
     def __init__(self, ct: Volume, label_map_zyx: np.ndarray, *, height_px: int = 420) -> None:
         as_label_map(label_map_zyx, shape=ct.shape_zyx)
         self._surfaces = OrganSurfaces(label_map_zyx, ct.spacing_zyx_mm, pixel_mm=1.0)
-        self._organs = present([label_map_zyx])
+        self._organs = present_organs(label_map_zyx)
         try:
             body = _in_webgl(ct, label_map_zyx, height_px)
             self.in_webgl = True

@@ -14,9 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from flare_lib.ct.labels import as_label_map
+from flare_lib.ct.labels import as_label_map, present_organs
 from flare_lib.ct.volume import Volume, triple
-from flare_lib.display.figures import draw_legend, present
+from flare_lib.display.drawing import INK, draw_legend
 from flare_lib.display.slices import (
     DISPLAY_WINDOW_HU,
     PLANES,
@@ -33,7 +33,6 @@ with extra("notebooks"):
 
 _CROSS = np.array((255, 210, 60), np.uint8)
 _AXES = ("z", "y", "x")
-_INK = "#e8e8e8"
 
 
 def png(picture: np.ndarray) -> bytes:
@@ -119,8 +118,8 @@ def _caption(width_px: int, sides: dict[tuple[int, int], tuple[str, str]], organ
     figure = Figure(figsize=(width_px / 80, height / 80), facecolor="black", dpi=80)
     for (left, right), letters in sides.items():
         for x, letter, align in ((left, letters[0], "left"), (right, letters[1], "right")):
-            figure.text(x / width_px, 0.98, letter, color=_INK, fontsize=9, ha=align, va="top")
-    draw_legend(figure, organs, columns=columns, ink=_INK)
+            figure.text(x / width_px, 0.98, letter, color=INK, fontsize=9, ha=align, va="top")
+    draw_legend(figure, organs, columns=columns)
     return pixels(figure)
 
 
@@ -164,7 +163,7 @@ class SliceViewer(Viewer):
             slider.observe(self._draw, names="value")
         self._draw()
         columns = [w.VBox([image, slider]) for image, slider in zip(self.images, self.slices, strict=True)]
-        self._organs = present([label_map_zyx])
+        self._organs = present_organs(label_map_zyx)
         legend = [w.Image(value=png(_caption(width_px, {}, self._organs)), format="png")] if self._organs else []
         super().__init__([w.HBox(columns), *legend, w.HBox(look)])
 

@@ -18,6 +18,7 @@ from flare_lib.ct.labels import (
     label_counts,
     left_right_problems,
     organ,
+    present_organs,
     to_flare,
     without_ignored,
 )
@@ -242,3 +243,10 @@ def test_labels_in_any_array_are_the_same_labels(tmp_path):
     for form in forms:
         np.testing.assert_array_equal(as_label_map(form), labels)
         np.testing.assert_array_equal(label_counts(form), np.bincount(labels.ravel(), minlength=14))
+
+
+def test_an_organ_is_present_if_one_of_several_label_maps_holds_it():
+    one, other = np.zeros((2, 3, 4), np.uint8), np.zeros((5, 1), np.int16)
+    one[1, 2, 3], one[0, 0, 0], other[4] = 13, 2, 5
+    assert present_organs(one, None, other) == [2, 5, 13]
+    assert present_organs() == present_organs(None, one * 0) == []

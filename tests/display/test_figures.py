@@ -13,7 +13,6 @@ from flare_lib.ct.volume import Volume
 from flare_lib.display.figures import (
     Panel,
     comparison_figure,
-    organ_borders,
     overlay_figure,
     panel_figure,
     plain_style,
@@ -54,26 +53,6 @@ def test_panels_stand_side_by_side_in_true_proportions_with_boxes_in_mm():
     assert widths[0] / widths[1] == pytest.approx((15 / 16) / (15 / 30), rel=0.02)
     with pytest.raises(ValueError, match="at least one panel"):
         panel_figure([])
-
-
-def test_outlines_run_along_the_edges_of_voxels_in_the_organs_colour():
-    labels = np.zeros((3, 4), np.uint8)
-    labels[1, 1:3] = 5
-    lines, ids = organ_borders(labels)
-    found = {(tuple(map(tuple, line)), int(organ)) for line, organ in zip(lines.tolist(), ids, strict=True)}
-    around = [
-        ((1, 1), (2, 1)),
-        ((2, 1), (3, 1)),
-        ((1, 2), (2, 2)),
-        ((2, 2), (3, 2)),
-        ((1, 1), (1, 2)),
-        ((3, 1), (3, 2)),
-    ]
-    assert found == {(line, 5) for line in around}
-    labels[1, 2] = 7
-    lines, ids = organ_borders(labels)
-    assert sorted(ids.tolist()) == [5] * 3 + [7] * 4
-    assert organ_borders(labels * 0)[0].shape == (0, 2, 2)
 
 
 def test_values_that_are_no_ct_have_a_colour_bar_with_their_name():

@@ -8,9 +8,8 @@ import pytest
 from cases import ct, labels
 from PIL import Image
 
-from flare_lib.ct.labels import ORGANS
+from flare_lib.ct.labels import ORGANS, present_organs
 from flare_lib.display.explorers import surface_figure
-from flare_lib.display.figures import present
 from flare_lib.display.surfaces import OrganSurfaces
 from flare_lib.display.volume_view import VolumeView, _organ_table
 from flare_lib.display.widgets import pixels
@@ -39,7 +38,7 @@ def test_where_nothing_can_be_moved_the_organs_are_seen_from_the_front_above_the
     shown = np.asarray(Image.open(io.BytesIO(view._repr_mimebundle_()["image/png"])))
     front = OrganSurfaces(labels(), ct().spacing_zyx_mm, pixel_mm=1.0).picture(20)
     title = "the organs from the front, turned a little to the side"
-    np.testing.assert_array_equal(shown, pixels(surface_figure({title: front}, present([labels()]))))
+    np.testing.assert_array_equal(shown, pixels(surface_figure({title: front}, present_organs(labels()))))
 
 
 def test_labels_of_another_grid_are_refused():
