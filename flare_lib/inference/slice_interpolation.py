@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from flare_lib.ct.labels import check_unmasked
 from flare_lib.ct.linear_taps import linear_taps
-from flare_lib.inference.slice_kernels import paint_with_numba
+from flare_lib.inference.slice_numba import paint_with_numba
 from flare_lib.inference.slice_tensors import paint_with_torch
 from flare_lib.inference.sliding_window import Slab
 from flare_lib.machine.extras import extra

@@ -1,4 +1,4 @@
-"""Resize + argmax of a few slices, compiled for the CPU by numba: the fast engine of `slice_interpolation`.
+"""The loops of `slice_numba`, compiled: find the winners in a box of voxels, then paint the outputs of its cells.
 
 A cell is the space between eight neighbouring input voxels. First the winner of every input voxel is found, reading the
 scores once. A cell whose corners agree is filled with their winner. In a mixed cell, class j can win only if its
@@ -6,28 +6,23 @@ largest corner reaches the largest of all smallest corners, max_j >= max_k min_k
 only these are interpolated. A row of cells that is mostly mixed (noise, an untrained net) is interpolated as a whole,
 all classes, in loops that the compiler turns into vector code.
 
-Compiled on first use (a few seconds) and cached. Interpolates along x, then y, then z, and rounds as torch's own CPU
-kernel does: `contract` lets the compiler round once in a * b + c, as torch's compiler does.
+Interpolates along x, then y, then z, and rounds as torch's own CPU kernel does: `contract` lets the compiler round once
+in a * b + c, as torch's compiler does.
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from flare_lib.ct.linear_taps import Taps
 from flare_lib.machine.compiled import njit
-from flare_lib.machine.threads import map_shares
 
 MIXED = np.uint8(255)  # marks a cell in a row whose corners disagree
 NOTHING, CELLS, ROW = np.uint8(0), np.uint8(1), np.uint8(2)  # what of a row of cells has to be interpolated
-BOX_BYTES = 2**20  # scores that one thread handles at a time: they stay in its cache between the two reads
 BLOCK = 512  # voxels whose winners are found together: running maximum and its class stay in the first-level cache
 INFINITY_BITS = 0x7F800000  # bits of a float32 without its sign: from here on it is infinite or NaN
 
 
-class _Axis(NamedTuple):
+class Axis(NamedTuple):
     """What is written and read along one axis, from `Taps`."""
 
     starts: np.ndarray  # uint32: the outputs in cell i are starts[i] to starts[i + 1] - 1
@@ -35,7 +30,7 @@ class _Axis(NamedTuple):
     upper_weight: np.ndarray
 
 
-class _Work(NamedTuple):
+class Work(NamedTuple):
     """The kernels' input and output. Score (c, z, y, x) is flat[c * class_step + z * slice_step + y * width + x]."""
 
     flat: np.ndarray  # float32
@@ -46,15 +41,15 @@ class _Work(NamedTuple):
     width: int
     class_step: int
     slice_step: int
-    z: _Axis
-    y: _Axis
-    x: _Axis
+    z: Axis
+    y: Axis
+    x: Axis
     x_lower: np.ndarray  # uint32: an unsigned index needs no check for being negative
     x_upper: np.ndarray
     out: np.ndarray  # uint8 (Z, Y, X)
 
 
-class _Box(NamedTuple):
+class CellBox(NamedTuple):
     """Cells that are painted together: along x all of them."""
 
     z_first: int
@@ -63,137 +58,11 @@ class _Box(NamedTuple):
     y_stop: int
 
 
-class _Scratch(NamedTuple):
-    """What one thread finds in a box of cells, and what else it writes to; X is the output's width."""
-
-    winners: np.ndarray  # uint8 (z + 1, y + 1, width)
-    cells: np.ndarray  # uint8 (z, y, width): what wins in a cell, or MIXED
-    todo: np.ndarray  # uint8 (z, y): NOTHING, CELLS or ROW
-    columns: np.ndarray  # uint8 (width,)
-    best: np.ndarray  # float32 (BLOCK,)
-    holder: np.ndarray  # int32 (BLOCK,)
-    line: np.ndarray  # uint8 (X,)
-    candidates: np.ndarray  # uint8 (C,)
-    corners: np.ndarray  # float32 (C, 8)
-    held: np.ndarray  # int64 (2,)
-    rows: np.ndarray  # float32 (2 y, 2 z * C, X)
-    sides: np.ndarray  # float32 (2 z * C, X)
-    value: np.ndarray  # float32 (X,)
-    label: np.ndarray  # int32 (X,)
-
-
-def paint_with_numba(
-    scores: torch.Tensor,
-    taps_zyx: tuple[Taps, Taps, Taps],
-    out_zyx: np.ndarray,
-    memory_bytes: int,
-    dense_above: float,
-) -> bool:
-    """Write the winning class of every output voxel into `out_zyx`; return False if a score is not finite.
-
-    `scores` (C, z, y, x); `taps_zyx`: what is read along each axis; `out_zyx` uint8 (Z, Y, X). A row of cells is
-    interpolated as a whole if more than the share `dense_above` of it is mixed. float32 scores on the CPU with
-    contiguous slices are read in place; others are converted a few slices at a time, in about `memory_bytes`.
-    """
-    n_classes, depth, height, width = scores.shape
-    if scores.device.type == "cpu" and scores.dtype == torch.float32 and scores[0, 0].is_contiguous():
-        work, most_mixed = _plan(scores, taps_zyx, out_zyx), math.floor(dense_above * width)
-        return all(map_shares(lambda share, n_shares: _paint_boxes(work, most_mixed, share, n_shares)))
-    step = max(1, memory_bytes // (4 * n_classes * height * width) - 1)
-    z, y, x = taps_zyx
-    for start in range(0, max(1, depth - 1), step):
-        stop = min(start + step + 1, depth)
-        first, beyond = z.readers(start, stop, to_the_end=stop == depth)
-        part = scores[:, start:stop].to("cpu", torch.float32).contiguous()
-        part_taps = (z.part(first, beyond, start), y, x)
-        if not paint_with_numba(part, part_taps, out_zyx[first:beyond], memory_bytes, dense_above):
-            return False
-    return True
-
-
-def _plan(scores: torch.Tensor, taps_zyx: tuple[Taps, Taps, Taps], out_zyx: np.ndarray) -> _Work:
-    n_classes, depth, height, width = scores.shape
-    class_step, slice_step = scores.stride()[:2]
-    flat = scores.as_strided(((n_classes - 1) * class_step + (depth - 1) * slice_step + height * width,), (1,)).numpy()
-    z, y, x = (_axis(taps, n) for taps, n in zip(taps_zyx, scores.shape[1:], strict=True))
-    return _Work(
-        flat=flat,
-        bits=flat.view(np.int32),
-        n_classes=n_classes,
-        depth=depth,
-        height=height,
-        width=width,
-        class_step=class_step,
-        slice_step=slice_step,
-        z=z,
-        y=y,
-        x=x,
-        x_lower=taps_zyx[2].lower.astype(np.uint32),
-        x_upper=taps_zyx[2].upper.astype(np.uint32),
-        out=out_zyx,
-    )
-
-
-def _axis(taps: Taps, n_in: int) -> _Axis:
-    starts = np.searchsorted(taps.lower, np.arange(n_in + 1)).astype(np.uint32)
-    return _Axis(starts, np.ascontiguousarray(taps.lower_weight), np.ascontiguousarray(taps.upper_weight))
-
-
-def _box_size(work: _Work) -> tuple[int, int]:
-    """Return how many slices and rows of cells a thread's cache holds the scores of."""
-    row_bytes = 4 * work.n_classes * work.width
-    box_y = min(work.height, max(8, BOX_BYTES // (8 * row_bytes)))
-    return min(work.depth, max(8, BOX_BYTES // (box_y * row_bytes))), box_y
-
-
-def _scratch(work: _Work) -> _Scratch:
-    box_z, box_y = _box_size(work)
-    width_out = work.out.shape[2]
-    return _Scratch(
-        winners=np.empty((box_z + 1, box_y + 1, work.width), np.uint8),
-        cells=np.empty((box_z, box_y, work.width), np.uint8),
-        todo=np.empty((box_z, box_y), np.uint8),
-        columns=np.empty(work.width, np.uint8),
-        best=np.empty(BLOCK, np.float32),
-        holder=np.empty(BLOCK, np.int32),
-        line=np.empty(width_out, np.uint8),
-        candidates=np.empty(work.n_classes, np.uint8),
-        corners=np.empty((work.n_classes, 8), np.float32),
-        held=np.empty(2, np.int64),
-        rows=np.empty((2, 2 * work.n_classes, width_out), np.float32),
-        sides=np.empty((2 * work.n_classes, width_out), np.float32),
-        value=np.empty(width_out, np.float32),
-        label=np.empty(width_out, np.int32),
-    )
-
-
-def _paint_boxes(work: _Work, most_mixed: int, first: int, every: int) -> bool:
-    """Paint every `every`-th box of cells; return whether all its scores were finite.
-
-    Its loops are compiled one by one and called from here: numba would compile them twice for a function around them.
-    """
-    box_z, box_y = _box_size(work)
-    boxes_z, boxes_y = -(-work.depth // box_z), -(-work.height // box_y)
-    its = _scratch(work)
-    flat_winners = its.winners.reshape(box_z + 1, -1)
-    for number in range(first, boxes_z * boxes_y, every):
-        z, y = number // boxes_y * box_z, number % boxes_y * box_y
-        box = _Box(z, min(z + box_z, work.depth), y, min(y + box_y, work.height))
-        if _find_winners(work, box, flat_winners, its.best, its.holder) >= INFINITY_BITS:
-            return False
-        n_mixed, n_rows = _paint_uniform(work, box, its.winners, its.columns, its.cells, its.todo, its.line, most_mixed)
-        if n_mixed:
-            _paint_cells(work, box, its.cells, its.todo, its.candidates, its.corners)
-        if n_rows:
-            _paint_rows(work, box, its.todo, its.held, its.rows, its.sides, its.value, its.label)
-    return True
-
-
 # Conditions in place of min and max, and every axis by itself: what numba has to look up takes it long to compile.
 
 
 @njit(nogil=True)
-def _find_winners(work, box, winners, best, holder):
+def find_winners(work, box, winners, best, holder):
     """Find the first class with the largest score for each of a box's voxels, `winners` (z + 1, (y + 1) * width).
 
     Returns the largest magnitude among the scores as the bits of a float32, which sort like magnitudes, NaN on top.
@@ -227,7 +96,7 @@ def _find_winners(work, box, winners, best, holder):
 
 
 @njit(nogil=True)
-def _paint_uniform(work, box, winners, columns, box_cells, todo, line, most_mixed):
+def paint_uniform(work, box, winners, columns, box_cells, todo, line, most_mixed):
     """Fill the outputs of cells whose corners agree, and note in `todo` what is left of every row of cells.
 
     That is the row as a whole if more than `most_mixed` of its cells are mixed, else these cells. Returns how many rows
@@ -280,7 +149,7 @@ def _paint_uniform(work, box, winners, columns, box_cells, todo, line, most_mixe
 
 
 @njit(nogil=True, fastmath={"contract"})
-def _paint_cells(work, box, box_cells, todo, candidates, corners):
+def paint_cells(work, box, box_cells, todo, candidates, corners):
     """Interpolate the outputs of mixed cells, each for the classes that can win there."""
     flat, n_classes, out = work.flat, work.n_classes, work.out
     z_starts, z0, z1 = work.z.starts, work.z.lower_weight, work.z.upper_weight
@@ -336,7 +205,7 @@ def _paint_cells(work, box, box_cells, todo, candidates, corners):
 
 
 @njit(nogil=True, fastmath={"contract"})
-def _paint_rows(work, box, todo, held, rows, sides, value, label):
+def paint_rows(work, box, todo, held, rows, sides, value, label):
     """Interpolate all outputs of whole rows: rows (2 y, 2 z * C, X) -> sides (2 z * C, X) -> labels.
 
     Rows are kept for the next y: `held` says which row of the volume each of the two slots holds.

@@ -136,8 +136,8 @@ def bright_is_liver(patch):
 
 
 PAINTING = (
-    *(slice_kernels._find_winners, slice_kernels._paint_uniform, slice_kernels._paint_cells),
-    slice_kernels._paint_rows,
+    *(slice_kernels.find_winners, slice_kernels.paint_uniform, slice_kernels.paint_cells),
+    slice_kernels.paint_rows,
 )
 
 

@@ -1,75 +1,52 @@
-"""The compiled path: dense and pruned agree where pruning has much to prune and where it has nothing.
-
-Whatever the memory, the layout and the type of the scores, it paints what torch gives for the whole volume.
-"""
+"""The compiled loops: the first winner of every voxel, what is left to interpolate; pruning changes no label."""
 
 import numpy as np
-import pytest
 import torch
 
 from flare_lib.ct.linear_taps import linear_taps
-from flare_lib.inference import slice_kernels
+from flare_lib.inference import slice_numba
 from flare_lib.inference.slice_interpolation import resize_argmax
-from flare_lib.inference.slice_kernels import paint_with_numba
+from flare_lib.inference.slice_kernels import CELLS, MIXED, NOTHING, ROW, CellBox, find_winners, paint_uniform
 
-SHAPE = (9, 17, 11)
-NOISE = torch.rand(5, 4, 19, 6, generator=torch.Generator().manual_seed(2))
-
-
-def paint(scores, shape_zyx=SHAPE, *, memory_bytes=2**25, dense_above=0.15):
-    """Return what the function returns, and the labels; 99 where it painted nothing."""
-    taps = tuple(linear_taps(n, m) for n, m in zip(scores.shape[1:], shape_zyx, strict=True))
-    labels = np.full(shape_zyx, 99, np.uint8)
-    return paint_with_numba(scores, taps, labels, memory_bytes, dense_above), labels
+IN, OUT = (3, 4, 6), (5, 8, 11)
 
 
-def winners(scores, shape_zyx=SHAPE):
-    return torch.nn.functional.interpolate(scores[None].float(), shape_zyx, mode="trilinear")[0].argmax(0).numpy()
+def planned(scores):
+    """What the loops share for scores (C, *IN), and labels of the shape OUT that are 99 where none is painted."""
+    taps = tuple(linear_taps(n, m) for n, m in zip(IN, OUT, strict=True))
+    work = slice_numba._plan(scores, taps, np.full(OUT, 99, np.uint8))
+    return work, slice_numba._scratch(work)
 
 
-LAYOUTS = {
-    "plain": lambda scores: scores,
-    "float16": lambda scores: scores.half(),
-    "of more classes": lambda scores: torch.cat([scores, -scores])[:5],
-    "every other slice": lambda scores: scores.repeat_interleave(2, dim=1)[:, ::2],
-    "x first": lambda scores: scores.transpose(1, 3).contiguous().transpose(1, 3),
-}
+def test_the_first_of_equal_scores_wins_and_the_largest_magnitude_comes_back_as_bits():
+    scores = torch.zeros(3, *IN)
+    scores[1, 2, 3, 1:], scores[2, 2, 3, 1:] = 2.0, 2.0
+    scores[0, 1, 2, 4] = -7.5
+    work, its = planned(scores)
+    top = find_winners(work, CellBox(1, 3, 2, 4), its.winners.reshape(len(its.winners), -1), its.best, its.holder)
+    assert np.int32(top).view(np.float32) == 7.5
+    expected = np.zeros((2, 2, 6), np.uint8)
+    expected[1, 1, 1:], expected[0, 0, 4] = 1, 1
+    np.testing.assert_array_equal(its.winners.reshape(len(its.winners), -1)[:2, :12].reshape(2, 2, 6), expected)
 
 
-@pytest.mark.parametrize("slices", [1, 2, 3, 100])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_in_any_layout_and_memory_the_labels_are_those_of_the_whole(layout, slices):
-    scores = LAYOUTS[layout](NOISE)
-    finite, labels = paint(scores, memory_bytes=slices * 4 * 5 * 19 * 6)
-    assert finite
-    np.testing.assert_array_equal(labels, winners(scores))
-
-
-@pytest.mark.parametrize("dense_above", [-1.0, 0.15, 1.0])
-@pytest.mark.parametrize("shape", [(4, 19, 6), (1, 19, 6), (4, 1, 6), (4, 19, 1), (1, 1, 1)])
-def test_in_boxes_of_few_cells_too(monkeypatch, shape, dense_above):
-    monkeypatch.setattr(slice_kernels, "BOX_BYTES", 1)  # boxes are then of 8 slices and 8 rows, the least
-    scores = NOISE[:, : shape[0], : shape[1], : shape[2]].contiguous()
-    finite, labels = paint(scores, dense_above=dense_above)
-    assert finite
-    np.testing.assert_array_equal(labels, winners(scores))
-
-
-def test_a_box_is_as_large_as_a_cache():
-    scores = torch.zeros(1, 1, 160, 160).expand(14, 128, 160, 160)
-    taps = tuple(linear_taps(n, n) for n in scores.shape[1:])
-    work = slice_kernels._plan(scores, taps, np.empty(0, np.uint8))
-    assert slice_kernels._box_size(work) == (8, 14)  # 14 * 14 * 160 * 4 bytes a slice: 8 of them are a MiB
-    assert work.flat.size == 160 * 160
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("z", [0, 3])
-@pytest.mark.parametrize("layout", ["plain", "float16"])
-def test_scores_that_are_no_numbers_are_seen_in_every_slice(layout, z, bad):
-    scores = NOISE.clone()
-    scores[4, z, 18, 5] = bad
-    assert not paint(LAYOUTS[layout](scores), memory_bytes=1)[0]
+def test_uniform_cells_are_filled_and_what_is_left_is_noted_row_by_row():
+    scores = torch.zeros(2, *IN)
+    scores[1, 1, 2, 3] = 1.0  # the cells with this corner are mixed: x 2 and 3 of rows y 1 and 2 in slices z 0 and 1
+    for most_mixed, left in ((2, CELLS), (1, ROW)):
+        work, its = planned(scores)
+        box = CellBox(0, 3, 0, 4)
+        find_winners(work, box, its.winners.reshape(len(its.winners), -1), its.best, its.holder)
+        counts = paint_uniform(work, box, its.winners, its.columns, its.cells, its.todo, its.line, most_mixed)
+        assert counts == ((4, 0) if left == CELLS else (0, 4))
+        expected = np.full((3, 4), NOTHING)
+        expected[:2, 1:3] = left
+        np.testing.assert_array_equal(its.todo[:3, :4], expected)
+        z, y, x = (linear_taps(n, m).lower for n, m in zip(IN, OUT, strict=True))
+        in_row = np.isin(z, (0, 1))[:, None, None] & np.isin(y, (1, 2))[:, None] & np.ones(OUT[2], bool)
+        unpainted = in_row if left == ROW else in_row & np.isin(x, (2, 3))
+        assert set(work.out[unpainted]) == {99 if left == ROW else MIXED}
+        assert not work.out[~unpainted].any()
 
 
 def test_pruning_changes_no_label_of_blocks_or_of_noise():
