@@ -40,7 +40,7 @@ class ReferencePoint(NamedTuple):
 class Report:
     """What `postprocess` removed: {organ name: mL} for each rule, without organs that lost nothing.
 
-    `reference` names the organs that distances were measured from; None if there were none or the step was skipped.
+    `reference` names the organs that distances were measured from; None if there were none.
     """
 
     far_components_ml: dict[str, float]
@@ -60,33 +60,24 @@ def postprocess(
     *,
     max_distance_mm: float = MAX_DISTANCE_MM,
     min_share: float = 1.0,
-    remove_far: bool = True,
-    keep_largest: bool = True,
 ) -> tuple[np.ndarray, Report]:
     """Remove what lies far from the great vessels, then keep the largest component of every organ (paper 2.4).
 
-    `remove_far` and `keep_largest` switch the two rules, `remove_far_components` and `keep_largest_components`, on and
-    off; `max_distance_mm` and `min_share` are theirs. Returns the cleaned label map (a new uint8 array of the same
-    shape) and a report; raises the same errors as the rules. The order matters: this way, a bladder taken for a kidney
-    is gone before pieces are compared; the other way round, a bladder larger than the kidney would win, and then be
-    removed as well.
+    `max_distance_mm` is that of `remove_far_components`, `min_share` that of `keep_largest_components`. Returns the
+    cleaned label map (a new uint8 array of the same shape) and a report; raises the same errors as the two. The order
+    matters: this way, a bladder taken for a kidney is gone before pieces are compared; the other way round, a bladder
+    larger than the kidney would win, and then be removed as well.
     """
     label_map_zyx = _checked(label_map_zyx)
     check_spacing(spacing_zyx_mm)
     check_rules(max_distance_mm, min_share)
-    smaller = far = np.zeros(N_CLASSES, np.int64)
-    reference = None
-    if remove_far:
-        reference = reference_point(label_map_zyx, spacing_zyx_mm)
-        label_map_zyx, far = _remove_far(label_map_zyx, spacing_zyx_mm, max_distance_mm, reference)
-    if keep_largest:
-        label_map_zyx, smaller = _keep_largest(label_map_zyx, min_share)
-    if not (keep_largest or remove_far):
-        label_map_zyx = label_map_zyx.copy()
+    reference = reference_point(label_map_zyx, spacing_zyx_mm)
+    near, far = _remove_far(label_map_zyx, spacing_zyx_mm, max_distance_mm, reference)
+    cleaned, smaller = _keep_largest(near, min_share)
     report = Report(
         _in_ml(far, spacing_zyx_mm), _in_ml(smaller, spacing_zyx_mm), None if reference is None else reference.source
     )
-    return label_map_zyx, report
+    return cleaned, report
 
 
 def check_rules(max_distance_mm: float = MAX_DISTANCE_MM, min_share: float = 1.0) -> None:
