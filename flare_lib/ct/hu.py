@@ -90,10 +90,14 @@ def hu_problem(array: np.ndarray) -> str | None:
     needs one value below -10, which no label map and no image scaled to 0..1 has.
     """
     values = _measured(array)
+    return _problem(array, values, _mend(values) if values.size >= _JUDGED else None)
+
+
+def _problem(array: np.ndarray, values: np.ndarray, mend: _Mend | None) -> str | None:
+    """Return what `hu_problem` does, given the image's measured values and the mend that would explain them better."""
     judged = values.size >= _JUDGED
     lowest, highest = (values[0], values[-1]) if judged else (array.min(), array.max())
     came = f"got values from {lowest:g} to {highest:g}"
-    mend = _mend(values) if judged else None
     if lowest > -10:
         return f"air and fat must lie well below 0, {came} ({_told(values, mend) if mend else _guess(values)})"
     if not judged:
@@ -131,12 +135,12 @@ def hu_doubts(array: np.ndarray) -> tuple[str, ...]:
     values = _measured(array)
     if values.size < _JUDGED:
         return ()
-    if problem := hu_problem(array):
+    mend = _mend(values)
+    if problem := _problem(array, values, mend):
         return (f"the grey values are not those of a CT in HU: {problem}",)
     highest = array.max() if array.dtype != np.int16 else 0
     shares, (low, high) = _shares(values, _AS_IT_IS), _ends(values)
     doubts = []
-    mend = _mend(values)
     if mend and _is_slight(mend):
         doubts.append(f"the grey values may not be HU: {_told(values, mend)}")
     if shares.soft < _PRESENT:
