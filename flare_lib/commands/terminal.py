@@ -14,14 +14,18 @@ def tell_error(message: str, *, about: object = "") -> int:
 
     `about`: the case or path concerned, put first unless the message already names it.
     """
-    line = " ".join(message.split())
-    typer.echo(f"error: {line if str(about) in line else f'{about}: {line}'}", err=True)
+    line, subject = _in_one_line(message), _in_one_line(str(about))
+    typer.echo(f"error: {line if subject in line else f'{subject}: {line}'}", err=True)
     return 2
 
 
 def tell_note(note: str) -> None:
     """Print a note in one line on stderr."""
-    typer.echo(f"note: {' '.join(note.split())}", err=True)
+    typer.echo(f"note: {_in_one_line(note)}", err=True)
+
+
+def _in_one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def write_any_text() -> None:

@@ -41,10 +41,14 @@ class _Search:
     links: deque[tuple[Path, str]] = field(default_factory=deque)  # still to follow; what names below them begin with
 
 
-def check_case_name(name: str) -> None:
-    """Raise ValueError unless a name can be that of a file in a folder: files are named after their case."""
+def check_case_name(case: Case) -> None:
+    """Raise ValueError unless a case's name can be that of a file in a folder: files are named after their case."""
+    name = case.name
     if not name or Path(name).name != name or {"\\", ":"} & set(name) or name.startswith("."):
-        raise ValueError(f"a CT's name must be a file's name, without folders, got {name!r}")
+        raise ValueError(
+            f"a CT's name must be a file's name, without folders, got {name!r} for {case.ct_path} (a list, .csv, can "
+            "name it)"
+        )
 
 
 def list_cts(
@@ -64,7 +68,7 @@ def list_cts(
     cases = [case for given in inputs for case in _cts_of(Path(given), tell, name_of)]
     named: dict[str, Path] = {}
     for case in cases:
-        check_case_name(case.name)
+        check_case_name(case)
         # on some disks, "A" and "a" are one file, and so are "é" as one character and as two
         there = named.setdefault(unicodedata.normalize("NFC", case.name).lower(), case.ct_path)
         if os.path.realpath(there) != os.path.realpath(case.ct_path):

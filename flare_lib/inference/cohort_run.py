@@ -129,7 +129,7 @@ def _check_places(cases: Sequence[Case], folder: Path) -> None:
     true, inputs = folder.resolve(), {case.ct_path.resolve() for case in cases}
     there = next(path for path in (true, *true.parents) if path.exists())
     for case in cases:
-        check_case_name(case.name)
+        check_case_name(case)
         ct = case.ct_path.resolve()
         if ct.parent == true or label_path(true, case.name).resolve() in inputs:
             raise ValueError(f"the output must be another folder than that of a CT, got {folder}")

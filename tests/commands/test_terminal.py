@@ -31,7 +31,13 @@ def test_a_mistake_names_what_it_is_about_once(capsys):
 
 def test_a_mistake_is_told_in_one_line_whatever_lines_it_came_in(capsys):
     assert tell_error("a CT must be 3-D,\n  got 2-D") == 2
-    assert capsys.readouterr() == ("", "error: a CT must be 3-D, got 2-D\n")
+    tell_error("in/a b.nii: cannot be read", about="in/a\nb.nii")
+    tell_error("cannot be read", about="in/a\r\nb.nii")
+    assert capsys.readouterr().err.splitlines() == [
+        "error: a CT must be 3-D, got 2-D",
+        "error: in/a b.nii: cannot be read",
+        "error: in/a b.nii: cannot be read",
+    ]
 
 
 def test_each_stage_has_a_bar_that_follows_what_is_done_and_goes_at_the_end(monkeypatch, at_once):

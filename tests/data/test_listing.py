@@ -1,6 +1,7 @@
 """What folders, lists, patterns and files lead to."""
 
 import os
+import re
 
 import nibabel as nib
 import numpy as np
@@ -98,9 +99,11 @@ def test_patterns_match_at_any_depth(tmp_path):
     assert found(tmp_path, tmp_path / "**" / "*.nii.gz") == {"a": "x/a.nii.gz", "b": "y/z/b.nii.gz"}
 
 
-def test_a_file_whose_name_is_only_channel_and_format_is_refused(tmp_path):
+def test_a_file_whose_name_is_only_channel_and_format_is_refused_by_its_path(tmp_path):
+    (tmp_path / "a_0000.nii.gz").touch()
     (tmp_path / "_0000.nii.gz").touch()
-    with pytest.raises(ValueError, match="a CT's name must be a file's name, without folders, got ''"):
+    nameless = re.escape(f"a CT's name must be a file's name, without folders, got '' for {tmp_path / '_0000.nii.gz'} ")
+    with pytest.raises(ValueError, match=nameless):
         list_cts([tmp_path])
 
 
