@@ -14,6 +14,7 @@ from torch.nn import functional
 
 _N_LAYERS, _N_CHANNELS = 4, 2
 _LEAK = 0.01
+_LEAST_EVEN = 0.2  # of the image's own `_evenness`; the convolutions go below it once in 300 times
 
 
 def randomize_appearance(image: np.ndarray, rng: np.random.Generator, *, strength: float = 1.0) -> np.ndarray:
@@ -40,14 +41,24 @@ def random_convolutions(image: np.ndarray, rng: np.random.Generator, *, share: f
     """Return `image` (Z, Y, X), mixed with what four random convolutions make of it; mean and SD stay.
 
     Kernels are of 1 voxel or, one in three, of 3. If the convolutions turn bright to dark, their result is turned back,
-    for air is dark in every CT. `share` from 0 to 1 of the mixture is theirs; with 0, and for an image
-    without contrast, the answer is the image.
+    for air is dark in every CT; if they leave hardly any contrast, others are drawn. `share` from 0 to 1 of the mixture
+    is theirs; with 0, and for an image without contrast, the answer is the image.
     """
     mean, sd = float(image.mean()), float(image.std())
     if not share or not sd:
         return image.astype(np.float32)
-    original = torch.from_numpy(image.astype(np.float32))[None, None]
-    made = original  # (1, C, Z, Y, X)
+    made = _convolved(image, rng)
+    while _evenness(made) < _LEAST_EVEN * _evenness(image):  # all but a few voxels would look alike: draw again
+        made = _convolved(image, rng)
+    result = _with_moments(made, mean, sd)
+    if ((result - mean) * (image - mean)).mean() < 0:
+        result = 2 * mean - result
+    return _with_moments(share * result + (1 - share) * image, mean, sd)
+
+
+def _convolved(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return what a convolutional net of random weights makes of an image (Z, Y, X)."""
+    made = torch.from_numpy(image.astype(np.float32))[None, None]  # (1, C, Z, Y, X)
     for layer in range(_N_LAYERS):
         n_in, n_out = made.shape[1], _N_CHANNELS if layer < _N_LAYERS - 1 else 1
         width = int(rng.choice([1, 1, 3]))
@@ -57,10 +68,13 @@ def random_convolutions(image: np.ndarray, rng: np.random.Generator, *, share: f
         made = functional.conv3d(around, torch.from_numpy(weight), torch.from_numpy(bias))
         if layer < _N_LAYERS - 1:
             made = functional.leaky_relu(made, _LEAK)
-    result = _with_moments(made[0, 0].numpy(), mean, sd)
-    if ((result - mean) * (image - mean)).mean() < 0:
-        result = 2 * mean - result
-    return _with_moments(share * result + (1 - share) * image, mean, sd)
+    return made[0, 0].numpy()
+
+
+def _evenness(image: np.ndarray) -> float:
+    """Return the mean deviation over the SD: the less, the fewer voxels hold all the contrast; 0 if there is none."""
+    deviation = image - image.mean()
+    return float(np.abs(deviation).mean()) / (float(deviation.std()) or 1.0)
 
 
 def _with_moments(image: np.ndarray, mean: float, sd: float) -> np.ndarray:

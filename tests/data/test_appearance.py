@@ -35,6 +35,14 @@ def test_tissues_change_against_each_other():
     assert np.ptp(ratios) > 0.5
 
 
+def test_convolutions_that_leave_hardly_any_contrast_are_drawn_again(monkeypatch):
+    flat, lone = np.zeros((2, 5, 7, 60), np.float32)
+    lone[0, 0, 0] = 1.0
+    draws = iter([flat, lone, -steps()])  # the last one is turned back
+    monkeypatch.setattr("flare_lib.data.appearance._convolved", lambda _image, _rng: next(draws))
+    np.testing.assert_allclose(random_convolutions(steps(), np.random.default_rng(0), share=1.0), steps(), atol=1e-5)
+
+
 def test_no_share_and_no_contrast_change_nothing():
     flat = np.full((5, 6, 7), 2.5, np.float32)
     np.testing.assert_array_equal(random_convolutions(steps(), np.random.default_rng(0), share=0.0), steps())
