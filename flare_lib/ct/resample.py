@@ -90,23 +90,17 @@ def resample_volume(
     volume: Volume,
     target_spacing_zyx_mm: Triple,
     *,
-    labels: bool = False,
     align_corners: bool = False,
     window_hu: Window | None = None,
 ) -> Volume:
-    """Return a volume at (nearly) another spacing: float32 by `resample_trilinear`, or labels by `resample_nearest`.
+    """Return a CT at (nearly) another spacing, float32, as `resample_trilinear` gives it.
 
     The shape is `resampled_shape`. The result carries the spacing actually reached, extent / shape, and the affine that
     keeps every structure in its place, but no file grid. Raises ValueError for a spacing that is not positive, and for
-    labels with `align_corners` or a window.
+    a window that is not low < high.
     """
     shape_zyx = resampled_shape(volume.shape_zyx, volume.spacing_zyx_mm, target_spacing_zyx_mm)
-    if labels:
-        if align_corners or window_hu is not None:
-            raise ValueError("labels must be resampled without align_corners and window_hu, got one of them")
-        array_zyx = resample_nearest(volume.array_zyx, shape_zyx)
-    else:
-        array_zyx = resample_trilinear(volume.array_zyx, shape_zyx, align_corners=align_corners, window_hu=window_hu)
+    array_zyx = resample_trilinear(volume.array_zyx, shape_zyx, align_corners=align_corners, window_hu=window_hu)
     return place_resampled(volume, array_zyx, align_corners=align_corners)
 
 

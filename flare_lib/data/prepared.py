@@ -28,8 +28,8 @@ from flare_lib.ct.files import load_ct
 from flare_lib.ct.labels import as_label_map, without_ignored
 from flare_lib.ct.moments import Moments
 from flare_lib.ct.preprocess import Preprocessing, find_foreground
-from flare_lib.ct.resample import resample_volume
-from flare_lib.ct.roi import Box, bounding_box, crop_volume
+from flare_lib.ct.resample import resample_nearest, resample_volume
+from flare_lib.ct.roi import Box, bounding_box, crop, crop_volume
 from flare_lib.ct.volume import Volume, grid_difference
 from flare_lib.data.cohort import Case, load_labels
 from flare_lib.machine.atomic_write import atomic_folder, atomic_write
@@ -199,7 +199,7 @@ def _crop_and_resample(
     image = resample_volume(crop_volume(ct, box), spacing, window_hu=window).array_zyx
     if labels is None:
         return image, None
-    return image, resample_volume(crop_volume(labels, box), spacing, labels=True).array_zyx
+    return image, resample_nearest(crop(labels.array_zyx, box), image.shape)
 
 
 def _class_locations(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
