@@ -6,7 +6,7 @@ References: DICOM PS3.5, 8 (pixel data) and A (transfer syntaxes); ISO 10918-1, 
 """
 
 import struct
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,17 @@ _DECODED_BY = (
 )
 
 
+class _Layout(NamedTuple):
+    """How a slice's values are stored: each in `stored` of its `allocated` bits, above the `shift` lowest."""
+
+    rows: int
+    columns: int
+    allocated: int
+    stored: int
+    shift: int
+    signed: bool
+
+
 def hu_of(header: Header, frame: memoryview) -> np.ndarray:
     """Return a slice in HU (rows, columns): int16 if that loses nothing, float32 otherwise."""
     slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept")
@@ -49,9 +60,9 @@ def read_frames(header: Header) -> list[memoryview]:
         from pydicom.uid import UID
 
         raise ValueError(f"{file} must be plain, RLE, JPEG, JPEG-LS or JPEG 2000, got {UID(file.syntax).name}")
-    rows, columns, allocated, *_ = _layout(header)
+    layout = _layout(header)
     n_frames = 1 if header.parent is None else file.whole("NumberOfFrames")
-    n_bytes = n_frames * rows * columns * allocated // 8
+    n_bytes = n_frames * layout.rows * layout.columns * layout.allocated // 8
     try:
         data = _read_pixel_data(file, n_bytes)
         if file.syntax not in _PLAIN:
@@ -70,28 +81,28 @@ def stored_values(header: Header, frame: memoryview) -> np.ndarray:
     `frame`: its pixel data. Raises ValueError, naming the file, for pixel data that is damaged, of the wrong size, or
     that uses more bits than `BitsStored` says.
     """
-    rows, columns, allocated, stored, shift, signed = _layout(header)
+    layout = _layout(header)
     try:
         if header.syntax in _PLAIN:
-            raw = np.frombuffer(frame, f"{'>' if header.syntax == _BIG_ENDIAN else '<'}u{allocated // 8}")
+            raw = np.frombuffer(frame, f"{'>' if header.syntax == _BIG_ENDIAN else '<'}u{layout.allocated // 8}")
         elif header.syntax == _RLE:
             raw = _run_length(header, bytes(frame))
         else:
-            raw = _jpeg(header.syntax, bytes(frame), rows, columns)
-        raw = raw.reshape(rows, columns)
+            raw = _jpeg(header.syntax, bytes(frame), layout.rows, layout.columns)
+        raw = raw.reshape(layout.rows, layout.columns)
     except Exception as error:  # a damaged stream can fail anywhere in the decoder
         raise _incomplete(header, error) from error
-    values = _within_bits(raw, stored, shift, signed == 1)
+    values = _within_bits(raw, layout)
     if values is None:
         raise ValueError(
-            f"{header} must use only the {stored} bits per value that it states, got others set (an overlay, or a "
-            "wrong header?)"
+            f"{header} must use only the {layout.stored} bits per value that it states, got others set (an overlay, or "
+            "a wrong header?)"
         )
     return values
 
 
-def _layout(header: Header) -> tuple[int, int, int, int, int, int]:
-    """Return rows, columns, bits allocated, bits stored, their shift and whether they are signed; ValueError if odd."""
+def _layout(header: Header) -> _Layout:
+    """Return how a slice's values are stored; ValueError for a layout that no CT has."""
     names = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel")
     rows, columns, allocated, stored, high, signed, samples = (header.whole(name) for name in names)
     if samples != 1 or rows < 1 or columns < 1:
@@ -103,7 +114,7 @@ def _layout(header: Header) -> tuple[int, int, int, int, int, int]:
         )
     if (shift and header.syntax not in _PLAIN) or (allocated == 8 and header.syntax == _BIG_ENDIAN):
         raise ValueError(f"{header} must hold values that begin at the lowest bit, got {stored} bits up to bit {high}")
-    return rows, columns, allocated, stored, shift, signed
+    return _Layout(rows, columns, allocated, stored, shift, signed == 1)
 
 
 def _incomplete(header: Header, error: Exception) -> ValueError:
@@ -185,12 +196,12 @@ def _size_2000(stream: bytes) -> tuple[int, int]:
     return bottom - top, right - left
 
 
-def _within_bits(raw: np.ndarray, stored: int, shift: int, signed: bool) -> np.ndarray | None:
-    """Return the values in the `stored` bits above `shift` of unsigned integers; None if any other bit is in use.
+def _within_bits(raw: np.ndarray, layout: _Layout) -> np.ndarray | None:
+    """Return the values in the bits of unsigned integers that the layout says are stored; None if another is in use.
 
     The bits above a value may be 0 or repeat its sign.
     """
-    bits = 8 * raw.dtype.itemsize
+    bits, stored, shift, signed = 8 * raw.dtype.itemsize, layout.stored, layout.shift, layout.signed
     if stored >= bits:
         return raw.view(raw.dtype.str.replace("u", "i")) if signed and stored == bits else raw
     wide = raw.astype(np.int64)

@@ -101,43 +101,64 @@ def place_slices(headers: Sequence[Header], where: Path) -> Stack:
     _check_same(headers, "PixelSpacing", lambda h: h.numbers("PixelSpacing", 2))
     _check_same(headers, "ImageOrientationPatient", lambda h: h.numbers("ImageOrientationPatient", 6))
     _check_same(headers, "FrameOfReferenceUID", lambda h: str(h.value("FrameOfReferenceUID") or ""))
-    along_row, along_column = np.reshape(headers[0].numbers("ImageOrientationPatient", 6), (2, 3))
-    skewed = np.abs([along_row @ along_row - 1, along_column @ along_column - 1, along_row @ along_column]).max()
-    row_mm, column_mm = headers[0].numbers("PixelSpacing", 2)
-    if skewed > 0.01 or min(row_mm, column_mm) <= 0:
-        raise ValueError(
-            f"{headers[0]} must have two axes of length 1 at right angles and a PixelSpacing above 0, got "
-            f"{headers[0].value('ImageOrientationPatient')} and {headers[0].value('PixelSpacing')}"
-        )
+    along_row, along_column, row_mm, column_mm = _axes_of(headers[0])
     normal = np.cross(along_row, along_column)
     normal /= np.linalg.norm(normal)  # cosines are written with few digits
     places = {header: np.array(header.numbers("ImagePositionPatient", 3)) for header in headers}
     ordered = sorted(headers, key=lambda header: places[header] @ normal)
     ordered = ordered[:1] + [b for a, b in pairwise(ordered) if not _are_one(a, b, places, normal)]
-    first = places[ordered[0]]
-    shear_mm = np.zeros(3)
-    if len(ordered) == 1:
-        step_mm = ordered[0].number("SliceThickness")
-        if step_mm <= 0:
-            raise ValueError(f"{ordered[0]}, a single slice, must have a SliceThickness above 0, got {step_mm:g}")
-    else:
-        steps_mm = np.diff([places[header] @ normal for header in ordered])
-        step_mm = steps_mm.mean()
-        away_mm = np.array([places[h] - first - k * step_mm * normal for k, h in enumerate(ordered)])
-        off_mm = np.linalg.norm(away_mm, axis=1)
-        if max(*off_mm, np.ptp(steps_mm)) > step_mm / 4:
-            shear_mm = _shear(ordered, away_mm, steps_mm, np.stack([along_row * column_mm, along_column * row_mm]))
-            if not shear_mm.any():
-                raise ValueError(
-                    f"the slices in {where} must be evenly spaced and straight above one another, or tilted as a "
-                    f"gantry tilts them, got one {max(off_mm):.1f} mm off its place: "
-                    f"{_name(ordered[int(np.argmax(off_mm))])} (are some missing?)"
-                )
+    axes_mm = np.stack([along_row * column_mm, along_column * row_mm])
+    step_mm, shear_mm = _steps(ordered, np.array([places[header] for header in ordered]), normal, axes_mm, where)
     tilt_rows = float(shear_mm @ along_column) / row_mm
-    first = first + first_row(tilt_rows, len(ordered)) * row_mm * along_column
+    first = places[ordered[0]] + first_row(tilt_rows, len(ordered)) * row_mm * along_column
     affine = np.eye(4)
-    affine[:3] = np.stack([along_row * column_mm, along_column * row_mm, normal * step_mm, first], axis=1)
+    affine[:3] = np.stack([*axes_mm, normal * step_mm, first], axis=1)
     return Stack(tuple(ordered), affine, tilt_rows)
+
+
+def _axes_of(header: Header) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """Return a slice's directions along a row and along a column, and how far apart its rows and its columns are.
+
+    Raises ValueError unless the directions are of length 1 and at right angles, and the distances above 0 mm.
+    """
+    along_row, along_column = np.reshape(header.numbers("ImageOrientationPatient", 6), (2, 3))
+    skewed = np.abs([along_row @ along_row - 1, along_column @ along_column - 1, along_row @ along_column]).max()
+    row_mm, column_mm = header.numbers("PixelSpacing", 2)
+    if skewed > 0.01 or min(row_mm, column_mm) <= 0:
+        raise ValueError(
+            f"{header} must have two axes of length 1 at right angles and a PixelSpacing above 0, got "
+            f"{header.value('ImageOrientationPatient')} and {header.value('PixelSpacing')}"
+        )
+    return along_row, along_column, row_mm, column_mm
+
+
+def _steps(
+    ordered: list[Header], places_mm: np.ndarray, normal: np.ndarray, axes_mm: np.ndarray, where: Path
+) -> tuple[float, np.ndarray]:
+    """Return the step from one of the ordered slices to the next, in mm: along their normal, and beside it (x, y, z).
+
+    `places_mm` (n, 3): where they lie; `axes_mm` as in `_shear`. The step of a single slice is its thickness. Raises
+    ValueError, naming a file, for slices that are uneven or lie askew, unless a gantry tilts them so.
+    """
+    if len(ordered) == 1:
+        thickness_mm = ordered[0].number("SliceThickness")
+        if thickness_mm <= 0:
+            raise ValueError(f"{ordered[0]}, a single slice, must have a SliceThickness above 0, got {thickness_mm:g}")
+        return thickness_mm, np.zeros(3)
+    steps_mm = np.diff([place @ normal for place in places_mm])
+    step_mm = steps_mm.mean()
+    away_mm = np.array([place - places_mm[0] - k * step_mm * normal for k, place in enumerate(places_mm)])
+    off_mm = np.linalg.norm(away_mm, axis=1)
+    if max(*off_mm, np.ptp(steps_mm)) <= step_mm / 4:
+        return step_mm, np.zeros(3)
+    shear_mm = _shear(ordered, away_mm, steps_mm, axes_mm)
+    if not shear_mm.any():
+        raise ValueError(
+            f"the slices in {where} must be evenly spaced and straight above one another, or tilted as a gantry tilts "
+            f"them, got one {max(off_mm):.1f} mm off its place: {_name(ordered[int(np.argmax(off_mm))])} (are some "
+            "missing?)"
+        )
+    return step_mm, shear_mm
 
 
 def is_stack(headers: Sequence[Header], where: Path) -> bool:

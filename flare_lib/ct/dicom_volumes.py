@@ -77,8 +77,10 @@ def _clash(slices: list[Header]) -> bool:
 
 
 def _interlace(groups: list[list[Header]], path: Path) -> bool:
-    """Return whether these are whole stacks, and one begins before another ends: two reconstructions half a slice apart
-    may look like one CT of thinner slices."""
+    """Return whether these are whole stacks, and one begins before another ends.
+
+    Two reconstructions half a slice apart may look like one CT of thinner slices.
+    """
     try:
         stacks = [place_slices(group, path) for group in groups]
     except ValueError:

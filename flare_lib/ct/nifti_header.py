@@ -54,8 +54,10 @@ _FOREIGN = (
 
 @dataclass(frozen=True)
 class VoxelLayout:
-    """How voxels lie in a file: `offset_bytes` where they start, `shape_xyz`, the stored `dtype` (with its byte order),
-    and the `slope` and `intercept` that turn them into values."""
+    """How voxels lie in a file, and what turns them into values.
+
+    `offset_bytes`: where they start; `dtype`: as they are stored, with its byte order; `slope` and `intercept`.
+    """
 
     offset_bytes: int
     shape_xyz: Shape
