@@ -10,9 +10,14 @@ from pathlib import Path
 from flare_lib.ct.dicom_folder import ZIP_SUFFIX
 from flare_lib.ct.dicom_headers import FilePath, Header, MemberPath, is_index, read_header
 from flare_lib.ct.nifti_file import SUFFIXES
+from flare_lib.machine.counted import some_of
 
 _ENDING = r"(\.nii|\.zip|\.dcm)?(\.gz)?$"  # of a CT's or a label map's name, upper or lower case
 _CHANNEL = "_0000"
+# what images are called in other formats, and NIfTI files that are packed otherwise or not all there yet
+_NOT_READ = re.compile(
+    r"\.(nrrd|nhdr|mha|mhd|hdr|img|mgh|mgz|mnc|tar(\.\w+)?|tgz|7z|rar)$|\.nii(\.gz)?\.\w+$", re.IGNORECASE
+)
 # names of files that are not even opened
 _NEVER_DICOM = (*SUFFIXES, ZIP_SUFFIX, ".csv", ".tsv", ".json", ".png", ".txt")
 
@@ -69,6 +74,26 @@ def find_images(folder: str | os.PathLike) -> dict[str, Path]:
     """
     paths = (path for path in sorted(Path(folder).glob("[!.]*")) if path.name.lower().endswith(SUFFIXES))
     return _by_case(paths, lambda path: _without_format(path.name))
+
+
+def tell_not_read(folder: str | os.PathLike, on_note: Callable[[str], None] | None) -> None:
+    """Call `on_note` with a note of the files in a folder that may be images but are not read, judging by their names.
+
+    These are other formats (.nrrd, .mha, .img), archives other than .zip, and NIfTI files that are not packed by gzip,
+    are still on their way or only a cloud's placeholder (`a.nii.xz`, `a.nii.gz.part`, `.a.nii.gz.icloud`), unless the
+    file itself is there.
+    """
+    names = {path.name for path in Path(folder).glob("*") if not path.is_dir()}
+    passed = [
+        name
+        for name in sorted(names)
+        if _NOT_READ.search(name)
+        and not name.lower().endswith((*SUFFIXES, ZIP_SUFFIX))
+        and (not name.startswith(".") or name.endswith(".icloud"))
+        and name.rpartition(".")[0].lstrip(".") not in names
+    ]
+    if passed and on_note:
+        on_note(f"{folder} holds what may be images, neither NIfTI nor DICOM; passed over: {some_of(passed)}")
 
 
 def find_cts(folder: str | os.PathLike, labelled: Collection[str] = ()) -> dict[str, Path]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from flare_lib.ct.files import load_ct, load_label_map
-from flare_lib.ct.folders import find_cts, find_images, holds_dicom
+from flare_lib.ct.folders import find_cts, find_images, holds_dicom, tell_not_read
 from flare_lib.ct.hu import hu_doubts
 from flare_lib.ct.labels import IGNORED, N_ORGANS, left_right_problems, organ, without_ignored
 from flare_lib.ct.nifti_file import SUFFIXES, is_label_map
@@ -51,7 +51,7 @@ def find_cases(folder: str | Path, *, on_note: Callable[[str], None] | None = No
     """Return the cases in a folder with one of the layouts above, sorted by name.
 
     If cases may be counted from `NAME_0000`, the labels' names decide whether the number is part of a CT's. Label maps
-    that lie among the CTs are passed over, and `on_note` is called with a note of them.
+    among the CTs and images that are not read are passed over, and `on_note` is called with a note of them.
     A label map without a CT is a case too: `check_case` says what is wrong with it. A folder of DICOM slices is one
     case. Raises FileNotFoundError for a folder without cases, ValueError for two CTs or label maps with the same case
     name and for DICOM slices that lie beside NIfTI files.
@@ -63,10 +63,14 @@ def find_cases(folder: str | Path, *, on_note: Callable[[str], None] | None = No
         if (folder / images).is_dir():
             label_maps = find_images(folder / labels)
             cts = find_cts(folder / images, label_maps)
+            searched = [folder / images, folder / labels]
             break
     else:
         label_maps = {path.parent.name: path for path in folder.glob("*/segmentations")}
         cts = _in_folder(folder)
+        searched = [folder] if folder not in cts.values() else []  # a CT's slices may be called anything
+    for part in searched:
+        tell_not_read(part, on_note)
     passed = label_maps_among([ct for name, ct in cts.items() if name not in label_maps], on_note)
     cts = {name: ct for name, ct in cts.items() if ct not in passed}
     if not cts:

@@ -9,9 +9,9 @@
 Of a data set with labels, whatever lies beside the folders of its CTs and labels is passed over (`imagesTs`, which can
 be given by itself). A folder with DICOM files in it and NIfTI files in or below it is taken for what most of its files
 are: one CT in DICOM, or a folder of NIfTI files where somebody left a slice. What is passed over is told by name.
-Label maps among the CTs are passed over, too (`is_label_map`). Hidden files are passed over without a word, and so are
-labels that a run of ours has left with its manifest. A folder that can be reached in two ways, through a link, is
-entered once.
+Label maps among the CTs are passed over, too (`is_label_map`), and images that are not read. Hidden files are passed
+over without a word, and so are labels that a run of ours has left with its manifest. A folder that can be reached in
+two ways, through a link, is entered once.
 """
 
 import os
@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 
-from flare_lib.ct.folders import case_namer, find_dicom, holds_dicom
+from flare_lib.ct.folders import case_namer, find_dicom, holds_dicom, tell_not_read
 from flare_lib.ct.nifti_file import SUFFIXES, is_label_map
 from flare_lib.data.cohort import FOLDERS, Case, ct_with_masks, find_cases, label_maps_among
 from flare_lib.data.ct_list import LIST_SUFFIXES, read_list
@@ -164,6 +164,7 @@ def _in_folder(folder: Path, search: _Search) -> Iterator[Case]:
 
 def _below(folder: Path, before: str, search: _Search) -> Iterator[Case]:
     """Yield the CTs in a folder's folders; `before`: what their names begin with. Links to folders are put aside."""
+    tell_not_read(folder, search.tell)
     made = _labels_of_a_run(folder)
     paths = sorted(path for path in folder.glob("[!.]*") if path.name not in made)
     for path in sorted({*paths} - {*label_maps_among(paths, search.tell)}):

@@ -229,6 +229,22 @@ def test_label_maps_among_cts_are_passed_over_by_name(tmp_path):
         list_cts([tmp_path / "masks"])
 
 
+@pytest.mark.parametrize("layout", ["", "images/", "labelsTr/"])
+def test_images_that_are_not_read_are_passed_over_by_name(tmp_path, layout):
+    not_read = [".f.nii.gz.icloud", "a.img", "b.NRRD", "c.nii.xz", "d.nii.gz.part", "e.tar.gz", "g.nii.gz.dvc"]
+    others = ["a.nii.gz", "a.nii.gz.sha256", "a.json", ".b.nii.gz.part", "notes.txt", "x.img/d.txt"]
+    for name in ("imagesTr/a.nii.gz", *not_read, *others) if layout == "labelsTr/" else (*not_read, *others):
+        touch(tmp_path / (name if name.startswith("imagesTr/") else f"{layout}{name}"))
+    note = (
+        f"{tmp_path / layout} holds what may be images, neither NIfTI nor DICOM; passed over: "
+        ".f.nii.gz.icloud, a.img, b.NRRD, c.nii.xz, d.nii.gz.part and 2 more"
+    )
+    for of_folder in (lambda folder, on_note: list_cts([folder], on_note=on_note), find_cases):
+        notes = []
+        assert [case.name for case in of_folder(tmp_path, on_note=notes.append)] == ["a"]
+        assert notes == [note]
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no such pipes here")
 def test_a_pipe_among_cts_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "mask.nii")
