@@ -65,8 +65,8 @@ def check_dicom_seg(like: Volume) -> None:
         raise ValueError(f"only labels of a DICOM series can be saved as {SEG_SUFFIX}, got a CT from another format")
     if len({str(slice_.path) for slice_ in slices}) > 1 and any(slice_.parent for slice_ in slices):
         raise ValueError(f"labels can refer to one multi-frame file, got a series of several: {slices[0].path} ...")
-    one = slices if slices[0].parent else slices[:1]
-    _segmentation(one, np.zeros((len(one), slices[0].whole("Rows"), slices[0].whole("Columns")), np.uint8))
+    some = slices if slices[0].parent else slices[:: max(1, len(slices) - 1)]  # the ends: of one study and series?
+    _segmentation(some, np.zeros((len(some), slices[0].whole("Rows"), slices[0].whole("Columns")), np.uint8))
 
 
 def save_dicom_seg(path: Path, label_map_zyx: np.ndarray, like: Volume) -> None:
