@@ -5,6 +5,8 @@ elements that a file of its own would have, so that the code that follows need n
 Reference: DICOM PS3.3, A.38 (Enhanced CT), C.7.6.16 (functional groups), C.8.15.3 (those of CT).
 """
 
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from flare_lib.ct.dicom_headers import Header
@@ -52,6 +54,21 @@ def frames_of(header: Header) -> list[Header]:
     if n_frames < 1 or len(per_frame) != n_frames:
         raise ValueError(f"{header} must describe each of its frames, got {len(per_frame)} of {n_frames}")
     return [_frame(header, i, [*shared, own]) for i, own in enumerate(per_frame)]
+
+
+def check_parts(files: Iterable[Header]) -> None:
+    """Raise ValueError if a multi-frame image is spread over several files (a concatenation) and one is not there."""
+    there: dict[str, set[int]] = defaultdict(set)
+    n_parts: dict[str, int] = defaultdict(int)
+    for file in files:
+        if image := str(file.value("ConcatenationUID") or ""):
+            number = file.whole("InConcatenationNumber")
+            stated = file.value("InConcatenationTotalNumber") is not None
+            there[image].add(number)
+            n_parts[image] = max(n_parts[image], number, file.whole("InConcatenationTotalNumber") if stated else 0)
+    for image, numbers in there.items():
+        if len(numbers) < n_parts[image]:
+            raise ValueError(f"a multi-frame image in {n_parts[image]} files must be whole, got {len(numbers)} of them")
 
 
 def _frame(file: Header, i: int, groups: list["Dataset"]) -> Header:

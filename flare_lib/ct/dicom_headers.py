@@ -36,6 +36,7 @@ _TAGS = (
     *("FrameOfReferenceUID", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"),
     *("GantryDetectorTilt", "ConvolutionKernel", "KVP", "NumberOfFrames"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber"),
     *("TemporalPositionIdentifier", "NominalPercentageOfCardiacPhase", "TriggerTime"),
     *("AcquisitionNumber", "AcquisitionTime"),
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"),

@@ -1,10 +1,11 @@
 """The DICOM series in a folder: what each is, and what rules it out as the CT to load.
 
-A series is all files with one SeriesInstanceUID. Scouts, reports and contours among its slices are passed over, and
-named. A series that holds several volumes is split (`dicom_volumes`), and one that shows several people or studies by
-these; the volumes are called UID#1, UID#2, ... If the slices of those people interlace, they are one CT, whose
-anonymiser drew new names as it went; if they merely continue one another, UID alone names all of them. A slice is never
-left out because it is damaged: a file that cannot be read, or that fits nowhere, rules out the series beside it.
+A series is all files with one SeriesInstanceUID, or slices that each have one of their own and lie as one CT. Scouts,
+reports and contours among its slices are passed over, and named. A series that holds several volumes is split
+(`dicom_volumes`), and one that shows several people or studies by these; the volumes are called UID#1, UID#2, ... If
+the slices of those people interlace, they are one CT, whose anonymiser drew new names as it went; if they merely
+continue one another, UID alone names all of them. A slice is never left out because it is damaged: a file that cannot
+be read, or that fits nowhere, rules out the series beside it.
 """
 
 from collections import defaultdict
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from flare_lib.ct.dicom_folder import DicomFiles, Unread, folder_of, read_files
-from flare_lib.ct.dicom_frames import ENHANCED_CT, frames_of
+from flare_lib.ct.dicom_frames import ENHANCED_CT, check_parts, frames_of
 from flare_lib.ct.dicom_headers import Header, plain_text, quiet
 from flare_lib.ct.dicom_stack import CT_IMAGE, Stack, check_is_ct_slice, is_localizer, is_stack, place_slices
 from flare_lib.ct.dicom_volumes import by_person, by_volume
@@ -25,6 +26,7 @@ from flare_lib.machine.counted import counted, some_of
 CT_CLASSES = {"", CT_IMAGE, *ENHANCED_CT}
 _OF_SEVERAL = "one series UID for several patients or studies: if it is one, its headers must be made to agree"
 _NAMED = 3  # how many files of a kind are named in a note
+_BY_NO_CHANCE = 5  # so many images do not lie evenly above one another unless they are one CT
 _PROJECTIONS = {"MIP", "MINIP", "MPR", "CPR", "VRT", "CSA MPR", "PROJECTION IMAGE", "REFORMATTED"}
 
 
@@ -94,7 +96,7 @@ def find_series(path: Path) -> list[Series]:
 def _find_series(path: Path) -> list[Series]:
     files = read_files(path)
     unread = list(files.unread)
-    groups = _by_uid(files.headers, unread)
+    groups = _together(_by_uid(files.headers, unread), path)
     folders = {folder_of(header) for headers in groups.values() for header in headers}
     if not groups and unread:
         raise ValueError(unread[0].reason)
@@ -129,6 +131,25 @@ def _by_uid(headers: Iterable[Header], unread: list[Unread]) -> dict[str, list[H
     return dict(groups)
 
 
+def _together(groups: dict[str, list[Header]], path: Path) -> dict[str, list[Header]]:
+    """Return {series UID: headers} with one CT, by its lowest UID, in place of series of one slice that lie as a CT.
+
+    Some writers draw a new series for every file.
+    """
+    alone = {uid: headers[0] for uid, headers in groups.items() if len(headers) == 1 and _is_slice(headers[0])}
+    if len(alone) < _BY_NO_CHANCE or not is_stack([*alone.values()], path):
+        return groups
+    return {uid: headers for uid, headers in groups.items() if uid not in alone} | {min(alone): [*alone.values()]}
+
+
+def _is_slice(header: Header) -> bool:
+    try:
+        check_is_ct_slice(header)
+    except ValueError:
+        return False
+    return True
+
+
 def _is_lost(header: Header, uid: str) -> bool:
     """Return whether a file may be a slice of any series: its header is unsound about what it is, or where it lies."""
     sop_class, modality = str(header.value("SOPClassUID") or ""), header.code("Modality")
@@ -159,6 +180,7 @@ def _missing(uid: str, headers: list[Header], files: DicomFiles) -> list[str]:
 def _series(path: Path, uid: str, headers: list[Header], damage: list[str]) -> list[Series]:
     """Return the volumes of one series; `damage` rules out each of them."""
     try:
+        check_parts(headers)
         slices, beside = _apart([frame for header in headers for frame in frames_of(header)])
         people = by_person(slices)
         whose = {f"patient or study {i} of {len(people)}": group for i, group in enumerate(people, start=1)}
@@ -166,6 +188,8 @@ def _series(path: Path, uid: str, headers: list[Header], damage: list[str]) -> l
     except ValueError as error:
         return [Series(uid, tuple(headers), against=damage[0] if damage else str(error))]
     notes = tuple(f"passed over among the slices: {what}" for what in _what(beside))
+    if len({str(header.value("SeriesInstanceUID")) for header in slices}) > 1:
+        notes += ("every slice names a series of its own; they lie as those of one CT",)
     if len(people) > 1 and is_stack(slices, path):
         # two CTs never lie interlaced like this; one that ends where another begins is for the user to say
         interlaced = all(len(group) > 1 for group in people) and not all(is_stack(group, path) for group in people)

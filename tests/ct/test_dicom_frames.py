@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from dicoms import HU, SERIES, SPACING_ZYX_MM, N, enhanced, headers_in
+from dicoms import HU, SERIES, SPACING_ZYX_MM, N, enhanced, headers_in, set_elements, write
 from pydicom import Dataset, dcmread, uid
 
 from flare_lib.ct.dicom_frames import frames_of
@@ -92,3 +92,21 @@ def test_frames_that_are_not_whole_are_refused_by_name(tmp_path, change, said):
         load_ct(tmp_path)
     assert said in str(refusal.value)
     assert "ct.dcm" in str(refusal.value)
+
+
+@pytest.mark.parametrize("last", [{"InConcatenationTotalNumber": 2}, {}], ids=["says how many", "does not"])
+def test_a_multi_frame_ct_in_several_files_is_whole_or_refused(tmp_path, last):
+    whole = dcmread(enhanced(tmp_path / "ct.dcm"))
+    frames, pixels = [*whole.PerFrameFunctionalGroupsSequence], whole.PixelData
+    for number, part in ((1, slice(0, 2)), (2, slice(2, N))):
+        whole.PerFrameFunctionalGroupsSequence, whole.NumberOfFrames = frames[part], len(frames[part])
+        whole.PixelData = pixels[part.start * 84 : part.stop * 84]
+        set_elements(whole, ConcatenationUID="1.2.3", InConcatenationNumber=number, SOPInstanceUID=f"1.2.4.{number}")
+        set_elements(whole, **last)
+        whole.file_meta.MediaStorageSOPInstanceUID = whole.SOPInstanceUID
+        write(whole, tmp_path / f"{number}.dcm")
+    (tmp_path / "ct.dcm").unlink()
+    np.testing.assert_array_equal(hu_of(tmp_path), HU)
+    (tmp_path / f"{2 if last else 1}.dcm").unlink()
+    with pytest.raises(ValueError, match="a multi-frame image in 2 files must be whole, got 1 of them"):
+        load_ct(tmp_path)

@@ -159,6 +159,29 @@ def test_slices_of_which_each_names_a_study_of_its_own_are_a_ct(tmp_path):
     np.testing.assert_array_equal(hu_of(tmp_path), HU)
 
 
+def _own_uids(ds, k, places=range(N)):
+    """Give a slice a study, a series and a frame of reference of its own, as writers without a memory do."""
+    for element in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+        setattr(ds, element, f"1.2.3.{N - k}")
+    ds.ImagePositionPatient = [-31.0, 42.0, 7.5 + 3.0 * places[k]]
+
+
+def test_slices_of_which_each_names_a_series_of_its_own_are_a_ct_if_they_lie_as_one(tmp_path):
+    other_series(write_series(tmp_path, _own_uids), 7, every(**REPORT))
+    np.testing.assert_array_equal(hu_of(tmp_path), HU)
+    own, report = load_ct(tmp_path).notes
+    assert own == "every slice names a series of its own; they lie as those of one CT"
+    assert report.startswith("passed over beside this series: Dose report")
+    assert [series.name for series in find_series(tmp_path)] == ["1.2.3.1", f"{SERIES}.7"]
+
+
+def test_slices_of_other_places_or_too_few_are_no_ct_if_each_names_a_series_of_its_own(tmp_path):
+    write_series(tmp_path / "uneven", lambda ds, k: _own_uids(ds, k, [0, 1, 2, 4, 5]))
+    write_series(tmp_path / "few", _own_uids, range(4))
+    assert "got 5 of 5: " in refusal_of(tmp_path / "uneven")
+    assert "got 4 of 4: " in refusal_of(tmp_path / "few")
+
+
 @pytest.mark.parametrize(
     "names", [["A", "B", "", "D", "E", "F"], ["A", "A", "C", "D", "E", "F"]], ids=["one has none", "two share one"]
 )
