@@ -76,8 +76,9 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s%s\n", $$1, $$2 }' Makefile
 
 $(INSTALLED): pyproject.toml requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or newer is needed, got $$($(PYTHON) --version 2>&1); name another: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || \
+	  { echo "Python 3.11 or newer is needed, got $$({ $(PYTHON) --version || echo 'no $(PYTHON)'; } 2>&1 | tail -n 1);" \
+	    'name another: make PYTHON=python3.12'; exit 1; }
 	@echo 'Setting up .venv, once (it takes minutes, most of it PyTorch) ...'
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[notebooks,test,dev]'

@@ -1,7 +1,11 @@
-"""The long description of the package: README.md, readable away from the repository. All else is in pyproject.toml."""
+"""The long description of the package: README.md, readable away from the repository. All else is in pyproject.toml.
+
+It runs on older versions of Python, too: pip can then say which ones the package is for.
+"""
+
+from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent
@@ -9,8 +13,9 @@ ROOT = Path(__file__).parent
 
 def repository_address() -> str | None:
     """Return the repository's address from pyproject.toml; None as long as it has none."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return project.get("urls", {}).get("Repository")
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    found = re.search(r'^Repository = "(.+)"$', project, re.MULTILINE)
+    return found and found[1]
 
 
 def long_description(readme: str, address: str | None) -> str:

@@ -48,6 +48,12 @@ def test_no_link_of_the_readme_is_relative_away_from_the_repository(address):
     assert "## Limits" in described
 
 
+def test_the_address_is_read_where_there_is_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(package, "ROOT", tmp_path)
+    (tmp_path / "pyproject.toml").write_text('[project.urls]\nRepository = "https://example.org/a/b"\n')
+    assert package.repository_address() == "https://example.org/a/b"
+
+
 def test_the_address_has_one_place_and_the_rest_agrees_with_it():
     address = package.repository_address()
     assert CITATION.get("repository-code") == address
