@@ -3,6 +3,7 @@
 import gzip
 import os
 import re
+import tempfile
 from pathlib import Path
 
 import nibabel as nib
@@ -358,7 +359,7 @@ def test_labels_of_a_ct_lie_on_its_grid_and_belong_to_its_label_set(tmp_path):
         load_labels_on(ct, tmp_path / "wide.nii")
 
 
-def test_an_unwritable_output_is_refused_before_any_work(tmp_path):
+def test_an_unwritable_output_is_refused_before_any_work(tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "folder.nii").mkdir()
     for name, reason in (
@@ -369,8 +370,13 @@ def test_an_unwritable_output_is_refused_before_any_work(tmp_path):
     ):
         with pytest.raises(ValueError, match=reason):
             check_writable(tmp_path / name)
-    with pytest.raises(ValueError, match="folder must be writable"):
-        check_writable("/proc/labels.nii")
+
+    def refuse(**_where):  # root may write anywhere
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="folder must be writable"):
+        patch.setattr(tempfile, "TemporaryFile", refuse)
+        check_writable(tmp_path / "labels.nii")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.nii"]
     check_writable(tmp_path / "labels.nii.gz")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.nii"]

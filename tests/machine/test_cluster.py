@@ -83,6 +83,7 @@ kill -- -$(cat {folder}/pid)
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no SLURM")
 @pytest.mark.slow("a batch job, which starts a worker and its process")
 def test_batch_jobs_of_slurm_work_and_are_ended(tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
