@@ -8,7 +8,9 @@ References: https://distributed.dask.org, https://jobqueue.dask.org
 """
 
 import queue
+import shlex
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -169,6 +171,8 @@ def slurm_cluster(n_jobs: int, settings: Mapping[str, Any]) -> "Iterator[JobQueu
         from dask_jobqueue.slurm import SLURMJob
 
     given: dict[str, Any] = {"cores": 4, "memory": "8GB", "job_script_prologue": []}
+    # otherwise Dask writes this interpreter's path into the script as it is, be there a space in it or not
+    given["python"] = dask.config.get("jobqueue.slurm.python", None) or shlex.quote(sys.executable)
     given |= {"scheduler_options": {"dashboard_address": ":0"}} | dict(settings)  # whichever port is free
     n_cores = given.pop("cores")
     if not isinstance(n_cores, int) or n_cores < 1:

@@ -92,6 +92,8 @@ def test_batch_jobs_of_slurm_work_and_are_ended(tmp_path, monkeypatch):
         (tmp_path / "bin" / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]))
+    (tmp_path / "my environment").symlink_to(sys.prefix)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "my environment" / "bin" / Path(sys.executable).name))
     settings = {"cores": 3, "memory": "2GB", "queue": "night", "interface": "lo"}
     settings["local_directory"] = str(tmp_path)
     with slurm_cluster(1, settings) as cluster, DaskWorkers(cluster) as pool:
