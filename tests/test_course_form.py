@@ -90,10 +90,9 @@ def test_it_asks_before_it_shows(path):
 @every_notebook
 def test_the_teachers_guide_answers_all_that_it_asks(path):
     guide = (ROOT / "docs" / "teachers_guide.md").read_text(encoding="utf-8").partition("## Answers")[2]
-    [row] = re.findall(rf"^\| {path.stem[:2]} \| (.*) \|$", guide, re.MULTILINE)
-    asked, answered = (cell.split(";") for cell in re.split(r" (?<!\\)\| ", row))
+    answers = re.findall(rf"^\| {path.stem[:2]} \| \S.* \| \S.* \|$", guide, re.MULTILINE)
     prompts = sum(source.count("**Predict") for source in sources(path, "markdown")[1:])  # the first explains the word
-    assert len(asked) == len(answered) == prompts
+    assert len(answers) == prompts
 
 
 @every_notebook
