@@ -1,6 +1,6 @@
 """Does a loss on every head help? A small net with three heads and with one; notebooks 04 and 09 show the result.
 
-    python benchmarks/heads.py             # about 25 minutes on one core; resumes if stopped
+    python benchmarks/heads.py             # a few minutes on one core with bfloat16; resumes if stopped
     python benchmarks/heads.py --steps 4   # a quick look
 
 Both arms see the same synthetic persons, the same patches in the same order and as many steps. Along the way the Dice

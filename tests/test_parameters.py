@@ -37,8 +37,8 @@ OTHER = {
     "04": {"n_steps": 4, "consistency": "urpc", "consistency_weight": 0.5, "seed": 1},
     "05": {"n_coarse_steps": 4, "n_fine_steps": 5, "margin_mm": 20.0, "seed": 1},
     "06": {"margin_mm": 0.0, "coarse_step": 0.8, "fine_step": 1.0, "forgotten": "liver"},
-    "07": {"scale": 2, "n_slabs": 3, "whole_body_zyx": [200, 160, 180]},
-    "08": {"max_distance_mm": 250.0, "seed": 2, "tolerance_mm": 5.0},
+    "07": {"scale": 2, "n_slabs": 12, "whole_body_zyx": [200, 160, 180]},
+    "08": {"max_distance_mm": 450.0, "seed": 2, "tolerance_mm": 15.0},
     "09": {"n_steps": 3, "seeds": [3]},
     "10": {
         "ct_path": "phantom_ct.nii.gz",

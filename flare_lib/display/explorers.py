@@ -90,7 +90,7 @@ def roi_explorer(
         views = zip(titles, ("coronal", "sagittal"), (y, x), strict=True)
         return panel_figure([Panel(title, ct, plane, at, label_map_zyx, outlines=(roi,)) for title, plane, at in views])
 
-    return Explorer(draw, margin_mm=(0, longest_mm, round(margin_mm)))
+    return Explorer(draw, margin_mm=_with_start(0, longest_mm, round(margin_mm)))
 
 
 def tile_explorer(shape_zyx: Sequence[int], patch_size: Sequence[int], *, tile_step: float = 0.5) -> Explorer:
@@ -119,7 +119,7 @@ def tile_explorer(shape_zyx: Sequence[int], patch_size: Sequence[int], *, tile_s
         axes.set(title=title, xlabel="R    x, voxels    L", ylabel="z, voxels")
         return figure
 
-    return Explorer(draw, step=(0.2, 1.0, tile_step, 0.1), tile=(0, 8, 0))
+    return Explorer(draw, step=_with_start(0.2, 1.0, tile_step, 0.1), tile=(0, 8, 0))
 
 
 def slab_explorer(
@@ -151,7 +151,7 @@ def slab_explorer(
             axes.axhline(seam, color=_SEAM, ls="--", lw=1, zorder=4)
         return figure
 
-    return Explorer(draw, n=(1, most, n_slabs), y=(0, n_rows - 1, n_rows // 2))
+    return Explorer(draw, n=_with_start(1, most, n_slabs), y=(0, n_rows - 1, n_rows // 2))
 
 
 def distance_explorer(ct: Volume, label_map_zyx: np.ndarray, *, y: int, max_distance_mm: float = 170.0) -> Explorer:
@@ -184,7 +184,13 @@ def distance_explorer(ct: Volume, label_map_zyx: np.ndarray, *, y: int, max_dist
         figure.axes[0].add_patch(Circle(center, mm, fill=False, ec=_FAR, ls="--"))
         return figure
 
-    return Explorer(draw, mm=(20, max(300, 10 * int(distances_mm.max() // 10) + 20), round(max_distance_mm)))
+    farthest_mm = max(300, 10 * int(distances_mm.max() // 10) + 20)
+    return Explorer(draw, mm=_with_start(20, farthest_mm, round(max_distance_mm)))
+
+
+def _with_start(first: float, last: float, start: float, *step: float) -> tuple[float, ...]:
+    """Return a slider's range, widened to where it starts: a notebook's parameters may ask for more than it offers."""
+    return (min(first, start), max(last, start), start, *step)
 
 
 def _name(labels: np.ndarray) -> str:
@@ -203,7 +209,7 @@ def tolerance_explorer(
     organs: Sequence[str] = ("liver", "stomach"),
     tolerance_mm: float = 2.0,
 ) -> Explorer:
-    """Show organ borders in axial slice `z`, in red where the reference's border is farther away than a tolerance.
+    """Show organ borders in axial slice `z`, white edged with red where the reference's is farther than a tolerance.
 
     Borders are voxels with a neighbour outside, and distances are between their centres in 3-D: an illustration of NSD
     rather than NSD itself. Slider: the tolerance in mm. Raises ValueError for label maps of another shape or an unknown
@@ -221,19 +227,20 @@ def tolerance_explorer(
     _, height_mm, width_mm = ct.size_mm_zyx
 
     def draw(mm: float) -> Figure:
-        figure = panel_figure([Panel("", ct, "axial", z)], height=6.5)
+        figure = panel_figure([Panel("", ct, "axial", z)], height=6.5, organs=[organ(name).id for name in organs])
         axes, shares = figure.axes[0], []
         for name, (here, far_mm) in borders.items():
             wrong = far_mm > mm + 1e-6
             x, y = ((here[:, a] + 0.5) * ct.spacing_zyx_mm[a] for a in (2, 1))
-            axes.scatter(width_mm - x, y, 14, np.where(wrong, _WRONG, organ(name).color), marker="s", linewidths=0)
+            colors, edges = np.where(wrong, "#ffffff", organ(name).color), np.where(wrong, _WRONG, organ(name).color)
+            axes.scatter(width_mm - x, y, 14, colors, marker="s", linewidths=1.2 * wrong, edgecolors=edges)
             shares.append(f"{name} {1 - wrong.mean():.0%}" if len(here) else f"{name}: not in this slice")
         axes.set_xlim(0, width_mm)
         axes.set_ylim(0, height_mm)
         axes.title.set_text(f"within {mm:g} mm in this slice: {', '.join(shares)}")
         return figure
 
-    return Explorer(draw, mm=(0.0, 12.0, tolerance_mm, 0.1))
+    return Explorer(draw, mm=_with_start(0.0, 12.0, tolerance_mm, 0.1))
 
 
 def _border(mask: np.ndarray) -> np.ndarray:

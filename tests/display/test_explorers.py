@@ -135,13 +135,28 @@ def test_the_distance_rule_takes_away_what_is_farther_and_names_what_is_lost(tit
         distance_explorer(ct, np.zeros_like(labels), y=3)
 
 
-def test_a_border_two_voxels_off_is_red_below_its_distance():
+def test_a_slider_reaches_to_where_it_starts_whatever_the_parameters_ask_for():
+    ct, labels = body()
+    box = Box((8, 4, 14), (14, 12, 20))
+    asked = {
+        roi_explorer(ct, labels, box, margin_mm=900.0): ("margin_mm", 900),
+        tile_explorer((16, 20, 24), (8, 8, 8), tile_step=0.1): ("step", 0.1),
+        slab_explorer(lambda n: labels, labels, n_slabs=12): ("n", 12),
+        distance_explorer(ct, labels, y=3, max_distance_mm=5.0): ("mm", 5),
+        tolerance_explorer(ct, labels, labels, z=10, organs=("liver",), tolerance_mm=30.0): ("mm", 30.0),
+    }
+    assert [explorer.sliders[name].value for explorer, (name, _) in asked.items()] == [at for _, at in asked.values()]
+
+
+def test_a_border_two_voxels_off_is_white_below_its_distance():
     ct, labels = body()
     moved = np.roll(labels, 2, axis=1)  # 4 mm to the front
     explorer = tolerance_explorer(ct, moved, labels, z=10, organs=("liver",), tolerance_mm=4.0)
     title = explorer._draw(mm=4.0).axes[0].get_title()
     assert title == "within 4 mm in this slice: liver 100%"
-    at_0 = explorer._draw(mm=0.0).axes[0].get_title()
+    axes = explorer._draw(mm=0.0).axes[0]
+    at_0 = axes.get_title()
+    assert (axes.collections[-1].get_facecolors() == 1).all(axis=1).sum() == 12
     # of the border's 24 voxels those that are the reference's border too: its two sides, but for the last two rows
     assert at_0 == f"within 0 mm in this slice: liver {12 / 24:.0%}"
     nothing = tolerance_explorer(ct, moved, labels, z=0, organs=("liver",))
