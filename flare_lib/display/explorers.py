@@ -232,8 +232,8 @@ def tolerance_explorer(
         for name, (here, far_mm) in borders.items():
             wrong = far_mm > mm + 1e-6
             x, y = ((here[:, a] + 0.5) * ct.spacing_zyx_mm[a] for a in (2, 1))
-            colors, edges = np.where(wrong, "#ffffff", organ(name).color), np.where(wrong, _WRONG, organ(name).color)
-            axes.scatter(width_mm - x, y, 14, colors, marker="s", linewidths=1.2 * wrong, edgecolors=edges)
+            axes.scatter(width_mm - x, y, 14, organ(name).color, marker="s", linewidths=0)
+            axes.scatter(width_mm - x[wrong], y[wrong], 14, "#ffffff", marker="s", linewidths=1.2, edgecolors=_WRONG)
             shares.append(f"{name} {1 - wrong.mean():.0%}" if len(here) else f"{name}: not in this slice")
         axes.set_xlim(0, width_mm)
         axes.set_ylim(0, height_mm)
