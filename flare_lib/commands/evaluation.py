@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flare_lib.commands.outputs import check_apart, check_figure, check_folder, check_table, drawing, wrote
-from flare_lib.commands.terminal import Bars, tell_error
+from flare_lib.commands.terminal import Bars, tell_error, tell_note
 from flare_lib.commands.workers import Scheduler, Workers, chosen_pool
 from flare_lib.machine.counted import counted
 
@@ -43,6 +43,9 @@ def evaluate(
     failed = [case for case in cases if case.scores is None]
     for case in failed:
         tell_error(f"{case.name}: {case.problem}")
+    for case in cases:
+        for note in case.scores.notes if case.scores else ():
+            tell_note(f"{case.name}: {note}")
     if len(failed) == len(cases):
         raise typer.Exit(2)
     cohort_scores.write_table(output, cases)

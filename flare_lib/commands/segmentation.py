@@ -140,7 +140,7 @@ def _segment_one(
 ) -> None:
     """Segment one CT, save its labels (and a figure, if wanted), and report what was found."""
     from flare_lib.ct.files import check_labels_fit, is_seg, load_ct, load_labels_on, save_label_map
-    from flare_lib.ct.labels import are_flares
+    from flare_lib.ct.labels import are_flares, numbering_problems
     from flare_lib.evaluation.efficiency import note_steps
     from flare_lib.evaluation.measurements import volume_table
 
@@ -163,6 +163,9 @@ def _segment_one(
             save(overlay_figure(ct, result.label_map_zyx), figure)
     for note in result.notes:
         tell_note(note)
+    if truth is not None and are_flares(method.names):
+        for problem in numbering_problems(result.label_map_zyx, truth):
+            tell_note(problem)
     typer.echo(volume_table(ct, result.label_map_zyx, truth, names=method.names))
     for stage, report in result.clean_up.items():
         typer.echo(f"removed after the {stage} stage: {report.summary()}")

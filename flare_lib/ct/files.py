@@ -53,9 +53,14 @@ def is_dicom(path: Path) -> bool:
 def load_label_map(path: str | os.PathLike) -> Volume:
     """Load a label map from a .nii or .nii.gz file as uint8, whatever the stored dtype.
 
-    Raises the errors of `load_ct`, and ValueError for labels that are not whole numbers from 0 to 255.
+    Raises the errors of `load_ct`, and ValueError for labels that are not whole numbers from 0 to 255. DICOM-SEG is
+    written, not read.
     """
-    return load_nifti(Path(path), (np.uint8,))
+    path = Path(path)
+    if os.path.lexists(path) and not path.name.lower().endswith(SUFFIXES):
+        why = f" ({SEG_SUFFIX}: DICOM-SEG is written, not read)" if is_seg(path) else ""
+        raise ValueError(f"a label map must be a .nii or .nii.gz file, got {path}{why}")
+    return load_nifti(path, (np.uint8,))
 
 
 def load_labels_on(ct: Volume, path: str | os.PathLike, *, n_classes: int = N_CLASSES) -> np.ndarray:

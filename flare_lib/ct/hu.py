@@ -99,7 +99,8 @@ def _problem(array: np.ndarray, values: np.ndarray, mend: _Mend | None) -> str |
     lowest, highest = (values[0], values[-1]) if judged else (array.min(), array.max())
     came = f"got values from {lowest:g} to {highest:g}"
     if lowest > -10:
-        return f"air and fat must lie well below 0, {came} ({_told(values, mend) if mend else _guess(values)})"
+        told = _told(values, mend) if mend and not _are_wrapped(values) else _guess(values)
+        return f"air and fat must lie well below 0, {came} ({told})"
     if not judged:
         return None
     if _are_labels(values):
@@ -206,6 +207,12 @@ def _are_labels(values: np.ndarray) -> bool:
     return np.unique(others).size > 2 and np.array_equal(others, np.rint(others))
 
 
+def _are_wrapped(values: np.ndarray) -> bool:
+    """Return whether all values lie near either end of 16 bits, as HU do whose sign was lost."""
+    low, high = 2**12, 2**16 - 2**12
+    return values[0] >= 0 and high < values[-1] < 2**16 and _between(values, low, high) < _PRESENT
+
+
 def _shares(values: np.ndarray, mend: _Mend) -> _Shares:
     places = (AIR_HU, FAT_HU, SOFT_HU, (SOFT_HU[1], np.inf), (_DENSE_HU, np.inf))
     return _Shares(*(_between(values, *mend.values_of(place)) for place in places))
@@ -263,6 +270,8 @@ def _told(values: np.ndarray, mend: _Mend) -> str:
 
 def _guess(values: np.ndarray) -> str:
     """Guess what an image without air and fat may be."""
+    if _are_wrapped(values):
+        return "were signed values read as unsigned ones?"
     if np.ptp(_ends(values)) < _FLAT_HU and not np.array_equal(values, np.rint(values)):
         return "an image already normalised?"
     if values[0] >= -1 and values[-1] <= 255 and np.array_equal(values, np.rint(values)):

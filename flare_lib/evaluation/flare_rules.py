@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from flare_lib.ct.labels import N_ORGANS, ORGANS, Organ, as_label_map
+from flare_lib.ct.labels import N_ORGANS, ORGANS, Organ, as_label_map, numbering_problems
 from flare_lib.ct.volume import FileGrid, triple
 from flare_lib.evaluation.surface import surface_distances
 
@@ -54,10 +54,14 @@ CLEAN = Rules()
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of a case: DSC and NSD of each organ, float64 (13,), organ 1 first; NaN if nothing was scored."""
+    """The scores of a case: DSC and NSD of each organ, float64 (13,), organ 1 first; NaN if nothing was scored.
+
+    `notes`: what casts doubt on them.
+    """
 
     dice: np.ndarray
     nsd: np.ndarray
+    notes: tuple[str, ...] = ()
 
 
 def flare_scores(
@@ -87,7 +91,8 @@ def flare_scores(
         for organ, of_prediction, of_reference in zip(ORGANS, *found, strict=True)
     ]
     scores = np.array(pairs, float).T
-    return Scores(*(scores if rules.decimals is None else scores.round(rules.decimals)))
+    dice, nsd = scores if rules.decimals is None else scores.round(rules.decimals)
+    return Scores(dice, nsd, tuple(numbering_problems(prediction, reference)))
 
 
 def _score(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scans import assert_refused
 
-from flare_lib.ct.files import save_label_map
+from flare_lib.ct.files import load_label_map, save_label_map
 from flare_lib.ct.volume import Volume
 
 
@@ -45,6 +45,17 @@ def test_a_case_that_cannot_be_scored_is_named_and_does_not_stop_the_others(flar
     code, out, err = flare("evaluate", *two_folders, "-o", tmp_path / "none.csv")
     assert (code, out, len(err)) == (2, [], 2)
     assert not (tmp_path / "none.csv").exists()
+
+
+def test_labels_that_are_numbered_otherwise_than_the_references_are_noted(flare, two_folders, tmp_path):
+    path = two_folders[0] / "b.nii.gz"
+    liver = load_label_map(path)
+    save_label_map(path, 6 * liver.array_zyx, liver)
+    code, _, err = flare("evaluate", *two_folders, "-o", tmp_path / "scores.csv")
+    assert code == 0
+    assert err == [
+        "note: b: the inferior vena cava lies where the reference has the liver: is one of them numbered otherwise?"
+    ]
 
 
 def test_a_table_of_scores_has_a_place_and_a_name_before_any_work(flare, two_folders, tmp_path):

@@ -93,8 +93,12 @@ def test_a_folder_without_dicom_is_refused(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_folder_is_no_label_map(tmp_path):
-    assert "must be a .nii or .nii.gz file" in refusal_of(tmp_path, load_label_map)
+def test_a_folder_and_a_dicom_file_are_no_label_maps(tmp_path):
+    assert refusal_of(tmp_path, load_label_map) == "a label map must be a .nii or .nii.gz file, got FILE"
+    path = tmp_path / "labels.dcm"
+    path.touch()
+    told = "a label map must be a .nii or .nii.gz file, got FILE (.dcm: DICOM-SEG is written, not read)"
+    assert refusal_of(path, load_label_map) == told
 
 
 def test_a_dicom_series_with_a_slice_missing_is_refused(tmp_path, capfd):

@@ -17,6 +17,7 @@ from flare_lib.ct.labels import (
     ids_in,
     label_counts,
     left_right_problems,
+    numbering_problems,
     organ,
     present_organs,
     to_flare,
@@ -129,6 +130,27 @@ def test_swapped_kidneys_are_noticed_alone():
     assert left_right_problems(label_map) == [
         "the right kidney must lie to the patient's right of the left kidney, got x = 2.0 and 7.0"
     ]
+
+
+def test_organs_that_are_numbered_otherwise_are_named_and_those_that_merely_differ_are_not():
+    ours = np.zeros((3, 10, 14), np.uint8)
+    for k in (1, 2, 4, 6, 13):
+        ours[:, :5, k] = k
+    swapped = ours.copy()
+    swapped[ours == 2], swapped[ours == 13] = 13, 2
+    assert numbering_problems(ours, swapped) == [
+        "the right kidney lies where the reference has the left kidney: is one of them numbered otherwise?",
+        "the left kidney lies where the reference has the right kidney: is one of them numbered otherwise?",
+    ]
+    amos = np.select([ours == id_ for id_ in (1, 2, 4)], (6, 2, 10)).astype(np.uint8)
+    assert [problem.split(":")[0] for problem in numbering_problems(ours, amos)] == [
+        "the liver lies where the reference has the inferior vena cava",
+        "the pancreas lies where the reference has the esophagus",
+    ]
+    near, far = ours.copy(), ours.copy()
+    near[:2, :5, 1], far[:1, :5, 1] = 11, 11  # a DSC of 0.8 with the liver, and of 0.5
+    assert len(numbering_problems(ours, near)) == 1
+    assert numbering_problems(ours, far) == numbering_problems(ours, ours) == numbering_problems(ours, 0 * ours) == []
 
 
 def test_a_pair_with_one_organ_missing_is_not_judged():
