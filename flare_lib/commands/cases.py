@@ -79,8 +79,7 @@ def info(
     from flare_lib.ct.hu import hu_doubts
     from flare_lib.ct.preprocess import find_foreground
 
-    if is_dicom(ct) and series is None:
-        found = find_series(ct)
+    if is_dicom(ct) and series is None and (found := find_series(ct)):  # of none, loading says so
         typer.echo("\n".join(map(_about, found)))
         if len(found) != 1 or found[0].against:
             typer.echo(f"{len(found)} series in {ct}")

@@ -83,6 +83,11 @@ def test_info_lists_the_series_of_a_folder_and_describes_the_only_one(flare, tmp
     assert out[4] == "voxels (z, y, x)  5 x 6 x 7"
 
 
+def test_info_of_a_folder_without_a_series_is_refused(flare, tmp_path):
+    (tmp_path / "notes.txt").touch()
+    assert_refused(flare("info", tmp_path), f"{tmp_path} must hold a DICOM series, got no DICOM file")
+
+
 def test_info_lists_several_series_with_what_speaks_against_each(flare, tmp_path):
     other_series(write_series(tmp_path), 7, every(Modality="SR", SOPClassUID=uid.EnhancedSRStorage))
     other_series(tmp_path, 8, slices=[2])
