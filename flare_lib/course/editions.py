@@ -6,6 +6,7 @@ editions are made from them and are never edited.
 """
 
 import ast
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ def write_editions(folder: str | Path) -> list[Path]:
     They are at the same depth, so that the notebooks' links still work. Raises FileNotFoundError for a folder without
     notebooks, and ValueError, naming the notebook, if it cannot be read or its exercise is not as it should be.
     """
-    folder = Path(folder).resolve()
+    folder = Path(os.path.realpath(folder))
     paths = sorted(folder.glob("*.ipynb"))
     if not paths:
         raise FileNotFoundError(f"a folder with notebooks is needed, got {folder} without any")

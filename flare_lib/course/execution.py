@@ -9,6 +9,7 @@ Reference: papermill (parameters).
 import hashlib
 import html
 import json
+import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -124,9 +125,9 @@ def run_notebooks(
     """
     if workers < 0:
         raise ValueError(f"workers must be 0 or more, got {workers}")
-    out = Path(out).resolve()
+    out = Path(os.path.realpath(out))
     shared = share_parameters(notebooks, parameters or {})
-    if any(path.resolve().parent == out for path in shared):
+    if any(Path(os.path.realpath(path)).parent == out for path in shared):
         raise ValueError(f"executed notebooks must go into another folder than their own, got {out}")
     out.mkdir(parents=True, exist_ok=True)
     done: dict[Path, NotebookRun] = {}

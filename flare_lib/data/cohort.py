@@ -112,7 +112,7 @@ def _in_folder(folder: Path) -> dict[str, Path]:
     if patients:
         return patients | {p.name: p for p in folders if p.name not in patients and holds_dicom(p, deep=True)}
     if not find_images(folder) and holds_dicom(folder):
-        return {folder.resolve().name: folder}
+        return {os.path.basename(os.path.realpath(folder)): folder}
     return find_cts(folder)
 
 

@@ -126,12 +126,12 @@ def _is_whole(entry: Entry) -> bool:
 
 def _check_places(cases: Sequence[Case], folder: Path) -> None:
     """Raise an error for a case whose labels cannot go into the folder, which need not exist yet."""
-    true, inputs = folder.resolve(), {case.ct_path.resolve() for case in cases}
+    true, inputs = _real(folder), {_real(case.ct_path) for case in cases}
     there = next(path for path in (true, *true.parents) if path.exists())
     for case in cases:
         check_case_name(case)
-        ct = case.ct_path.resolve()
-        if ct.parent == true or label_path(true, case.name).resolve() in inputs:
+        ct = _real(case.ct_path)
+        if ct.parent == true or _real(label_path(true, case.name)) in inputs:
             raise ValueError(f"the output must be another folder than that of a CT, got {folder}")
         if ct == true or ct in true.parents:  # the labels would become files of the CT: a changed CT, every time
             raise ValueError(f"the output must lie outside of a CT's own folder, got {folder} in {case.ct_path}")
@@ -184,10 +184,15 @@ def without_labels(cases: Sequence[Case], folder: Path, entries: Mapping[str, En
 
     `entries`: the manifest's; a killed run may have left labels that are not in it.
     """
-    folder = folder.resolve()
-    outside = [case.name for case in cases if case.ct_path.resolve().parent != folder]
-    own = {label_path(folder, name).resolve() for name in (*outside, *entries)}
-    return [case for case in cases if case.ct_path.resolve() not in own]
+    folder = _real(folder)
+    outside = [case.name for case in cases if _real(case.ct_path).parent != folder]
+    own = {_real(label_path(folder, name)) for name in (*outside, *entries)}
+    return [case for case in cases if _real(case.ct_path) not in own]
+
+
+def _real(path: Path) -> Path:
+    """Return where a path leads; `Path.resolve` raises for a link that leads to itself."""
+    return Path(os.path.realpath(path))
 
 
 def _is_settled(

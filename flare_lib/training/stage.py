@@ -5,6 +5,7 @@
 The coarse stage starts from scratch, the fine stage from the coarse weights (paper 2.3).
 """
 
+import os
 import platform
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -62,8 +63,8 @@ def train_stage(
     """
     folder = Path(folder)
     stem = folder / recipe.stage
-    written = {pair_of(path)[0].resolve() for path in (stem, stem / "best", stem / "last")}
-    if init is not None and pair_of(init)[0].resolve() in written:
+    written = {os.path.realpath(pair_of(path)[0]) for path in (stem, stem / "best", stem / "last")}
+    if init is not None and os.path.realpath(pair_of(init)[0]) in written:
         raise ValueError(f"the weights to start from must not be those that the run writes, got {init} for both")
     if recipe.augmentation:
         check_extra("monai", "train")

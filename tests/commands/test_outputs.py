@@ -1,5 +1,6 @@
 """Outputs: told before any work when they cannot be written, never an input, named when they are there."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -73,10 +74,21 @@ def test_a_new_folder_with_a_dot_and_a_dash_are_no_outputs(flare, nets, ct_path,
     assert nets == []
 
 
-def test_a_link_that_leads_nowhere_is_no_folder(flare, nets, ct_path, tmp_path):
-    (tmp_path / "link").symlink_to(tmp_path / "gone")
+@pytest.mark.parametrize("to", ["gone", "link"], ids=["to nothing", "to itself"])
+def test_a_link_that_leads_nowhere_is_no_folder(flare, nets, ct_path, tmp_path, to):
+    (tmp_path / "link").symlink_to(tmp_path / to)
     assert_refused(flare("segment", ct_path, "-o", tmp_path / "link"), "the output must be a writable folder, or one")
     assert nets == []
+
+
+def test_a_link_that_leads_to_itself_is_no_input_and_is_replaced_as_an_output(flare, nets, ct_path, tmp_path):
+    (tmp_path / "loop.nii.gz").symlink_to(tmp_path / "loop.nii.gz")
+    assert_refused(flare("segment", tmp_path / "loop.nii.gz", "-o", tmp_path / "a.nii"), "every input must exist")
+    code, _, err = flare("segment", tmp_path, "-o", tmp_path / "out", "--workers", 0, "--device", "cpu")
+    assert (code, len(nets)) == (2, 1)
+    assert err == [f"error: {tmp_path / 'loop.nii.gz'}: {os.strerror(errno.ELOOP)}"]
+    assert flare("segment", ct_path, "-o", tmp_path / "loop.nii.gz")[0] == 0
+    assert not (tmp_path / "loop.nii.gz").is_symlink()
 
 
 def test_a_table_may_end_in_capitals(tmp_path):
