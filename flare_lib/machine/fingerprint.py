@@ -1,7 +1,9 @@
 """Whether a file or folder is still the same: at a glance, by sizes and times; for certain, by its content."""
 
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ _BLOCK_BYTES = 2**20
 def stamp_of(path: str | os.PathLike) -> str:
     """Return 16 hex digits that change with a file's size or modification time, or those of any file in a folder.
 
-    No content is read. Raises OSError for a path that does not exist.
+    No content is read. Raises OSError for a path that does not exist, or is a pipe or a device.
     """
     digest = hashlib.sha256()
     for name, file in _files(Path(path)):
@@ -23,7 +25,7 @@ def stamp_of(path: str | os.PathLike) -> str:
 def sha256_of(path: str | os.PathLike) -> str:
     """Return the SHA-256 of a file's content, as `sha256sum` prints it, or of the names and contents in a folder.
 
-    Raises OSError for a path that does not exist or cannot be read.
+    Raises OSError for a path that does not exist or cannot be read, and for a pipe or a device: it might have no end.
     """
     path, digest = Path(path), hashlib.sha256()
     for name, file in _files(path):
@@ -38,6 +40,8 @@ def sha256_of(path: str | os.PathLike) -> str:
 def _files(path: Path) -> Iterator[tuple[str, Path]]:
     """Yield a file, or all files below a folder by name, hidden ones left out."""
     if not path.is_dir():
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(errno.EINVAL, "must be a file or a folder, got a pipe or a device", str(path))
         yield "", path
         return
     for folder, folders, files in os.walk(path):

@@ -44,3 +44,11 @@ def test_a_folder_is_all_its_files_and_their_names(tmp_path):
 def test_what_is_not_there_is_an_error(tmp_path, function):
     with pytest.raises(FileNotFoundError):
         function(tmp_path / "none")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no such pipes here")
+@pytest.mark.parametrize("function", [sha256_of, stamp_of])
+def test_a_pipe_is_an_error_and_is_not_waited_for(tmp_path, function):
+    os.mkfifo(tmp_path / "ct.nii")
+    with pytest.raises(OSError, match=r"must be a file or a folder, got a pipe or a device: '.*ct\.nii'"):
+        function(tmp_path / "ct.nii")
