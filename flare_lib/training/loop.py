@@ -144,12 +144,9 @@ def train(
     average = copy.deepcopy(net) if recipe.ema_decay else None
     kept = net if average is None else average
     checkpoint = folder / "checkpoint.pt"
-    plain_recipe = json.loads(json.dumps(recipe.to_dict()))
-    start = 0
-    if checkpoint.exists():
-        start = load_checkpoint(
-            checkpoint, net=net, average=average, optimizer=optimizer, scaler=scaler, recipe=plain_recipe
-        )
+    state: dict[str, Any] = {"net": net, "average": average, "optimizer": optimizer, "scaler": scaler}
+    state["recipe"] = json.loads(json.dumps(recipe.to_dict()))
+    start = load_checkpoint(checkpoint, **state) if checkpoint.exists() else 0
     batches = iter(loader(patches.starting_at(start * recipe.accumulate), n_workers=n_workers))
     writes = rank_and_count()[0] == 0
     with Log(folder if writes else None, start=start) as log:
@@ -171,12 +168,8 @@ def train(
             )
             if average is not None:
                 update_average(average, net, step + 1, recipe.ema_decay)
-            entry: dict[str, object] = {
-                "step": step,
-                **{name: round(loss, 5) for name, loss in losses.items()},
-                "lr": learning_rate,
-            }
-            entry |= {"s": round(time.perf_counter() - began, 3), "wait_s": round(waited, 3)}
+            entry: dict[str, object] = {"step": step, **{name: round(loss, 5) for name, loss in losses.items()}}
+            entry |= {"lr": learning_rate, "s": round(time.perf_counter() - began, 3), "wait_s": round(waited, 3)}
             last = step + 1 == recipe.n_steps
             if writes and validation and (last or (step + 1) % recipe.validate_every == 0):
                 entry |= (validated := _validated(kept, validation))
@@ -184,15 +177,7 @@ def train(
                     on_validation(step + 1, validated["validation_dice"], kept)
             log.write(entry)
             if writes and (last or (step + 1) % checkpoint_every == 0):
-                save_checkpoint(
-                    checkpoint,
-                    net=net,
-                    average=average,
-                    optimizer=optimizer,
-                    scaler=scaler,
-                    step=step + 1,
-                    recipe=plain_recipe,
-                )
+                save_checkpoint(checkpoint, step=step + 1, **state)
             if on_step:
                 on_step(step, losses["loss"])
     return kept

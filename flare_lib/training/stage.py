@@ -24,7 +24,7 @@ from flare_lib.machine.precision import Precision, choose_precision
 from flare_lib.machine.processes import Pool
 from flare_lib.machine.progress import StageProgress
 from flare_lib.network.unet import UNet
-from flare_lib.network.weights import load_strict, load_trained, pair_of, save_trained
+from flare_lib.network.weights import TrainedNet, load_strict, load_trained, pair_of, save_trained
 from flare_lib.training.best import Best
 from flare_lib.training.loop import train
 from flare_lib.training.patches import Patches
@@ -85,12 +85,7 @@ def train_stage(
                 on_note=on_note,
             )
         if recipe.stage == "fine" and recipe.mean_hu is None:
-            known = None if start is None else start.preprocessing
-            if known is not None and known.mean_hu is not None:
-                recipe = replace(recipe, mean_hu=known.mean_hu, sd_hu=known.sd_hu)
-            else:
-                shared = moments_of_sources(training_set.sources, recipe)
-                recipe = replace(recipe, mean_hu=round(shared.mean, 2), sd_hu=round(shared.sd, 2))
+            recipe = _with_mean_and_sd(recipe, start, training_set)
         net = recipe.new_net()
         if start is not None:
             load_strict(net, start.net.state_dict(), source=str(init))
@@ -100,11 +95,6 @@ def train_stage(
         best = None
         if first and recipe.keep == "best":
             best = Best(stem / "best", resumed=(stem / "checkpoint.pt").exists())
-
-        def keep_if_best(step: int, dice: float, validated: nn.Module) -> None:
-            if best is not None:
-                best.offer(cast(UNet, validated), card() | {"step": step, "validation_dice": dice})
-
         trained = train(
             net,
             patches,
@@ -115,7 +105,7 @@ def train_stage(
             precision=precision,
             n_workers=n_workers,
             on_step=on_step,
-            on_validation=keep_if_best,
+            on_validation=None if best is None else partial(_offer, best, card),
         )
         if first:
             if recipe.ema_decay:
@@ -131,6 +121,21 @@ def train_stage(
     finally:
         end_distributed()
     return stem
+
+
+def _with_mean_and_sd(recipe: Recipe, start: TrainedNet | None, training_set: TrainingSet) -> Recipe:
+    """Return a recipe with the mean and SD that the net it starts from knows, or else with those of its training set.
+
+    A net that goes on with other numbers than it knows would see every CT brighter or darker.
+    """
+    if start is not None and start.preprocessing.mean_hu is not None:
+        return replace(recipe, mean_hu=start.preprocessing.mean_hu, sd_hu=start.preprocessing.sd_hu)
+    own = moments_of_sources(training_set.sources, recipe)
+    return replace(recipe, mean_hu=round(own.mean, 2), sd_hu=round(own.sd, 2))
+
+
+def _offer(best: Best, card: Callable[[], dict[str, object]], step: int, dice: float, validated: nn.Module) -> None:
+    best.offer(cast(UNet, validated), card() | {"step": step, "validation_dice": dice})
 
 
 def _card(
