@@ -1,6 +1,6 @@
 """Commands that label many CTs into a folder and can be stopped and resumed at any moment: segment, pseudo-label."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +15,7 @@ from flare_lib.machine.counted import counted
 
 if TYPE_CHECKING:
     from flare_lib.inference.methods import Settings
+    from flare_lib.machine.manifest import Entry
 
 _JOBS = 4
 
@@ -106,14 +107,10 @@ def segment_many(
     forget_mplbackend()
 
     from flare_lib.data.listing import list_cts
-    from flare_lib.display.cohort_page import PAGE, check_places, save_thumbnail, write_cohort_page
+    from flare_lib.display.cohort_page import check_places, save_thumbnail
     from flare_lib.inference.cohort_run import read_entries, segment_cohort, without_labels
-    from flare_lib.machine.device import choose_device
-    from flare_lib.machine.failures import reason_of
     from flare_lib.machine.manifest import MANIFEST
-    from flare_lib.machine.precision import choose_precision
     from flare_lib.machine.processes import n_cores
-    from flare_lib.network.engines import check_engine
 
     # the workers of a cluster are somewhere else
     folder = folder.absolute()
@@ -122,19 +119,11 @@ def segment_many(
     cases = without_labels(list_cts([path.absolute() for path in cts], on_note=tell_note), folder, before)
     here = {name: path.absolute() for name in ("weights_dir", "nnunet") if (path := getattr(settings, name))}
     settings = replace(settings, **here)
-    if scheduler is None and not slurm:
-        device = choose_device(settings.device)
-        choose_precision(settings.precision, device=device)  # so that what is missing is told once, not per case
-        check_engine(settings.engine, device)
-        workers = (1 if device.type != "cpu" else n_cores()) if workers is None else workers  # a GPU has room for one
-    elif workers is None:
-        workers = _JOBS
+    suiting = _suiting_workers(settings) if scheduler is None and not slurm else _JOBS
+    workers = suiting if workers is None else workers
     threads = max(1, n_cores() // max(1, workers))
     try:
-        with (
-            chosen_pool(workers, scheduler, jobs=jobs, threads=threads) as pool,
-            Bars() as bars,
-        ):
+        with chosen_pool(workers, scheduler, jobs=jobs, threads=threads) as pool, Bars() as bars:
             entries = segment_cohort(
                 cases,
                 folder,
@@ -146,22 +135,43 @@ def segment_many(
                 progress=lambda done, total: bars("segmenting", done, total, unit="case"),
             )
     finally:  # also for a run that is stopped: the page of what there is so far
-        pages = []
-        if written := read_entries(folder):
-            try:
-                write_cohort_page(folder / PAGE, list(written.values()), title=folder.name)
-                pages.append(folder / PAGE)
-            except OSError as error:  # a full disk, for example: the cases' own failures are still to be told
-                tell_error(reason_of(error))
+        written = read_entries(folder)
+        page = _write_page(folder, written) if written else None
     failed = [entry for entry in entries if entry["state"] == "failed"]
     for entry in failed:
         tell_error(entry["error"], about=entry["ct"])
     n_before = sum(entry == before.get(entry["name"]) for entry in entries)
     typer.echo(
         f"{counted(len(entries), 'CT')}, {len(entries) - len(failed)} segmented, {len(failed)} put aside, "
-        f"{n_before} of them in earlier runs; {wrote(folder / MANIFEST, *pages)}"
+        f"{n_before} of them in earlier runs; {wrote(folder / MANIFEST, page)}"
     )
-    raise typer.Exit(2 if failed or (written and not pages) else 0)
+    raise typer.Exit(2 if failed or (written and page is None) else 0)
+
+
+def _suiting_workers(settings: "Settings") -> int:
+    """Return how many processes suit this computer; raises here, once, what it lacks for the settings, not per case."""
+    from flare_lib.machine.device import choose_device
+    from flare_lib.machine.precision import choose_precision
+    from flare_lib.machine.processes import n_cores
+    from flare_lib.network.engines import check_engine
+
+    device = choose_device(settings.device)
+    choose_precision(settings.precision, device=device)
+    check_engine(settings.engine, device)
+    return n_cores() if device.type == "cpu" else 1  # a GPU has room for one
+
+
+def _write_page(folder: Path, written: Mapping[str, "Entry"]) -> Path | None:
+    """Write the page of a folder's entries and return its path; None, and an error on the screen, if it fails."""
+    from flare_lib.display.cohort_page import PAGE, write_cohort_page
+    from flare_lib.machine.failures import reason_of
+
+    try:
+        write_cohort_page(folder / PAGE, list(written.values()), title=folder.name)
+    except OSError as error:  # a full disk, for example: the cases' own failures are still to be told
+        tell_error(reason_of(error))
+        return None
+    return folder / PAGE
 
 
 def _print_job(jobs: dict[str, object]) -> None:

@@ -63,17 +63,7 @@ def segment_cohort(
     """
     folder = Path(folder)
     _check_places(cases, folder)
-    asked: dict[str, Any] = {"margin_mm": settings.margin_mm, "folds": list(settings.folds), "roi": settings.roi}
-    if settings.ensemble is not None:
-        asked |= {"scales": list(settings.ensemble.scales), "sure": settings.ensemble.sure}
-    if settings.scale != 1:
-        asked["scale"] = settings.scale
-    key = {
-        "weights_sha256": weights_sha256(settings),
-        "settings": asked | {"tile_step": settings.tile_step, "fit_tiles": settings.fit_tiles},
-        "rules": clean_up_rules(settings),
-        "version": __version__,  # another one may tile, resample or choose the region in another way
-    }
+    key = _what_decides(settings)
     # these change no label, but what fails with one may work with another
     tried = {"engine": settings.engine, "precision": settings.precision, "device": settings.device}
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,6 +83,24 @@ def segment_cohort(
             if progress:
                 progress(n_there + n, len(cases))
         return [manifest.entries[case.name] for case in cases]
+
+
+def _what_decides(settings: Settings) -> Entry:
+    """Return what decides a CT's labels beside the CT: it stands in every entry, and if it changes, they are outdated.
+
+    Raises OSError for weights that are missing.
+    """
+    asked: dict[str, Any] = {"margin_mm": settings.margin_mm, "folds": list(settings.folds), "roi": settings.roi}
+    if settings.ensemble is not None:
+        asked |= {"scales": list(settings.ensemble.scales), "sure": settings.ensemble.sure}
+    if settings.scale != 1:
+        asked["scale"] = settings.scale
+    return {
+        "weights_sha256": weights_sha256(settings),
+        "settings": asked | {"tile_step": settings.tile_step, "fit_tiles": settings.fit_tiles},
+        "rules": clean_up_rules(settings),
+        "version": __version__,  # another one may tile, resample or choose the region in another way
+    }
 
 
 def read_entries(folder: str | os.PathLike) -> dict[str, Entry]:
