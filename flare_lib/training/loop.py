@@ -19,7 +19,7 @@ from flare_lib.machine.device import memory_errors_of
 from flare_lib.machine.distributed import average_gradients, rank_and_count
 from flare_lib.machine.precision import FLOAT32, Precision, choose_precision
 from flare_lib.network.consistency import consistency_loss, ramp_up
-from flare_lib.network.kernels import learning
+from flare_lib.network.learning_kernels import learning
 from flare_lib.network.losses import dice_cross_entropy_loss
 from flare_lib.training.checkpoint import load_checkpoint, save_checkpoint
 from flare_lib.training.ema import update_average

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from flare_lib.machine.device import has_x86_onednn
 from flare_lib.machine.precision import FLOAT32, Precision
 from flare_lib.network import in_place, kernels
 from flare_lib.network.complexity import LiveBytes, peak_bytes
@@ -13,7 +14,7 @@ from flare_lib.network.kernels import inferring
 from flare_lib.network.unet import UNet
 
 CPU = torch.device("cpu")
-onednn = pytest.mark.skipif(not kernels.has_x86_onednn(), reason="elsewhere maps lie in the plain order")
+onednn = pytest.mark.skipif(not has_x86_onednn(), reason="elsewhere maps lie in the plain order")
 PAPERS_PATCH = (96, 128, 160)
 
 
@@ -101,7 +102,7 @@ def test_image_and_net_stay_as_they_are():
 @pytest.mark.parametrize("piece", [1, 3000, 7000, 2**24])
 def test_in_bfloat16_the_logits_are_the_same_in_pieces_of_any_size(monkeypatch, piece, ours):
     if not ours:
-        monkeypatch.setattr(kernels, "has_x86_onednn", lambda: False)
+        monkeypatch.setattr("flare_lib.network.replaced_functions.has_x86_onednn", lambda: False)
     net, image, bfloat16 = net_of(((1, 2, 2), (2, 2, 1))), images(2), Precision("bfloat16", "a test")
     with torch.no_grad():
         exact = net.finest(image)
