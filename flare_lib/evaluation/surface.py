@@ -49,25 +49,6 @@ class SurfaceDistances:
         area = self.prediction_mm2.sum() + self.reference_mm2.sum()
         return float(near / area) if area > 0 else float("nan")
 
-    def hausdorff_mm(self, percent: float = 95.0) -> float:
-        """Return the distance within which `percent` of each surface's area lies, the larger of the two.
-
-        inf if one mask is empty, NaN if both are. Raises ValueError for a percentage outside 0 to 100.
-        """
-        if not 0 <= percent <= 100:
-            raise ValueError(f"percent must be 0 to 100, got {percent}")
-        sides = ((self.prediction_mm, self.prediction_mm2), (self.reference_mm, self.reference_mm2))
-        if not any(len(mm) for mm, _ in sides):
-            return float("nan")
-        return max(_percentile(mm, mm2, percent) if len(mm) else float("inf") for mm, mm2 in sides)
-
-
-def _percentile(mm: np.ndarray, mm2: np.ndarray, percent: float) -> float:
-    """Return the smallest distance within which the given share of the area lies."""
-    order = np.argsort(mm, kind="stable")
-    share = np.cumsum(mm2[order]) / mm2.sum()
-    return float(mm[order][min(int(np.searchsorted(share, percent / 100)), len(mm) - 1)])
-
 
 def surface_distances(
     prediction: np.ndarray, reference: np.ndarray, spacing_zyx_mm: Sequence[float], *, within_mm: float = np.inf

@@ -30,10 +30,9 @@ from flare_lib.inference.stages import ResizablePredictor, Stage
 from flare_lib.machine.device import memory_errors_of
 from flare_lib.machine.precision import Precision, choose_precision
 from flare_lib.machine.progress import StageProgress
-from flare_lib.network.engines import check_engine, compile_net
+from flare_lib.network.engines import Predict, check_engine, compile_net
 from flare_lib.network.kernels import inferring, plain_float32
 from flare_lib.network.nnunet_folder import NnunetModel
-from flare_lib.network.nnunet_nets import Predict
 from flare_lib.network.nnunet_plans import Plans, Scaling
 
 NAME = "nnU-Net"

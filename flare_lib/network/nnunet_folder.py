@@ -18,8 +18,9 @@ from torch import nn
 
 from flare_lib.machine.counted import some_of
 from flare_lib.machine.json_file import read_json_object
+from flare_lib.network.engines import Predict
 from flare_lib.network.nnunet import read_checkpoint
-from flare_lib.network.nnunet_nets import Predict, build_nnunet
+from flare_lib.network.nnunet_nets import build_nnunet
 from flare_lib.network.nnunet_plans import Plans, read_plans
 from flare_lib.network.nnunet_postprocessing import POSTPROCESSING_V1, LargestOnly, read_postprocessing
 from flare_lib.network.nnunet_v1 import ALL_V1, CHECKPOINT_V1, PLANS_V1, read_v1

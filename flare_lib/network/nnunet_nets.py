@@ -8,7 +8,7 @@ Plans name classes. Only the few classes below are known, so plans from stranger
 Reference: dynamic-network-architectures 0.3 and 0.4, `architectures.unet`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -17,14 +17,12 @@ import torch
 from torch import nn
 
 from flare_lib.machine.extras import extra
+from flare_lib.network.engines import Predict
 from flare_lib.network.in_place import finest_in_place
 from flare_lib.network.nnunet import load_nnunet, state_dict_of
 from flare_lib.network.nnunet_plans import PLAIN, Plans
 from flare_lib.network.unet import UNet
 from flare_lib.network.weights import load_strict
-
-# From patches (1, 1, Z, Y, X) along the net's axes to logits (1, n_classes, Z, Y, X)
-Predict = Callable[[torch.Tensor], torch.Tensor]
 
 _LONGEST = 120  # characters of another package's error
 _CLASSES: dict[str, tuple[type[nn.Module], ...]] = {
@@ -41,7 +39,7 @@ _ARGUMENTS = {
 
 
 def build_nnunet(plans: Plans, weights: Mapping[str, Any], *, source: str) -> tuple[nn.Module, Predict]:
-    """Return the planned net in eval mode, and the function that gives its finest logits.
+    """Return the planned net in eval mode, and the function that gives its finest logits, both along the net's axes.
 
     `weights`: a checkpoint of nnU-Net, or its state dict; `source`: what error messages call it. Raises ValueError
     for an architecture that is not known or weights that are not exactly those of the net, MissingExtra if the net
