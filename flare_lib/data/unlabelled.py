@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from flare_lib.ct.files import load_ct, save_ct
-from flare_lib.data.sources import Archive, Cache
+from flare_lib.data.archives import Archive
+from flare_lib.data.sources import Cache
 
 
 @dataclass(frozen=True)

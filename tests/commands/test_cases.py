@@ -11,7 +11,8 @@ from scans import AFFINE, SHAPE_XYZ, assert_refused, files_in, grey_values, labe
 
 from flare_lib.ct.files import load_ct, load_label_map
 from flare_lib.data import sources, unlabelled
-from flare_lib.data.sources import SampleCase, SourceUnavailable
+from flare_lib.data.archives import SourceUnavailable
+from flare_lib.data.sources import SampleCase
 from flare_lib.machine import hardware
 from flare_lib.synthetic import phantom
 

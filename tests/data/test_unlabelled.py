@@ -12,7 +12,8 @@ from dicoms import write_series
 
 from flare_lib.ct.files import load_ct, save_ct
 from flare_lib.ct.volume import Volume
-from flare_lib.data.sources import Archive, Cache, SourceUnavailable
+from flare_lib.data.archives import Archive, SourceUnavailable
+from flare_lib.data.sources import Cache
 from flare_lib.data.unlabelled import UNLABELLED, UnlabelledCt, fetch_unlabelled
 
 HU_ZYX = np.arange(24, dtype=np.int16).reshape(2, 3, 4) - 1000
