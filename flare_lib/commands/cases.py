@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flare_lib.commands.outputs import check_new_folder, check_outputs, wrote
+from flare_lib.commands.outputs import check_images, check_new_folder, wrote
 from flare_lib.commands.terminal import Bars, tell_error, tell_note
 from flare_lib.commands.workers import Scheduler, Workers, chosen_pool
 from flare_lib.machine.counted import counted
@@ -110,7 +110,7 @@ def phantom(
     shape: Annotated[tuple[int, int, int] | None, typer.Option(help="Number of voxels, z y x.")] = None,
 ) -> None:
     """Make a synthetic CT and its labels."""
-    check_outputs([out_ct, out_labels], [])
+    check_images(out_ct, out_labels)
 
     from flare_lib.ct.files import save_ct, save_label_map
     from flare_lib.synthetic.phantom import phantom_case

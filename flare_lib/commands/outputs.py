@@ -12,26 +12,29 @@ if TYPE_CHECKING:
 _FIGURE_SUFFIXES = (".png", ".jpg", ".pdf", ".svg")
 
 
-def check_outputs(
-    outputs: Sequence[Path], inputs: Sequence[Path], figure: Path | None = None, *, seg: bool = False
-) -> None:
-    """Raise ValueError unless every output can be written and differs from every input and every other output.
+def check_images(*images: Path) -> None:
+    """Raise ValueError unless NIfTI files can be written to all these paths, and no two are one."""
+    from flare_lib.ct.files import check_writable
 
-    Outputs are NIfTI files. If `seg`, they may be DICOM-SEG, whose extra must then be installed, and the command also
-    takes a folder, which the message says.
+    for image in images:
+        check_writable(image)
+    check_apart(images, [])
+
+
+def check_labels(labels: Path, inputs: Sequence[Path], figure: Path | None) -> None:
+    """Raise ValueError unless labels, NIfTI or DICOM-SEG, and a figure of them can be written, neither over an input.
+
+    Raises MissingExtra for DICOM-SEG without `dicom`. A command that is given another path than a file's takes it for
+    a folder, which the message says.
     """
     from flare_lib.ct.files import LABEL_SUFFIXES, check_writable, is_seg
     from flare_lib.machine.extras import check_extra
 
-    for output in outputs:
-        if seg:
-            check_writable(output, suffixes=LABEL_SUFFIXES, instead="be a folder that exists or has no ending")
-        else:
-            check_writable(output)
-        if is_seg(output):
-            check_extra("highdicom", "dicom")
+    check_writable(labels, suffixes=LABEL_SUFFIXES, instead="be a folder that exists or has no ending")
+    if is_seg(labels):
+        check_extra("highdicom", "dicom")
     check_figure(figure)
-    check_apart([*outputs, *([figure] if figure else [])], inputs)
+    check_apart([labels, *([figure] if figure else [])], inputs)
 
 
 def check_apart(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:

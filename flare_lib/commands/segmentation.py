@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flare_lib.commands.cohorts import segment_many
-from flare_lib.commands.outputs import check_apart, check_outputs, check_report_file, check_table, drawing, wrote
+from flare_lib.commands.outputs import check_apart, check_labels, check_report_file, check_table, drawing, wrote
 from flare_lib.commands.terminal import Bars, tell_error, tell_note
 from flare_lib.commands.workers import Device, Engine, Job, Precision, Scheduler, Slurm, Workers, chosen_pool
 from flare_lib.machine.counted import counted
@@ -95,7 +95,7 @@ def segment(
     if to_file and (workers is not None or scheduler or slurm or dry_run):
         raise ValueError(f"--workers, --scheduler, --slurm and --dry-run need a folder as --output, got {output}")
     if to_file:
-        check_outputs([output], [*cts, *([reference] if reference else [])], figure, seg=True)
+        check_labels(output, [*cts, *([reference] if reference else [])], figure)
         if missing := [path for path in (*cts, reference) if path and not path.exists()]:
             raise FileNotFoundError(f"every input must exist, got {missing[0]}")
 
