@@ -35,16 +35,18 @@ def chosen_pool(
     """
     from flare_lib.machine.processes import Processes
 
+    if scheduler is not None and jobs is not None:
+        raise ValueError(f"--slurm starts a scheduler of its own, got --scheduler {scheduler} as well")
     if scheduler is not None:
         from flare_lib.machine.cluster import DaskWorkers
 
-        with DaskWorkers(scheduler) as cluster:
+        with DaskWorkers(scheduler, on_note=tell_note) as cluster:
             _tell_dashboard(cluster.dashboard)
             yield cluster
     elif jobs is not None:
         from flare_lib.machine.cluster import DaskWorkers, slurm_cluster
 
-        with slurm_cluster(workers, jobs) as submitted, DaskWorkers(submitted) as cluster:
+        with slurm_cluster(workers, jobs) as submitted, DaskWorkers(submitted, on_note=tell_note) as cluster:
             _tell_dashboard(cluster.dashboard)
             yield cluster
     elif workers:

@@ -59,8 +59,8 @@ def resize_argmax(
 
     Returns uint8 (Z, Y, X): the argmax of the float32 trilinear interpolation of the whole volume, with ties going to
     the lower class; it can differ only where two classes tie within rounding. Raises ValueError if a shape is empty or
-    does not fit, or if a score is NaN or infinite; TypeError for other dtypes; MissingExtra for "triton" if that
-    package is not installed.
+    does not fit, or if a score is NaN or infinite; TypeError for other dtypes and for a stream of anything but slabs;
+    MissingExtra for "triton" if that package is not installed.
     """
     shape_zyx = _checked_shape("shape_zyx", shape_zyx)
     if memory_bytes is not None and not memory_bytes > 0:
@@ -74,7 +74,10 @@ def resize_argmax(
             raise ValueError(f"in_shape_zyx must be that of the scores, {whole}, got {tuple(in_shape_zyx)}")
         in_shape_zyx, windows = whole, iter([(0, scores)])
     elif in_shape_zyx is None:
-        raise ValueError("in_shape_zyx must be given with a stream of slabs, got None")
+        raise ValueError(
+            "scores must be a numpy array or a torch tensor, or slabs together with in_shape_zyx, "
+            f"got {type(scores).__name__} without in_shape_zyx"
+        )
     else:
         in_shape_zyx = _checked_shape("in_shape_zyx", in_shape_zyx)
         windows = _windows(scores, in_shape_zyx)
@@ -169,6 +172,8 @@ def _windows(slabs: Iterable[Slab], in_shape_zyx: tuple[int, ...]) -> Iterator[t
     """Yield (first slice, scores) for every slab, and for the pair of slices where two slabs meet."""
     next_z, last_slice = 0, None
     for slab in slabs:
+        if not isinstance(slab, Slab):
+            raise TypeError(f"a stream of scores must be of Slab(start_z, scores), got {type(slab).__name__}")
         scores = _as_tensor(slab.scores)
         if slab.start_z != next_z or tuple(scores.shape[2:]) != in_shape_zyx[1:]:
             raise ValueError(

@@ -9,11 +9,12 @@ References: https://distributed.dask.org, https://jobqueue.dask.org
 
 import queue
 import shlex
+import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Self
@@ -38,14 +39,20 @@ class DaskWorkers:
     """The workers of a Dask scheduler as a `Pool`, one piece of work a thread; use it in a `with`.
 
     `scheduler`: an address (tcp://HOST:PORT) or one of Dask's own clusters. `patience_s`: how long a scheduler may stay
-    away, at the start or later, before OSError is raised. Needs the extra `cluster` (MissingExtra). Raises ValueError
-    for what is not an address.
+    away, at the start or later, before OSError is raised; `on_note` is called with a note that it is being waited for.
+    Needs the extra `cluster` (MissingExtra). Raises ValueError for what is not an address.
     """
 
     memory_mib: float | None = None
 
-    def __init__(self, scheduler: "str | Cluster", *, patience_s: float = 600.0) -> None:
-        self._scheduler, self._patience_s = scheduler, patience_s
+    def __init__(
+        self,
+        scheduler: "str | Cluster",
+        *,
+        patience_s: float = 600.0,
+        on_note: Callable[[str], None] | None = None,
+    ) -> None:
+        self._scheduler, self._patience_s, self._tell = scheduler, patience_s, on_note or (lambda note: None)
         self._ended: queue.SimpleQueue[tuple[int, Future]] = queue.SimpleQueue()
         self._under_way: dict[int, Future] = {}
         self._n_threads, self._counted = 1, -_COUNT_EVERY_S
@@ -115,15 +122,26 @@ class DaskWorkers:
     def _connect(self) -> "Client":
         with extra("cluster"):
             from distributed import Client
-        ends = time.monotonic() + self._patience_s
+            from distributed.comm import get_address_host_port
+        if isinstance(self._scheduler, str) and not self._scheduler.startswith("inproc://"):  # one in this process
+            try:  # before there is a client, which a bad address would leave half-made
+                get_address_host_port(self._scheduler)
+            except ValueError as error:
+                raise ValueError(f"the scheduler must be tcp://HOST:PORT, got {self._scheduler} ({error})") from error
+        ends, waits = time.monotonic() + self._patience_s, False
         while True:
             try:
-                return Client(self._scheduler, timeout=min(self._patience_s, 10.0), set_as_default=False)
+                return Client(self._scheduler, timeout=min(self._patience_s / 2, 10.0), set_as_default=False)
             except (OSError, TimeoutError) as error:
                 if time.monotonic() >= ends:
                     raise OSError(f"a Dask scheduler must answer at {self._scheduler}, got no answer") from error
-            except ValueError as error:
-                raise ValueError(f"the scheduler must be tcp://HOST:PORT, got {self._scheduler} ({error})") from error
+            except TypeError as error:  # an address of TLS without Dask's settings for it
+                raise ValueError(f"Dask must know how to reach {self._scheduler}, got {error}") from error
+            if not waits:
+                self._tell(
+                    f"no Dask scheduler answers at {self._scheduler}; waiting for {self._patience_s:g} s at most"
+                )
+                waits = True
 
 
 _here = threading.local()
@@ -162,13 +180,15 @@ def slurm_cluster(n_jobs: int, settings: Mapping[str, Any]) -> "Iterator[JobQueu
     `settings`: `cores` of a job (its threads; 4), `memory` ("8GB"), and anything else that dask-jobqueue's SLURMCluster
     takes: queue, account, walltime, interface, log_directory, ... What is not given comes from Dask's configuration
     (jobqueue.slurm). Nothing is submitted for 0 jobs; `cluster.job_script()` is what is submitted. Needs the extra
-    `cluster`. Raises ValueError for settings that SLURMCluster does not take, and for cores that are not 1 or more.
+    `cluster`. Raises ValueError for settings that SLURMCluster does not take, and for cores that are not 1 or more;
+    OSError if there is no sbatch here, or if it refuses a job.
     """
     with extra("cluster"), _ctrl_c_as_before():
         import dask
         from dask_jobqueue import SLURMCluster
         from dask_jobqueue.core import Job, JobQueueCluster
         from dask_jobqueue.slurm import SLURMJob
+        from distributed import Status
 
     given: dict[str, Any] = {"cores": 4, "memory": "8GB", "job_script_prologue": []}
     # otherwise Dask writes this interpreter's path into the script as it is, be there a space in it or not
@@ -182,6 +202,22 @@ def slurm_cluster(n_jobs: int, settings: Mapping[str, Any]) -> "Iterator[JobQueu
     known = {name for kind in (Job, SLURMJob, JobQueueCluster) for name in signature(kind).parameters}
     if unknown := sorted(given.keys() - known):
         raise ValueError(f"the settings of a job must be among {', '.join(sorted(known))}, got {unknown[0]}")
+    if n_jobs and shutil.which(SLURMJob.submit_command) is None:
+        raise FileNotFoundError(f"batch jobs need SLURM's {SLURMJob.submit_command} on this computer, got none")
+    answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # why a job was refused; None for one that was not
+
+    class Submitted(SLURMJob):
+        """A job that says whether SLURM took it: Dask itself would log a refusal, and wait for the job for ever."""
+
+        async def start(self) -> None:
+            try:
+                await super().start()
+                answers.put(None)
+            except Exception as error:  # dask-jobqueue's words, which end with sbatch's own
+                self.status = Status.running  # to Dask, so that it logs nothing and closes this job with the others
+                answers.put(reason_of(error).rpartition("stderr: ")[2])
+
+    given["job_cls"] = Submitted
     # Dask does not repeat a piece of work whose worker died: it comes back, and the runner tries it once more, alone
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 1}),
@@ -189,4 +225,7 @@ def slurm_cluster(n_jobs: int, settings: Mapping[str, Any]) -> "Iterator[JobQueu
     ):
         if n_jobs:
             cluster.scale(jobs=n_jobs)
+            refused = [why for _ in range(n_jobs) if (why := answers.get()) is not None]
+            if refused:
+                raise OSError(f"SLURM must take all {n_jobs} batch jobs, got {len(refused)} refused: {refused[0]}")
         yield cluster

@@ -20,7 +20,7 @@ def test_a_scheduler_comes_before_processes_and_its_page_is_told(monkeypatch, ca
     class Workers:
         dashboard = "http://there/status"
 
-        def __init__(self, address):
+        def __init__(self, address, on_note):
             self.address = address
 
         def __enter__(self):
@@ -33,6 +33,12 @@ def test_a_scheduler_comes_before_processes_and_its_page_is_told(monkeypatch, ca
     with chosen_pool(2, "tcp://there:1") as pool:
         assert pool.address == "tcp://there:1"
     assert capsys.readouterr().err == "note: Dask shows the progress at http://there/status\n"
+
+
+def test_a_scheduler_and_batch_jobs_exclude_each_other():
+    said = "got --scheduler tcp://there:1 as well"
+    with pytest.raises(ValueError, match=said), chosen_pool(2, "tcp://there:1", jobs={}):
+        pass
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow("two processes that load the library"))])

@@ -123,8 +123,10 @@ def test_methods_and_shapes_that_cannot_be_are_refused():
         resize_argmax(scores, (8, 9, 10), method="magic")
     with pytest.raises(ValueError, match=r"in_shape_zyx must be that of the scores, \(4, 5, 6\), got \(1, 2, 3\)"):
         resize_argmax(scores, (8, 9, 10), in_shape_zyx=(1, 2, 3))
-    with pytest.raises(ValueError, match="in_shape_zyx must be given with a stream of slabs, got None"):
-        resize_argmax(iter([Slab(0, scores)]), (8, 9, 10))
+    with pytest.raises(ValueError, match="or slabs together with in_shape_zyx, got list without in_shape_zyx"):
+        resize_argmax([Slab(0, scores)], (8, 9, 10))
+    with pytest.raises(TypeError, match=r"a stream of scores must be of Slab\(start_z, scores\), got tuple"):
+        resize_argmax([(0, scores)], (8, 9, 10), in_shape_zyx=(4, 5, 6))
     given = resize_argmax(scores, (8, 9, 10), in_shape_zyx=[4, 5, 6])
     np.testing.assert_array_equal(given, resize_argmax(scores, (8, 9, 10)))
 

@@ -64,11 +64,23 @@ def test_a_worker_that_dies_in_the_middle_costs_no_case_and_none_is_told_twice()
     assert results(told) == [(k, k) for k in range(12)] + [(12, "an item must be even, got 7")]
 
 
-def test_a_scheduler_that_does_not_answer_or_is_none_is_refused():
+def test_a_scheduler_is_waited_for_with_a_note_and_then_refused():
+    notes = []
     with pytest.raises(OSError, match=r"a Dask scheduler must answer at tcp://127.0.0.1:9, got no answer"):
-        DaskWorkers("tcp://127.0.0.1:9", patience_s=0.2)
-    with pytest.raises(ValueError, match="the scheduler must be tcp://HOST:PORT, got nowhere://x"):
-        DaskWorkers("nowhere://x", patience_s=0.2)
+        DaskWorkers("tcp://127.0.0.1:9", patience_s=0.2, on_note=notes.append)
+    assert notes == ["no Dask scheduler answers at tcp://127.0.0.1:9; waiting for 0.2 s at most"]
+
+
+@pytest.mark.parametrize("address", ["nowhere://x:1", "there", "tcp://there", "tcp://there:port"])
+def test_what_is_no_address_is_refused_before_there_is_a_client(address, monkeypatch):
+    monkeypatch.setattr(distributed, "Client", None)
+    with pytest.raises(ValueError, match=f"the scheduler must be tcp://HOST:PORT, got {address} "):
+        DaskWorkers(address, patience_s=0.2)
+
+
+def test_an_address_that_dask_does_not_know_how_to_reach_is_refused():
+    with pytest.raises(ValueError, match=r"Dask must know how to reach tls://127.0.0.1:9, got TLS expects"):
+        DaskWorkers("tls://127.0.0.1:9", patience_s=0.2)
 
 
 SBATCH = """#!/bin/sh
@@ -110,6 +122,25 @@ def test_batch_jobs_of_slurm_work_and_are_ended(tmp_path, monkeypatch):
         "#SBATCH -t 00:30:00",
     ]
     assert "export OMP_NUM_THREADS=3" in lines
+
+
+def test_jobs_that_slurm_refuses_are_told_in_its_own_words(tmp_path, monkeypatch, caplog):
+    (tmp_path / "sbatch").write_text("#!/bin/sh\necho sbatch: error: Invalid account >&2\nexit 1\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    said = "SLURM must take all 2 batch jobs, got 2 refused: sbatch: error: Invalid account$"
+    with pytest.raises(OSError, match=said), slurm_cluster(2, {"interface": "lo"}):
+        pass
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []  # the story is told once
+
+
+def test_batch_jobs_need_slurm_and_what_would_be_submitted_does_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    said = "batch jobs need SLURM's sbatch on this computer, got none"
+    with pytest.raises(FileNotFoundError, match=said), slurm_cluster(1, {"interface": "lo"}):
+        pass
+    with slurm_cluster(0, {"interface": "lo"}) as cluster:
+        assert "#SBATCH" in cluster.job_script()
 
 
 @pytest.mark.parametrize(
