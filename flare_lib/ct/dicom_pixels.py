@@ -2,7 +2,8 @@
 
 Given a damaged stream, a decoder may fill in what is missing, run for minutes or crash the process, so a stream's size
 and end are checked before it is decoded.
-References: DICOM PS3.5, 8 (pixel data) and A (transfer syntaxes); ISO 10918-1, 14495-1, 15444-1 (JPEG, -LS, 2000).
+References: DICOM PS3.5, 8 (pixel data) and A (transfer syntaxes); ISO 10918-1, 14495-1, 15444-1 and -15 (JPEG, -LS,
+2000 and its high-throughput form).
 """
 
 import struct
@@ -18,7 +19,7 @@ _PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", _BIG_ENDIAN)  # deflated o
 _JPEG = {
     **{f"1.2.840.10008.1.2.4.{n}": "jpeg8_decode" for n in (50, 51, 57, 70)},
     **{f"1.2.840.10008.1.2.4.{n}": "jpegls_decode" for n in (80, 81)},
-    **{f"1.2.840.10008.1.2.4.{n}": "jpeg2k_decode" for n in (90, 91)},
+    **{f"1.2.840.10008.1.2.4.{n}": "jpeg2k_decode" for n in (90, 91, 201, 202, 203)},  # from 201 on: high-throughput
 }
 _JP2, _CODESTREAM = b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"  # how a JPEG 2000 file and its image begin
 _BESIDE_PIXELS = 16  # bytes: the element's tag, type and length, and its padding

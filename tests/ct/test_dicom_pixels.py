@@ -19,6 +19,7 @@ SYNTAXES = (
     uid.JPEGLosslessSV1,
     uid.JPEGLSLossless,
     uid.JPEG2000Lossless,
+    uid.HTJ2KLossless,
 )
 
 

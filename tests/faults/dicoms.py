@@ -109,6 +109,7 @@ def _write_as(ds: Dataset, syntax: str) -> None:
         uid.JPEGLosslessSV1: lambda a: imagecodecs.jpeg8_encode(a, lossless=True, predictor=1, bitspersample=16),
         uid.JPEGLSLossless: imagecodecs.jpegls_encode,
         uid.JPEG2000Lossless: lambda a: imagecodecs.jpeg2k_encode(a, codecformat="j2k", level=0, reversible=True),
+        uid.HTJ2KLossless: imagecodecs.htj2k_encode,
     }
     if syntax == uid.RLELossless:
         ds.compress(syntax, encoding_plugin="pydicom", generate_instance_uid=False)
