@@ -10,7 +10,7 @@ from flare_lib.commands.settings import parse_setting, seen_from_here
 from flare_lib.commands.terminal import Bars
 
 if TYPE_CHECKING:
-    from flare_lib.course.execution import NotebookRun
+    from flare_lib.course.overview import NotebookRun
 
 
 def notebooks(

@@ -12,14 +12,13 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from flare_lib.course.execution import (
     LIBRARY,
     NotebookFailed,
-    NotebookRun,
     find_notebooks,
     fingerprint,
-    last_picture,
     run_notebooks,
     share_parameters,
     workers_for,
 )
+from flare_lib.course.overview import NotebookRun, last_picture
 from flare_lib.machine.failures import Done
 
 FIGURE = """\
