@@ -185,8 +185,9 @@ def profile_command(command: Sequence[str], *, interval_s: float = INTERVAL_S) -
     """Run a command, measure it and everything it starts; return what it cost and its exit status.
 
     The status is negative if a signal ended the command: -9 for SIGKILL. It shares this process's input and output.
-    Commands of this library also note their steps. Raises ValueError for an empty command or an interval that is not
-    positive, FileNotFoundError or PermissionError for a command that cannot be run.
+    Commands of this library also note their steps. Windows does not count what processes that have ended have cost:
+    there, what they did since the last sample is missing. Raises ValueError for an empty command or an interval that is
+    not positive, FileNotFoundError or PermissionError for a command that cannot be run.
     """
     _check_interval(interval_s)
     if not command:

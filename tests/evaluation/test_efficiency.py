@@ -89,6 +89,7 @@ def test_a_sample_is_the_cpu_time_over_the_time_since_the_one_before(monkeypatch
     assert run.area("process_cpu_percent") / 100 == 1.5
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="it does not count what processes that have ended have cost")
 @pytest.mark.parametrize(
     ("work", "at_least_s"),
     [("while time.process_time() < 0.5: pass", 0.5), ("time.sleep(0.5)", 0.0)],
