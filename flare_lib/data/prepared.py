@@ -169,7 +169,7 @@ def _prepare(
 def _save(path: Path, array: np.ndarray) -> None:
     whole = io.BytesIO()  # numpy reports a full disk as "1200 requested and 400 written"
     np.save(whole, array)
-    path.write_bytes(whole.getbuffer())
+    path.write_bytes(whole.getvalue())  # getbuffer would be a view, which an error holds while its buffer is closed
 
 
 def _load_pair(case: Case) -> tuple[Volume, Volume | None]:

@@ -30,7 +30,7 @@ def save_checkpoint(
     whole = io.BytesIO()  # torch reports a full disk in dozens of lines, Python in one
     torch.save(state | {"step": step, "recipe": recipe}, whole)
     with atomic_write(path) as unfinished:
-        unfinished.write_bytes(whole.getbuffer())
+        unfinished.write_bytes(whole.getvalue())  # no view, which an error holds while its buffer is closed
 
 
 def load_checkpoint(
