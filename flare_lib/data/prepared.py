@@ -17,7 +17,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,8 @@ class PreparedCase:
     in HU, for individual normalisation; `content`: a hash of the whole CT's grey values as they were read, which are
     the same under any name and in any format that leads to the same values on the same canonical grid; empty for a case
     that was not read.
+
+    Pickled, as for processes that are not forked, a case on disk is the place of its files and not all that they hold.
     """
 
     name: str
@@ -62,6 +64,12 @@ class PreparedCase:
     class_locations: dict[int, np.ndarray]
     moments: Moments
     content: str = ""
+
+    def __reduce__(self) -> tuple:
+        """Return what makes this case in another process; one that lies on disk is mapped there anew."""
+        if isinstance(self.image_hu, np.memmap) and self.image_hu.filename:
+            return _load, (Path(self.image_hu.filename).parent,)
+        return PreparedCase, tuple(getattr(self, field.name) for field in fields(self))
 
 
 def moments_of(cases: Sequence[PreparedCase]) -> Moments:

@@ -147,7 +147,7 @@ def train(
     state: dict[str, Any] = {"net": net, "average": average, "optimizer": optimizer, "scaler": scaler}
     state["recipe"] = json.loads(json.dumps(recipe.to_dict()))
     start = load_checkpoint(checkpoint, **state) if checkpoint.exists() else 0
-    batches = iter(loader(patches.starting_at(start * recipe.accumulate), n_workers=n_workers))
+    batches = loader(patches.starting_at(start * recipe.accumulate), n_workers=n_workers)
     writes = rank_and_count()[0] == 0
     with Log(folder if writes else None, start=start) as log:
         for step in range(start, recipe.n_steps):

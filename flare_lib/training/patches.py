@@ -139,7 +139,7 @@ def _cut(array_zyx: np.ndarray, start: np.ndarray, shape: np.ndarray, fill: floa
 
 
 class Patches(IterableDataset):
-    """The stream of batches {"image": float32 (B, 1, Z, Y, X), "target": int64 (B, Z, Y, X)} from batch `start` on.
+    """The stream of batches {"image": float32 (B, 1, Z, Y, X), "target": uint8 (B, Z, Y, X)} from batch `start` on.
 
     `sources` {kind: persons with a completed body, or prepared cases}; the kinds are drawn as `recipe.sources` says.
     `unlabelled`: prepared cases; if `recipe.n_unlabelled` patches are drawn from them, a batch also has "unlabelled",
@@ -178,7 +178,7 @@ class Patches(IterableDataset):
         images, targets = zip(*(self._labelled(number, k) for k in mine), strict=True)
         batch = {
             "image": torch.from_numpy(np.stack(images))[:, None],
-            "target": torch.from_numpy(np.stack(targets).astype(np.int64)),
+            "target": torch.from_numpy(np.stack(targets)),
         }
         if recipe.n_unlabelled:
             mine = range(self.part * recipe.n_unlabelled, (self.part + 1) * recipe.n_unlabelled)
@@ -222,6 +222,22 @@ class Patches(IterableDataset):
             number += step
 
 
-def loader(patches: Patches, *, n_workers: int = 1) -> DataLoader:
-    """Return an endless loader of batches, made in the background by `n_workers` processes; by this one with 0."""
-    return DataLoader(patches, batch_size=None, num_workers=n_workers, prefetch_factor=4 if n_workers else None)
+def loader(patches: Patches, *, n_workers: int = 1) -> Iterator[dict[str, torch.Tensor]]:
+    """Yield batches without end, made in the background by `n_workers` processes; by this one with 0.
+
+    They come through a pipe, as arrays: tensors would take memory that processes share, and a container has little.
+    """
+    ahead = 4 if n_workers else None
+    made = DataLoader(
+        patches,
+        batch_size=None,
+        num_workers=n_workers,
+        prefetch_factor=ahead,
+        collate_fn=_as_arrays,  # type: ignore[arg-type]  # without a batch size it is given what the stream yields
+    )
+    for arrays in made:
+        yield {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def _as_arrays(batch: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in batch.items()}

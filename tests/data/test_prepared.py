@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,21 @@ def test_places_are_voxels_of_their_organs(tmp_path):
     for organ, places in case.class_locations.items():
         assert (case.labels[tuple(places.T)] == organ).all()
         assert len(np.unique(places, axis=0)) == (organs() == organ).sum()
+
+
+def test_a_case_is_sent_to_another_process_as_the_place_of_its_files(tmp_path):
+    (case,) = prepare_cases(find_cases(pair(tmp_path)), tmp_path / "cache", AS_THEY_ARE)
+    sent = pickle.dumps(case)
+    assert len(sent) < 1000 + len(str(tmp_path)) < case.image_hu.nbytes
+    there = pickle.loads(sent)
+    assert isinstance(there.image_hu, np.memmap)
+    np.testing.assert_array_equal(there.image_hu, case.image_hu)
+    np.testing.assert_array_equal(there.labels, case.labels)
+    assert there.class_locations.keys() == case.class_locations.keys()
+    in_memory = replace(case, image_hu=np.array(case.image_hu[1:]), labels=None)
+    arrived = pickle.loads(pickle.dumps(in_memory))
+    np.testing.assert_array_equal(arrived.image_hu, in_memory.image_hu)
+    assert (arrived.labels, arrived.moments, arrived.content) == (None, case.moments, case.content)
 
 
 def test_ignored_voxels_are_kept_and_are_no_organ(tmp_path):

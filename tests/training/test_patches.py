@@ -1,6 +1,7 @@
 """Patches: reproducible from seed and number alone, normalised, and cut as scans are cut."""
 
 import multiprocessing
+import pickle
 import sys
 from dataclasses import replace
 
@@ -39,13 +40,15 @@ def test_a_batch_depends_on_seed_and_number_alone():
     later = Patches({"label_maps": [person()]}, recipe(), start=3)
     other = Patches({"label_maps": [person()]}, recipe(seed=1))
     assert torch.equal(first.batch(3)["image"], next(iter(later))["image"])
+    sent = pickle.loads(pickle.dumps(first))  # as to processes that are not forked
+    assert torch.equal(first.batch(3)["image"], sent.batch(3)["image"])
     assert not torch.equal(first.batch(3)["image"], first.batch(4)["image"])
     assert not torch.equal(first.batch(3)["image"], other.batch(3)["image"])
 
 
 def batches_made_here_and_in_the_background():
     patches = Patches({"label_maps": [person()]}, recipe())
-    return [{name: part.numpy() for name, part in next(iter(loader(patches, n_workers=n))).items()} for n in (0, 1)]
+    return [{name: part.numpy() for name, part in next(loader(patches, n_workers=n)).items()} for n in (0, 1)]
 
 
 @pytest.mark.slow("a process of its own, and one of the loader's")
