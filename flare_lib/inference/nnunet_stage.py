@@ -27,7 +27,7 @@ from flare_lib.inference.components import keep_largest_piece
 from flare_lib.inference.postprocess import MIN_SHARE, postprocess
 from flare_lib.inference.slice_interpolation import resize_argmax
 from flare_lib.inference.stages import ResizablePredictor, Stage
-from flare_lib.machine.device import memory_errors_of
+from flare_lib.machine.device import limits_of
 from flare_lib.machine.precision import Precision, choose_precision
 from flare_lib.machine.progress import StageProgress
 from flare_lib.network.engines import Predict, check_engine, compile_net
@@ -100,7 +100,7 @@ class NnunetStage(ResizablePredictor):
 
         Raises MemoryError for a full device.
         """
-        with memory_errors_of(self.device), inferring(self.device, self.precision):
+        with limits_of(self.device), inferring(self.device, self.precision):
             patch = patch.to(self.device)
             logits = plain_float32(self.folds[0](patch))
             if len(self.folds) > 1:

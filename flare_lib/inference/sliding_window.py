@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 
 from flare_lib.ct.volume import Shape, triple
-from flare_lib.machine.device import memory_errors_of
+from flare_lib.machine.device import limits_of
 from flare_lib.machine.progress import Progress
 
 PredictPatch = Callable[[torch.Tensor], torch.Tensor]
@@ -141,7 +141,7 @@ def _slabs(
     patch_size = tuple(len(w) for w in axis_weights)
     shape_zyx = tuple(image.shape[1:])
     image, first_zyx = _pad_to(image, patch_size, pad_value)
-    with memory_errors_of(torch.device(device)):
+    with limits_of(torch.device(device)):
         image = image.to(device)  # as a whole: tiles overlap, and one by one they would keep a card waiting
     inside_y, inside_x = (slice(f, f + size) for f, size in zip(first_zyx[1:], shape_zyx[1:], strict=True))
     # The tiles form a grid and their weights are a product over the axes, so the sum of all weights at a voxel is the

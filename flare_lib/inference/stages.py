@@ -15,7 +15,7 @@ from flare_lib.ct.moments import Moments
 from flare_lib.ct.preprocess import normalize
 from flare_lib.ct.resample import resample_trilinear
 from flare_lib.ct.volume import Shape, Triple, Volume, extent_mm, triple
-from flare_lib.machine.device import choose_device, memory_errors_of
+from flare_lib.machine.device import choose_device, limits_of
 from flare_lib.machine.precision import Precision, choose_precision
 from flare_lib.network.engines import Predict, check_engine, compile_net
 from flare_lib.network.in_place import finest_in_place
@@ -133,7 +133,7 @@ class NetStage(ResizablePredictor):
 
     def predict_patch(self, patch: torch.Tensor) -> torch.Tensor:
         """Return the finest head's softmax as float32, from the stage's precision; MemoryError for a full device."""
-        with memory_errors_of(self.device):
+        with limits_of(self.device):
             with inferring(self.device, self.precision):
                 logits = self._finest(patch.to(self.device))
             return plain_float32(logits).softmax(dim=1)

@@ -1,4 +1,4 @@
-"""Where a net runs: the requested device, or the best available; and the error when it is full."""
+"""Where a net runs: the requested device, or the best available; and the errors when it cannot do what it is asked."""
 
 import platform
 from collections.abc import Iterator
@@ -10,15 +10,22 @@ import torch
 def choose_device(device: str | torch.device = "auto") -> torch.device:
     """Return a device that torch can use here; "auto" is the GPU (CUDA) if there is one, otherwise the CPU.
 
-    Raises ValueError for a device that is unknown or not available.
+    Raises ValueError for a device that is unknown, not available or unable to compute, such as torch's "meta".
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA raises the latter
-        reason = str(error).splitlines()[0]
+        computed = torch.zeros(1, device=device)
+        computed.item()
+    except (RuntimeError, AssertionError, ImportError) as error:  # the last two for what torch was not built with
+        reason = _first_sentence(error)
         raise ValueError(f"device must be auto or one that torch can use here, got {device} ({reason})") from error
+    return computed.device
+
+
+def _first_sentence(error: Exception) -> str:
+    """Return what torch says before it goes on to how it was built, and whom to ask."""
+    return str(error).splitlines()[0].partition(". ")[0]
 
 
 def has_x86_onednn() -> bool:
@@ -29,10 +36,19 @@ def has_x86_onednn() -> bool:
 
 
 @contextmanager
-def memory_errors_of(device: torch.device) -> Iterator[None]:
-    """Raise MemoryError, in one line, if the block needs more memory than `device` has free."""
+def limits_of(device: torch.device) -> Iterator[None]:
+    """Raise in one line what `device` cannot do in the block: MemoryError if it is full, ValueError for an operation
+    that torch does not have for its kind.
+    """
     try:
         yield
+    except NotImplementedError as error:
+        if device.type == "cpu":
+            raise
+        reason = _first_sentence(error)
+        raise ValueError(
+            f"device must be one that can compute this net, as cpu can, got {device} ({reason})"
+        ) from error
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise

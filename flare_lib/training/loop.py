@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from flare_lib.machine.device import memory_errors_of
+from flare_lib.machine.device import limits_of
 from flare_lib.machine.distributed import average_gradients, rank_and_count
 from flare_lib.machine.precision import FLOAT32, Precision, choose_precision
 from flare_lib.network.consistency import consistency_loss, ramp_up
@@ -91,7 +91,7 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     means: dict[str, float] = {}
     for batch in batches:
-        with memory_errors_of(device):
+        with limits_of(device):
             losses = losses_of(
                 net,
                 batch,

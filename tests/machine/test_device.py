@@ -1,9 +1,9 @@
-"""Where a net runs, and what is said when it is full."""
+"""Where a net runs, and what is said when it is full or cannot compute."""
 
 import pytest
 import torch
 
-from flare_lib.machine.device import choose_device, memory_errors_of
+from flare_lib.machine.device import choose_device, limits_of
 
 
 def test_auto_is_the_gpu_where_there_is_one(monkeypatch):
@@ -17,10 +17,12 @@ def test_a_device_that_can_be_used_is_taken_as_it_is():
     assert choose_device("cpu") == choose_device(torch.device("cpu")) == torch.device("cpu")
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
-def test_a_device_that_is_not_there_is_refused(device):
-    with pytest.raises(ValueError, match=f"must be auto or one that torch can use here, got {device}"):
+# one that nobody knows, two that torch was built without here, one of a package that is not installed, one of no values
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "xla", "hpu", "meta"])
+def test_a_device_that_is_not_there_is_refused_in_a_line(device):
+    with pytest.raises(ValueError, match=f"must be auto or one that torch can use here, got {device}") as refused:
         choose_device(device)
+    assert len(str(refused.value)) < 250
 
 
 @pytest.mark.parametrize(
@@ -31,10 +33,19 @@ def test_a_device_that_is_not_there_is_refused(device):
     ],
 )
 def test_a_device_without_memory_enough_is_named_in_a_line(device, error, message):
-    with pytest.raises(MemoryError, match=message), memory_errors_of(torch.device(device)):
+    with pytest.raises(MemoryError, match=message), limits_of(torch.device(device)):
         raise error
 
 
+def test_a_device_without_an_operation_is_named_in_a_line():
+    lacking = NotImplementedError("The operator 'aten::one' is not implemented for the MPS device. If you want\nmore")
+    message = r"got mps \(The operator 'aten::one' is .* MPS device\)$"
+    with pytest.raises(ValueError, match=message), limits_of(torch.device("mps")):
+        raise lacking
+    with pytest.raises(NotImplementedError), limits_of(torch.device("cpu")):
+        raise lacking
+
+
 def test_other_errors_of_torch_are_not_taken_for_a_full_device():
-    with pytest.raises(RuntimeError, match="mat1 and mat2"), memory_errors_of(torch.device("cpu")):
+    with pytest.raises(RuntimeError, match="mat1 and mat2"), limits_of(torch.device("cpu")):
         torch.ones(2, 3) @ torch.ones(2, 3)
