@@ -48,17 +48,18 @@ def _escaped(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 class Bars:
-    """Progress bars, one per stage, with the time left; shown on a terminal only.
+    """Progress bars, one per stage, with the time left; on a terminal only, and if they are to be `shown`.
 
-    On a terminal it also says, once, when loops have to be compiled first, which makes the first run a slow one.
+    It then also says, once, when loops have to be compiled first, which makes the first run a slow one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, shown: bool = True) -> None:
+        self._shown = shown and sys.stderr.isatty()
         self._bars: dict[str, Any] = {}
         self._compiling = ExitStack()
 
     def __enter__(self) -> "Bars":
-        if sys.stderr.isatty():
+        if self._shown:
             from flare_lib.machine.compiled import told_of_compiling
 
             self._compiling.enter_context(told_of_compiling(_say_compiling))
@@ -68,7 +69,7 @@ class Bars:
         from tqdm import tqdm
 
         if stage not in self._bars:
-            self._bars[stage] = tqdm(total=total, desc=stage, unit=unit, disable=None, leave=False)
+            self._bars[stage] = tqdm(total=total, desc=stage, unit=unit, disable=not self._shown, leave=False)
         bar = self._bars[stage]
         bar.set_postfix_str(beside, refresh=done == bar.n)  # what stands beside may change while nothing gets done
         bar.update(done - bar.n)

@@ -58,7 +58,7 @@ def train(
     number_format = choose_precision(precision, device=chosen)
     began = time.monotonic()
     side_by_side = workers if workers > 1 else 0  # one more process would only take time to start
-    with Bars() as bars:
+    with Bars(shown=is_first_process()) as bars:  # those of several processes would write over one another
         stem = train_stage(
             recipe,
             folder=output.absolute(),

@@ -64,10 +64,14 @@ def test_what_is_under_way_is_told_before_anything_is_done(monkeypatch):
         assert "now: 00_a, 01_b" in sys.stderr.getvalue()
 
 
-def test_without_a_terminal_there_are_no_bars(capsys, at_once):
+def test_without_a_terminal_or_for_a_process_that_shows_none_there_are_no_bars(capsys, monkeypatch, at_once):
     with Bars() as bars:
         bars("coarse", 1, 4)
     assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with Bars(shown=False) as bars:
+        bars("coarse", 1, 4)
+    assert sys.stderr.getvalue() == ""
 
 
 def test_the_first_compilation_is_told_once_on_a_terminal(monkeypatch, capsys):
