@@ -22,6 +22,7 @@ from flare_lib.machine.atomic_write import atomic_write
 MANIFEST = "manifest.jsonl"  # its name in the folder of a run
 Entry = dict[str, Any]  # what JSON can hold; "name" is the item's
 IsOurs = Callable[[Entry], bool]
+_AS_IT_IS = getattr(os, "O_BINARY", 0)  # on Windows; otherwise it would end lines in its own way
 # what NFS without its lock daemon and some file systems in user space answer
 _NO_LOCKS = {getattr(errno, name) for name in ("ENOLCK", "ENOTSUP", "EOPNOTSUPP") if hasattr(errno, name)}
 
@@ -48,7 +49,7 @@ class Manifest:
         if not isinstance(entry.get("name"), str):
             raise ValueError(f"an entry must have the name of its item, got {sorted(entry)}")
         line = _line(entry)
-        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _AS_IT_IS, 0o666)
         try:
             _write_all(file, line)
         except OSError as error:
