@@ -133,15 +133,18 @@ def _n_bytes(paths: Iterable[Path]) -> int:
 
 
 def _matches(pattern: Path) -> list[Path]:
-    """Return what a pattern leads to, sorted; a hidden file or folder only where the pattern names it."""
+    """Return what a pattern leads to, sorted: hidden files and folders only where it names them, and nothing twice.
+
+    What lies in a folder that the pattern leads to as well is found in that folder.
+    """
     start, named = Path(pattern.anchor), set(pattern.parts)
     if not (parts := pattern.parts[bool(pattern.anchor) :]):
         return []
-    try:
-        found = list(start.glob(os.path.join(*parts)))  # its ** enters no links, which may lead in circles
-    except ValueError as error:
-        raise ValueError(f"in a pattern, ** must stand alone between slashes, got {pattern}") from error
-    return sorted(path for path in found if all(part in named or not part.startswith(".") for part in path.parts))
+    if any("**" in part and part != "**" for part in parts):  # from Python 3.13 on, it would be one *
+        raise ValueError(f"in a pattern, ** must stand alone between slashes, got {pattern}")
+    matches = start.glob(os.path.join(*parts))  # its ** enters no links, which may lead in circles
+    found = {path for path in matches if all(part in named or not part.startswith(".") for part in path.parts)}
+    return sorted(path for path in found if found.isdisjoint(path.parents))
 
 
 def _in_folder(folder: Path, search: _Search) -> Iterator[Case]:

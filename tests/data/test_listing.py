@@ -66,6 +66,15 @@ def test_a_pattern_that_none_is_is_refused_with_the_rule(tmp_path):
         list_cts([tmp_path / "a**" / "x"])
 
 
+@pytest.mark.parametrize(
+    ("pattern", "names"), [("**", ["c", "x_a", "y_z_b"]), ("y/**", ["z_b"]), ("*/**", ["a", "z_b"]), ("**/z*", ["b"])]
+)
+def test_a_pattern_of_folders_and_what_is_in_them_leads_to_every_ct_once(tmp_path, pattern, names):
+    for name in ("c", "x/a", "y/z/b"):
+        touch(tmp_path / f"{name}.nii.gz")
+    assert sorted(found(tmp_path, tmp_path / pattern)) == names
+
+
 def test_links_that_lead_in_circles_are_gone_once(tmp_path):
     touch(tmp_path / "in" / "a.nii.gz")
     touch(tmp_path / "in" / "sub" / "b.nii.gz")
