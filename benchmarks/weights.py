@@ -17,7 +17,7 @@ and scored beside the labels that the whole CT had there; an organ counts from h
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -99,12 +99,16 @@ def own_cases(pairs: list[tuple[Path, Path]]) -> Iterator[Case]:
         yield ct.name, load_ct(ct), np.where(reference > len(ORGANS), 0, reference).astype(np.uint8)
 
 
-def painted_cases(person: Structures) -> Iterator[Case]:
-    """CTs painted over one person, the same for the same person."""
-    for k in range(N_PAINTED):
+def painted_cases(person: Structures, numbers: Iterable[int] = range(N_PAINTED)) -> Iterator[Case]:
+    """CTs painted over one person, the same for the same person and number.
+
+    Every second number is without contrast agent, every third one 18 cm wide, and two at a time have slices of 1.5, 2.5
+    and 5 mm.
+    """
+    for k in numbers:
         rng = np.random.default_rng([777, k])
         body = complete_body(person, rng)
-        spacing = ((1.5, 2.5, 5.0)[k // 2], 1.5, 1.5)
+        spacing = ((1.5, 2.5, 5.0)[k // 2 % 3], 1.5, 1.5)
         shape = [
             int(n * old // new) for n, old, new in zip(body.array_zyx.shape, body.spacing_zyx_mm, spacing, strict=True)
         ]

@@ -2,8 +2,10 @@
 
 import json
 import os
+from types import SimpleNamespace
 
-import first_picture  # of benchmarks/, as mutants, postprocess, slice_interpolation and weights
+import first_picture  # of benchmarks/, as leave_one_out, mutants, postprocess, slice_interpolation and weights
+import leave_one_out
 import mutants
 import numpy as np
 import postprocess
@@ -14,6 +16,7 @@ import weights
 
 from flare_lib.ct.volume import Volume
 from flare_lib.inference.postprocess import keep_largest_components
+from flare_lib.synthetic.structures import Structures, organ_labels
 
 SHAPE = (18, 22, 26)
 
@@ -205,3 +208,24 @@ def test_the_first_picture_shows_a_slice_both_sides_and_the_legend():
     ]
     assert brown == [True, False, False, True]  # the liver is on the patient's right
     assert [text.get_text() for text in figure.legends[0].texts] == ["Liv  liver", "Spl  spleen"]
+
+
+def test_who_is_left_out_is_in_nobody_who_is_learnt_from():
+    bodies = {("a",): ["a1", "a2"], ("b",): ["b1"], ("c",): [], ("a", "b"): ["ab"], ("b", "c"): ["bc"]}
+    assert leave_one_out.without("a", bodies) == ["b1", "bc"]
+    assert leave_one_out.without("b", bodies) == ["a1", "a2"]
+
+
+def test_only_organs_that_are_whole_are_scored(monkeypatch):
+    person = Structures(
+        np.zeros((9, 8, 7), np.uint8), {0: "nothing", 1: "liver", 2: "spleen", 3: "pancreas"}, (3, 2, 1)
+    )
+    person.array_zyx[2:5, 2:5, 2:4], person.array_zyx[:2, 6, 2:5] = 1, 2  # the map's end cuts the spleen
+    ct = Volume.from_array(np.zeros((9, 8, 7), np.float32), (3, 2, 1))
+    painted = organ_labels(person)
+    painted[0, 6, :], painted[4, 4:, 5] = 0, 4  # the spleen is pulled in, and the CT's edge cuts the pancreas
+    found = np.where(painted == 1, 1, 0).astype(np.uint8)
+    monkeypatch.setattr(leave_one_out, "painted_cases", lambda *_: [("painted 5", ct, painted)])
+    monkeypatch.setattr(leave_one_out, "segment", lambda *_: SimpleNamespace(label_map_zyx=found))
+    ((name, dice),) = leave_one_out.scores_of((None, None), person, range(5, 6))
+    assert (name, dice) == ("painted 5", [1.0] + [None] * 12)
