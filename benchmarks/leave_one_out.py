@@ -128,7 +128,6 @@ def result_of(arms: dict[str, Scores], options: argparse.Namespace) -> dict:
     result = {
         "machine": machine(),
         "steps": steps,
-        "people_between": options.between,
         "organs": [o.name for o in ORGANS],
     }
     people = sorted({case.split(",")[0] for case in arms["never seen"]})
