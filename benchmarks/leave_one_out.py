@@ -1,14 +1,14 @@
 """What nets that learn from painted people alone know of a person they have never seen: leave one out, organ by organ.
 
-    python benchmarks/leave_one_out.py people                           # hours; resumes if stopped
+    python benchmarks/leave_one_out.py people                           # days on two cores; resumes if stopped
     python benchmarks/leave_one_out.py people --phantom-steps 2 --coarse-steps 2 --fine-steps 2   # a quick look
 
 `people`: a folder of label maps to paint, as for `flare train --label-maps`. A first coarse net learns from phantoms
 alone, in whom there is nobody. From it, for each person, a coarse net learns from all others, people between them and
-phantoms, and from that one a fine net (preset `release`, fewer steps, smaller patches). Both segment CTs painted over
-the person left out: half of all these CTs without contrast agent, a third 18 cm wide round the spine, slices of 1.5,
-2.5 and 5 mm. Organs are scored that are whole, cut neither by the CT nor by the person's label map. Beside it, the
-packaged nets on the same CTs: they have learnt from these people, so theirs is the score of people who are known.
+phantoms, and from that one a fine net (preset `release`, with smaller patches for the fine nets). Both segment CTs
+painted over the person left out: half of all these CTs without contrast agent, a third 18 cm wide round the spine, slices
+of 1.5, 2.5 and 5 mm. Organs are scored that are whole, cut neither by the CT nor by the person's label map. Beside it,
+the packaged nets on the same CTs: they have learnt from these people, so theirs is the score of people who are known.
 Results go to `benchmarks/results/leave_one_out.json` after every person.
 """
 
@@ -100,9 +100,9 @@ def scores_of(stages: tuple[NetStage, NetStage], person: Structures, numbers: ra
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("people", type=Path)
-    parser.add_argument("--phantom-steps", type=int, default=200)
-    parser.add_argument("--coarse-steps", type=int, default=150)
-    parser.add_argument("--fine-steps", type=int, default=300)
+    parser.add_argument("--phantom-steps", type=int, default=500)
+    parser.add_argument("--coarse-steps", type=int, default=2500)
+    parser.add_argument("--fine-steps", type=int, default=6500)
     parser.add_argument("--work", type=Path, default=HERE.parent / "out" / "leave_one_out", help="nets and logs")
     parser.add_argument("-o", "--out", type=Path, default=RESULTS)
     options = parser.parse_args()
