@@ -6,9 +6,10 @@
 `people`: a folder of label maps to paint, as for `flare train --label-maps`. A first coarse net learns from phantoms
 alone, in whom there is nobody. From it, for each person, a coarse net learns from all others, people between them and
 phantoms, and from that one a fine net (preset `release`, with smaller patches for the fine nets). Both segment CTs
-painted over the person left out: half of all these CTs without contrast agent, a third 18 cm wide round the spine, slices
-of 1.5, 2.5 and 5 mm. Organs are scored that are whole, cut neither by the CT nor by the person's label map. Beside it,
-the packaged nets on the same CTs: they have learnt from these people, so theirs is the score of people who are known.
+painted over the person left out: half of all these CTs without contrast agent, a third 18 cm wide round the spine,
+slices of 1.5, 2.5 and 5 mm. Organs are scored that are whole, cut neither by the CT nor by the person's label map.
+Beside it, the packaged nets on the same CTs: they have learnt from these people, so theirs is the score of people who are
+known.
 Results go to `benchmarks/results/leave_one_out.json` after every person.
 """
 
