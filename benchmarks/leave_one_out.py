@@ -8,8 +8,8 @@ alone, in whom there is nobody. From it, for each person, a coarse net learns fr
 phantoms, and from that one a fine net (preset `release`, with smaller patches for the fine nets). Both segment CTs
 painted over the person left out: half of all these CTs without contrast agent, a third 18 cm wide round the spine,
 slices of 1.5, 2.5 and 5 mm. Organs are scored that are whole, cut neither by the CT nor by the person's label map.
-Beside it, the packaged nets on the same CTs: they have learnt from these people, so theirs is the score of people who are
-known.
+Beside it, the packaged nets on the same CTs: they have learnt from these people, so theirs is the score of people who
+are known.
 Results go to `benchmarks/results/leave_one_out.json` after every person.
 """
 
