@@ -65,7 +65,7 @@ def check_dicom_seg(like: Volume) -> None:
         raise ValueError(f"only labels of a DICOM series can be saved as {SEG_SUFFIX}, got a CT from another format")
     if len({str(slice_.path) for slice_ in slices}) > 1 and any(slice_.parent for slice_ in slices):
         raise ValueError(f"labels can refer to one multi-frame file, got a series of several: {slices[0].path} ...")
-    some = slices if slices[0].parent else slices[:: max(1, len(slices) - 1)]  # the ends: of one study and series?
+    some = slices if slices[0].parent else _one_of_each(slices)
     _segmentation(some, np.zeros((len(some), slices[0].whole("Rows"), slices[0].whole("Columns")), np.uint8))
 
 
@@ -87,6 +87,13 @@ def save_dicom_seg(path: Path, label_map_zyx: np.ndarray, like: Volume) -> None:
     made.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     with atomic_write(path) as unfinished, quiet():
         made.save_as(unfinished, enforce_file_format=True)
+
+
+def _one_of_each(slices: tuple[Header, ...]) -> tuple[Header, ...]:
+    """Return the first slice of each patient, study, series and frame of reference, and the last slice of all."""
+    names = ("SeriesInstanceUID", "FrameOfReferenceUID")
+    first = {(slice_.shows, *(str(slice_.value(name)) for name in names)): slice_ for slice_ in reversed(slices)}
+    return tuple(slice_ for slice_ in slices if slice_ in {*first.values(), slices[-1]})
 
 
 def _segmentation(slices: tuple[Header, ...], labels: np.ndarray) -> "Dataset":

@@ -199,6 +199,7 @@ def test_labels_without_any_organ_are_saved(tmp_path):
         (every(StudyInstanceUID=STUDY, FrameOfReferenceUID=""), "must have a FrameOfReferenceUID"),
         (every(StudyInstanceUID=STUDY, PatientSex="4711"), r"one that highdicom refuses \(ValueError\)"),
         (lambda ds, k: setattr(ds, "StudyInstanceUID", f"{STUDY}.{k}"), r"one that highdicom refuses \(ValueError\)"),
+        (lambda ds, k: setattr(ds, "StudyInstanceUID", f"{STUDY}.{'12211'[k]}"), "one that highdicom refuses"),
     ],
 )
 def test_a_ct_that_cannot_be_referred_to_is_refused_before_the_work(tmp_path, change, said, capfd):
