@@ -57,11 +57,15 @@ def frames_of(header: Header) -> list[Header]:
 
 
 def check_parts(files: Iterable[Header]) -> None:
-    """Raise ValueError if a multi-frame image is spread over several files (a concatenation) and one is not there."""
+    """Raise ValueError if a multi-frame image is spread over several files (a concatenation) and one is not there.
+
+    A file without a number among them is no part of any.
+    """
     there: dict[str, set[int]] = defaultdict(set)
     n_parts: dict[str, int] = defaultdict(int)
     for file in files:
-        if image := str(file.value("ConcatenationUID") or ""):
+        image = str(file.value("ConcatenationUID") or "")
+        if image and file.value("InConcatenationNumber") is not None:
             number = file.whole("InConcatenationNumber")
             stated = file.value("InConcatenationTotalNumber") is not None
             there[image].add(number)

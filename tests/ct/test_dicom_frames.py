@@ -110,3 +110,10 @@ def test_a_multi_frame_ct_in_several_files_is_whole_or_refused(tmp_path, last):
     (tmp_path / f"{2 if last else 1}.dcm").unlink()
     with pytest.raises(ValueError, match="a multi-frame image in 2 files must be whole, got 1 of them"):
         load_ct(tmp_path)
+
+
+def test_a_multi_frame_ct_that_names_a_concatenation_and_no_number_is_whole(tmp_path):
+    ds = dcmread(enhanced(tmp_path / "ct.dcm"))
+    ds.ConcatenationUID = "1.2.3"
+    write(ds, tmp_path / "ct.dcm")
+    np.testing.assert_array_equal(hu_of(tmp_path), HU)
