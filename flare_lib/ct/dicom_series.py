@@ -9,14 +9,14 @@ be read, or that fits nowhere, rules out the series beside it.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flare_lib.ct.dicom_folder import DicomFiles, Unread, folder_of, read_files
+from flare_lib.ct.dicom_folder import Unread, folder_of, read_files
 from flare_lib.ct.dicom_frames import ENHANCED_CT, check_parts, frames_of
 from flare_lib.ct.dicom_headers import Header, plain_text, quiet
 from flare_lib.ct.dicom_stack import CT_IMAGE, Stack, check_is_ct_slice, is_localizer, is_stack, place_slices
@@ -96,7 +96,8 @@ def find_series(path: Path) -> list[Series]:
 def _find_series(path: Path) -> list[Series]:
     files = read_files(path)
     unread = list(files.unread)
-    groups = _together(_by_uid(files.headers, unread), path)
+    by_uid = _by_uid(files.headers, unread)
+    groups = _together(by_uid, path)
     folders = {folder_of(header) for headers in groups.values() for header in headers}
     if not groups and unread:
         raise ValueError(unread[0].reason)
@@ -104,7 +105,7 @@ def _find_series(path: Path) -> list[Series]:
     for uid, headers in sorted(groups.items()):
         inside = {folder_of(header) for header in headers}
         damage = [reason for folder, reason in unread if folder in inside or folder not in folders]
-        found += _series(path, uid, headers, damage + _missing(uid, headers, files))
+        found += _series(path, uid, headers, damage + _missing(headers, files.listed, by_uid.keys()))
     return found
 
 
@@ -134,12 +135,24 @@ def _by_uid(headers: Iterable[Header], unread: list[Unread]) -> dict[str, list[H
 def _together(groups: dict[str, list[Header]], path: Path) -> dict[str, list[Header]]:
     """Return {series UID: headers} with one CT, by its lowest UID, in place of series of one slice that lie as a CT.
 
-    Some writers draw a new series for every file.
+    Some writers draw a new series for every file. Beside a CT of several slices, single ones stay what they are.
     """
-    alone = {uid: headers[0] for uid, headers in groups.items() if len(headers) == 1 and _is_slice(headers[0])}
-    if len(alone) < _BY_NO_CHANCE or not is_stack([*alone.values()], path):
+    n_slices = {uid: _n_slices(headers) for uid, headers in groups.items()}
+    alone = [uid for uid, n in n_slices.items() if n == 1]
+    slices = [header for uid in alone for header in groups[uid]]
+    if len(alone) < _BY_NO_CHANCE or max(n_slices.values()) > 1 or not is_stack(slices, path):
         return groups
-    return {uid: headers for uid, headers in groups.items() if uid not in alone} | {min(alone): [*alone.values()]}
+    return {uid: headers for uid, headers in groups.items() if uid not in alone} | {min(alone): slices}
+
+
+def _n_slices(headers: list[Header]) -> int:
+    """Return how many CT slices files hold: copies count once, and each frame of a multi-frame CT."""
+    n_frames = {
+        str(header.value("SOPInstanceUID") or header): header.n_frames
+        for header in headers
+        if _is_slice(header) or (header.value("SOPClassUID") in ENHANCED_CT and not is_localizer(header))
+    }
+    return sum(n_frames.values())
 
 
 def _is_slice(header: Header) -> bool:
@@ -170,10 +183,17 @@ def _is_lost(header: Header, uid: str) -> bool:
     return False
 
 
-def _missing(uid: str, headers: list[Header], files: DicomFiles) -> list[str]:
-    """Name an image that a DICOMDIR lists for this series and that was not found."""
+def _missing(headers: list[Header], listed: dict[str, dict[str, str]], found: Set[str]) -> list[str]:
+    """Name an image that a DICOMDIR lists for this series and that was not found.
+
+    `found`: the series of all files. If these slices each name one of their own, a listed series without any file may
+    be that of another such slice.
+    """
+    uids = {str(header.value("SeriesInstanceUID") or "") for header in headers}
+    if len(uids) > 1:
+        uids |= listed.keys() - found
     there = {str(header.value("SOPInstanceUID")) for header in headers}
-    gone = [name for image, name in files.listed.get(uid, {}).items() if image not in there]
+    gone = [name for uid in sorted(uids) for image, name in listed.get(uid, {}).items() if image not in there]
     return [f"all files that a DICOMDIR lists for a series must be there, got none for {gone[0]}"] if gone else []
 
 

@@ -100,8 +100,9 @@ def place_slices(headers: Sequence[Header], where: Path) -> Stack:
     _check_same(headers, "rows and columns", lambda h: (h.whole("Rows"), h.whole("Columns")))
     _check_same(headers, "PixelSpacing", lambda h: h.numbers("PixelSpacing", 2))
     _check_same(headers, "ImageOrientationPatient", lambda h: h.numbers("ImageOrientationPatient", 6))
-    frames = [str(header.value("FrameOfReferenceUID") or "") for header in headers]
-    if len({*frames}) < max(3, len(frames)):  # one for every slice tells nothing: some writers draw them
+    at = {header.numbers("ImagePositionPatient", 3) for header in headers}  # copies lie in one place
+    frames = {str(header.value("FrameOfReferenceUID") or "") for header in headers}
+    if len(frames) < max(3, len(at)):  # one for every slice tells nothing: some writers draw them
         _check_same(headers, "FrameOfReferenceUID", lambda h: str(h.value("FrameOfReferenceUID") or ""))
     along_row, along_column, row_mm, column_mm = _axes_of(headers[0])
     normal = np.cross(along_row, along_column)

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from dicoms import HU, SERIES, N, a_slice, every, only, other_series, set_elements, store, write, write_series
+from dicoms import HU, SERIES, N, a_slice, enhanced, every, only, other_series, set_elements, store, write, write_series
 from series import CONTOURS, REPORT, SCOUT, hu_of, refusal_of
 
 from flare_lib.ct.dicom_series import find_series
@@ -180,6 +180,44 @@ def test_slices_of_other_places_or_too_few_are_no_ct_if_each_names_a_series_of_i
     write_series(tmp_path / "few", _own_uids, range(4))
     assert "got 5 of 5: " in refusal_of(tmp_path / "uneven")
     assert "got 4 of 4: " in refusal_of(tmp_path / "few")
+
+
+def test_a_copy_changes_nothing_where_each_slice_names_a_series_of_its_own(tmp_path):
+    write_series(tmp_path / "again", _own_uids, [2])
+    np.testing.assert_array_equal(hu_of(write_series(tmp_path, _own_uids)), HU)
+
+
+@pytest.mark.parametrize("multi_frame", [False, True])
+def test_single_slices_beside_a_ct_of_several_are_no_second_ct(tmp_path, multi_frame):
+    if multi_frame:
+        enhanced(tmp_path / "ct.dcm")
+    else:
+        write_series(tmp_path)
+    for k in range(N):
+        other_series(tmp_path, 20 + k, slices=[k])
+    np.testing.assert_array_equal(hu_of(tmp_path), HU)
+    assert len(find_series(tmp_path)) == 1 + N
+
+
+@pytest.mark.parametrize("gone", [0, N])
+def test_a_slice_with_a_series_of_its_own_that_an_index_lists_is_missed(tmp_path, monkeypatch, gone):
+    """An end of six slices: the others are enough for a CT."""
+
+    def change(ds, k):
+        _own_uids(ds, k, range(N + 1))
+        set_elements(ds, SOPInstanceUID=f"1.2.4.{k}")
+
+    write_series(tmp_path, change, range(N))
+    last = a_slice(0)
+    change(last, N)
+    write(last, tmp_path / f"{N:03}.dcm")
+    (tmp_path / "DICOMDIR").touch()
+    listed = [(f"1.2.3.{N - k}", f"1.2.4.{k}", f"{k:03}.dcm") for k in range(N + 1)]
+    monkeypatch.setattr("flare_lib.ct.dicom_folder._directory_records", lambda index: listed)
+    np.testing.assert_array_equal(hu_of(tmp_path), [*HU, HU[0]])
+    (tmp_path / f"{gone:03}.dcm").unlink()
+    said = f"all files that a DICOMDIR lists for a series must be there, got none for {gone:03}.dcm"
+    assert refusal_of(tmp_path) == said
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,17 @@ def test_slices_are_put_in_order_at_their_place(tmp_path):
     assert (stack.tilt_rows, stack.tilt_degrees, stack.is_axial) == (0.0, 0.0, True)
 
 
+def test_a_frame_of_reference_for_every_slice_tells_nothing_and_one_for_some_does(tmp_path):
+    def change(ds, k):
+        ds.FrameOfReferenceUID = f"1.2.3.{k}"
+
+    write_series(tmp_path / "copy", change, [2])
+    assert len(stack_of(write_series(tmp_path, change)).slices) == N
+    write_series(tmp_path, every(FrameOfReferenceUID="1.2.3.0"), [1])
+    with pytest.raises(ValueError, match="must have the same FrameOfReferenceUID"):
+        stack_of(tmp_path)
+
+
 def test_sagittal_slices_are_not_axial(tmp_path):
     def change(ds, k):
         set_elements(ds, ImageOrientationPatient=[0, 1, 0, 0, 0, -1], ImagePositionPatient=[-3.0 * k, 42, 7])
