@@ -46,7 +46,10 @@ def chosen_pool(
     elif jobs is not None:
         from flare_lib.machine.cluster import DaskWorkers, slurm_cluster
 
-        with slurm_cluster(workers, jobs) as submitted, DaskWorkers(submitted, on_note=tell_note) as cluster:
+        with (
+            slurm_cluster(workers, jobs, on_note=tell_note) as submitted,
+            DaskWorkers(submitted, on_note=tell_note) as cluster,
+        ):
             _tell_dashboard(cluster.dashboard)
             yield cluster
     elif workers:

@@ -18,6 +18,12 @@ _CHANNEL = "_0000"
 _NOT_READ = re.compile(
     r"\.(nrrd|nhdr|mha|mhd|hdr|img|mgh|mgz|mnc|tar(\.\w+)?|tgz|7z|rar)$|\.nii(\.gz)?\.\w+$", re.IGNORECASE
 )
+# what is called like them and holds no image: notes on a NIfTI file, its checksum, and archives of a net's weights
+_NO_IMAGE = re.compile(
+    r"\.nii(\.gz)?\.(json|txt|csv|tsv|xml|ya?ml|log|md5|sha\d+)$"
+    r"|(model|checkpoint|weights|\.pth?)[^.]*\.(tar(\.\w+)?|tgz|7z|rar)$",
+    re.IGNORECASE,
+)
 # names of files that are not even opened
 _NEVER_DICOM = (*SUFFIXES, ZIP_SUFFIX, ".csv", ".tsv", ".json", ".png", ".txt")
 
@@ -79,21 +85,23 @@ def find_images(folder: str | os.PathLike) -> dict[str, Path]:
 def tell_not_read(folder: str | os.PathLike, on_note: Callable[[str], None] | None) -> None:
     """Call `on_note` with a note of the files in a folder that may be images but are not read, judging by their names.
 
-    These are other formats (.nrrd, .mha, .img), archives other than .zip, and NIfTI files that are not packed by gzip,
-    are still on their way or only a cloud's placeholder (`a.nii.xz`, `a.nii.gz.part`, `.a.nii.gz.icloud`), unless the
-    file itself is there.
+    These are other formats (.nrrd, .mha, .hdr and .img), archives other than .zip, and NIfTI files that are not packed
+    by gzip, are still on their way or only a cloud's placeholder (`a.nii.xz`, `a.nii.gz.part`, `.a.nii.gz.icloud`),
+    unless the file itself is there. DICOM files are not among them, whatever they are called.
     """
     names = {path.name for path in Path(folder).glob("*") if not path.is_dir()}
     passed = [
         name
         for name in sorted(names)
         if _NOT_READ.search(name)
+        and not _NO_IMAGE.search(name)
         and not name.lower().endswith((*SUFFIXES, ZIP_SUFFIX))
         and (not name.startswith(".") or name.endswith(".icloud"))
         and name.rpartition(".")[0].lstrip(".") not in names
+        and not any(_dicom_among([Path(folder, name)]))
     ]
     if passed and on_note:
-        on_note(f"{folder} holds what may be images, neither NIfTI nor DICOM; passed over: {some_of(passed)}")
+        on_note(f"{folder} holds what may be images in a form that is not read; passed over: {some_of(passed)}")
 
 
 def find_cts(folder: str | os.PathLike, labelled: Collection[str] = ()) -> dict[str, Path]:

@@ -14,7 +14,8 @@ from torch.nn import functional
 
 _N_LAYERS, _N_CHANNELS = 4, 2
 _LEAK = 0.01
-_LEAST_EVEN = 0.2  # of the image's own `_evenness`; the convolutions go below it once in 300 times
+_LEAST_EVEN = 0.2  # of the image's own `_evenness`; the convolutions seldom go below it
+_N_DRAWS = 10
 
 
 def randomize_appearance(image: np.ndarray, rng: np.random.Generator, *, strength: float = 1.0) -> np.ndarray:
@@ -41,15 +42,18 @@ def random_convolutions(image: np.ndarray, rng: np.random.Generator, *, share: f
     """Return `image` (Z, Y, X), mixed with what four random convolutions make of it; mean and SD stay.
 
     Kernels are of 1 voxel or, one in three, of 3. If the convolutions turn bright to dark, their result is turned back,
-    for air is dark in every CT; if they leave hardly any contrast, others are drawn. `share` from 0 to 1 of the mixture
-    is theirs; with 0, and for an image without contrast, the answer is the image.
+    for air is dark in every CT; if they leave hardly any contrast, others are drawn, at most ten. `share` from 0 to 1
+    of the mixture is theirs; with 0, and for an image of no contrast or too little, the answer is the image.
     """
     mean, sd = float(image.mean()), float(image.std())
     if not share or not sd:
         return image.astype(np.float32)
-    made = _convolved(image, rng)
-    while _evenness(made) < _LEAST_EVEN * _evenness(image):  # all but a few voxels would look alike: draw again
+    for _ in range(_N_DRAWS):
         made = _convolved(image, rng)
+        if _evenness(made) >= _LEAST_EVEN * _evenness(image):  # otherwise all but a few voxels would look alike
+            break
+    else:  # a contrast so faint that float32 loses it beside the biases
+        return image.astype(np.float32)
     result = _with_moments(made, mean, sd)
     if ((result - mean) * (image - mean)).mean() < 0:
         result = 2 * mean - result

@@ -68,7 +68,9 @@ def find_cases(folder: str | Path, *, on_note: Callable[[str], None] | None = No
     else:
         label_maps = {path.parent.name: path for path in folder.glob("*/segmentations")}
         cts = _in_folder(folder)
-        searched = [folder] if folder not in cts.values() else []  # a CT's slices may be called anything
+        taken = {path for ct in cts.values() for path in (ct, ct.parent)}
+        others = [path for path in sorted(folder.glob("[!.]*")) if path.is_dir() and path not in taken]
+        searched = [folder, *others] if folder not in cts.values() else []  # a CT's slices may be called anything
     for part in searched:
         tell_not_read(part, on_note)
     passed = label_maps_among([ct for name, ct in cts.items() if name not in label_maps], on_note)

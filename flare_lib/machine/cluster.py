@@ -20,6 +20,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any, Self
 
 from flare_lib.machine.child import Outcome
+from flare_lib.machine.counted import some_of
 from flare_lib.machine.extras import extra
 from flare_lib.machine.failures import Failure, reason_of
 from flare_lib.machine.processes import KILLED, Processes
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _COUNT_EVERY_S = 2.0
 _ANSWER_WITHIN_S = 30.0
 _LOOK_EVERY_S = 1.0
+_HOST_AND_PORT = ("tcp", "tls", "ws", "wss")  # kinds of address
 _PER_THREAD = 2  # one at work, one that waits beside it
 
 
@@ -123,9 +125,13 @@ class DaskWorkers:
         with extra("cluster"):
             from distributed import Client
             from distributed.comm import get_address_host_port
-        if isinstance(self._scheduler, str) and not self._scheduler.startswith("inproc://"):  # one in this process
+            from distributed.comm.registry import get_backend
+        if isinstance(self._scheduler, str):
+            kind = self._scheduler.rpartition("://")[0] or "tcp"
             try:  # before there is a client, which a bad address would leave half-made
-                get_address_host_port(self._scheduler)
+                get_backend(kind)
+                if kind in _HOST_AND_PORT:  # the form of the others is theirs
+                    get_address_host_port(self._scheduler)
             except ValueError as error:
                 raise ValueError(f"the scheduler must be tcp://HOST:PORT, got {self._scheduler} ({error})") from error
         ends, waits = time.monotonic() + self._patience_s, False
@@ -135,7 +141,7 @@ class DaskWorkers:
             except (OSError, TimeoutError) as error:
                 if time.monotonic() >= ends:
                     raise OSError(f"a Dask scheduler must answer at {self._scheduler}, got no answer") from error
-            except TypeError as error:  # an address of TLS without Dask's settings for it
+            except (TypeError, ValueError) as error:  # of TLS without Dask's settings, of UCX without its library
                 raise ValueError(f"Dask must know how to reach {self._scheduler}, got {error}") from error
             if not waits:
                 self._tell(
@@ -174,14 +180,16 @@ def _ctrl_c_as_before() -> Iterator[None]:
 
 
 @contextmanager
-def slurm_cluster(n_jobs: int, settings: Mapping[str, Any]) -> "Iterator[JobQueueCluster]":
+def slurm_cluster(
+    n_jobs: int, settings: Mapping[str, Any], *, on_note: Callable[[str], None] | None = None
+) -> "Iterator[JobQueueCluster]":
     """Submit `n_jobs` batch jobs, each of which works on one case at a time, and end them with the block.
 
     `settings`: `cores` of a job (its threads; 4), `memory` ("8GB"), and anything else that dask-jobqueue's SLURMCluster
     takes: queue, account, walltime, interface, log_directory, ... What is not given comes from Dask's configuration
     (jobqueue.slurm). Nothing is submitted for 0 jobs; `cluster.job_script()` is what is submitted. Needs the extra
     `cluster`. Raises ValueError for settings that SLURMCluster does not take, and for cores that are not 1 or more;
-    OSError if there is no sbatch here, or if it refuses a job.
+    OSError if there is no sbatch here, or if it refuses every job; if it refuses some, `on_note` is called with a note.
     """
     with extra("cluster"), _ctrl_c_as_before():
         import dask
@@ -217,6 +225,17 @@ def slurm_cluster(n_jobs: int, settings: Mapping[str, Any]) -> "Iterator[JobQueu
                 self.status = Status.running  # to Dask, so that it logs nothing and closes this job with the others
                 answers.put(reason_of(error).rpartition("stderr: ")[2])
 
+        def _job_id_from_submit_output(self, out: str) -> str:
+            try:
+                return super()._job_id_from_submit_output(out)
+            except ValueError as error:
+                said = f"{self.submit_command} must say the job's number, got {out.strip()!r}"
+                raise ValueError(f"{said}; if there is such a job, scancel must end it") from error
+
+        async def close(self) -> None:
+            await super().close()
+            self.status = Status.closed  # Dask asks for it, and dask-jobqueue does not say so
+
     given["job_cls"] = Submitted
     # Dask does not repeat a piece of work whose worker died: it comes back, and the runner tries it once more, alone
     with (
@@ -226,6 +245,9 @@ def slurm_cluster(n_jobs: int, settings: Mapping[str, Any]) -> "Iterator[JobQueu
         if n_jobs:
             cluster.scale(jobs=n_jobs)
             refused = [why for _ in range(n_jobs) if (why := answers.get()) is not None]
-            if refused:
-                raise OSError(f"SLURM must take all {n_jobs} batch jobs, got {len(refused)} refused: {refused[0]}")
+            reasons = some_of(list(dict.fromkeys(refused)))
+            if len(refused) == n_jobs:
+                raise OSError(f"SLURM must take a batch job, got {n_jobs} of {n_jobs} refused: {reasons}")
+            if refused and on_note:
+                on_note(f"SLURM refused {len(refused)} of {n_jobs} batch jobs: {reasons}")
         yield cluster

@@ -1,6 +1,5 @@
 """Outputs: told before any work when they cannot be written, never an input, named when they are there."""
 
-import errno
 import os
 import subprocess
 import sys
@@ -86,7 +85,8 @@ def test_a_link_that_leads_to_itself_is_no_input_and_is_replaced_as_an_output(fl
     assert_refused(flare("segment", tmp_path / "loop.nii.gz", "-o", tmp_path / "a.nii"), "every input must exist")
     code, _, err = flare("segment", tmp_path, "-o", tmp_path / "out", "--workers", 0, "--device", "cpu")
     assert (code, len(nets)) == (2, 1)
-    assert err == [f"error: {tmp_path / 'loop.nii.gz'}: {os.strerror(errno.ELOOP)}"]
+    assert len(err) == 1
+    assert err[0].startswith(f"error: {tmp_path / 'loop.nii.gz'}: ")  # and the system's words for it
     assert flare("segment", ct_path, "-o", tmp_path / "loop.nii.gz")[0] == 0
     assert not (tmp_path / "loop.nii.gz").is_symlink()
 

@@ -35,6 +35,14 @@ def test_tissues_change_against_each_other():
     assert np.ptp(ratios) > 0.5
 
 
+def test_an_image_whose_contrast_every_draw_loses_stays_as_it_is(monkeypatch):
+    faint = np.random.default_rng(0).normal(0, 1e-11, (3, 5, 7)).astype(np.float32)
+    made = iter([np.zeros_like(faint)] * 10)
+    monkeypatch.setattr("flare_lib.data.appearance._convolved", lambda image, rng: next(made))
+    np.testing.assert_array_equal(random_convolutions(faint, np.random.default_rng(1), share=0.7), faint)
+    assert list(made) == []
+
+
 def test_convolutions_that_leave_hardly_any_contrast_are_drawn_again(monkeypatch):
     flat, lone = np.zeros((2, 5, 7, 60), np.float32)
     lone[0, 0, 0] = 1.0

@@ -152,17 +152,17 @@ def test_patients_with_masks_and_others_are_all_found(tmp_path):
     assert found(tmp_path, tmp_path) == {"p2_scan": "p2/scan.nii.gz", "s1": "s1/ct.nii.gz"}
 
 
-@pytest.mark.parametrize("below", ["", "patient/"])
-def test_a_stray_slice_among_nifti_files_is_passed_over_by_name(tmp_path, below):
+@pytest.mark.parametrize(("below", "stray"), [("", "IM0001"), ("patient/", "IM0001"), ("", "000.img")])
+def test_a_stray_slice_among_nifti_files_is_passed_over_by_name(tmp_path, below, stray):
     folder = tmp_path / "in" / below
     for name in ("a.nii.gz", "sub/b.nii.gz"):
         touch(folder / name, bytes(1000))
-    touch(folder / "IM0001", DICOM)
+    touch(folder / stray, DICOM)
     notes = []
     cases = {case.name: case.ct_path for case in list_cts([tmp_path / "in"], on_note=notes.append)}
     before = below.replace("/", "_")
     assert cases == {f"{before}a": folder / "a.nii.gz", f"{before}sub_b": folder / "sub" / "b.nii.gz"}
-    assert notes == [f"{folder} is taken for a folder of NIfTI files; passed over: IM0001"]
+    assert notes == [f"{folder} is taken for a folder of NIfTI files; passed over: {stray}"]
 
 
 def test_labels_among_the_slices_of_a_ct_are_passed_over_by_name(tmp_path):
@@ -241,17 +241,27 @@ def test_label_maps_among_cts_are_passed_over_by_name(tmp_path):
 @pytest.mark.parametrize("layout", ["", "images/", "labelsTr/"])
 def test_images_that_are_not_read_are_passed_over_by_name(tmp_path, layout):
     not_read = [".f.nii.gz.icloud", "a.img", "b.NRRD", "c.nii.xz", "d.nii.gz.part", "e.tar.gz", "g.nii.gz.dvc"]
-    others = ["a.nii.gz", "a.nii.gz.sha256", "a.json", ".b.nii.gz.part", "notes.txt", "x.img/d.txt"]
+    others = ["a.nii.gz", "a.nii.gz.crypt", "a.json", ".b.nii.gz.part", "notes.txt", "x.img/d.txt"]
+    others += ["h.nii.json", "h.nii.TXT", "h.nii.gz.sha256", "h.nii.md5", "model.tar", "model_best.pth.tar", "w.pt.tgz"]
     for name in ("imagesTr/a.nii.gz", *not_read, *others) if layout == "labelsTr/" else (*not_read, *others):
         touch(tmp_path / (name if name.startswith("imagesTr/") else f"{layout}{name}"))
     note = (
-        f"{tmp_path / layout} holds what may be images, neither NIfTI nor DICOM; passed over: "
+        f"{tmp_path / layout} holds what may be images in a form that is not read; passed over: "
         ".f.nii.gz.icloud, a.img, b.NRRD, c.nii.xz, d.nii.gz.part and 2 more"
     )
     for of_folder in (lambda folder, on_note: list_cts([folder], on_note=on_note), find_cases):
         notes = []
         assert [case.name for case in of_folder(tmp_path, on_note=notes.append)] == ["a"]
         assert notes == [note]
+
+
+def test_a_patients_folder_whose_image_is_not_read_is_told_of(tmp_path):
+    for name in ("s1/ct.nii.gz", "s2/ct.nii.gz", "s3/ct.nrrd", "s4/IM0", "s5/notes.txt"):
+        touch(tmp_path / name, DICOM if name == "s4/IM0" else b"x")
+    for of_folder in (lambda folder, on_note: list_cts([folder], on_note=on_note), find_cases):
+        notes = []
+        assert [case.name for case in of_folder(tmp_path, on_note=notes.append)] == ["s1", "s2", "s4"]
+        assert notes == [f"{tmp_path / 's3'} holds what may be images in a form that is not read; passed over: ct.nrrd"]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no such pipes here")

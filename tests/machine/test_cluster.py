@@ -83,6 +83,14 @@ def test_an_address_that_dask_does_not_know_how_to_reach_is_refused():
         DaskWorkers("tls://127.0.0.1:9", patience_s=0.2)
 
 
+def test_an_address_of_another_form_is_left_to_dask(monkeypatch):
+    monkeypatch.setitem(distributed.comm.registry.backends, "own", distributed.comm.registry.Backend)
+    asked = []
+    monkeypatch.setattr(distributed, "Client", lambda address, **_: asked.append(address))
+    DaskWorkers("own://any/form")
+    assert asked == ["own://any/form"]
+
+
 SBATCH = """#!/bin/sh
 cp "$1" {folder}/submitted.sh
 setsid sh {folder}/submitted.sh > {folder}/job.log 2>&1 &
@@ -95,7 +103,10 @@ kill -- -$(cat {folder}/pid)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no SLURM")
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no SLURM")
+
+
+@on_linux
 @pytest.mark.slow("a batch job, which starts a worker and its process")
 def test_batch_jobs_of_slurm_work_and_are_ended(tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
@@ -124,16 +135,45 @@ def test_batch_jobs_of_slurm_work_and_are_ended(tmp_path, monkeypatch):
     assert "export OMP_NUM_THREADS=3" in lines
 
 
+@on_linux
 def test_jobs_that_slurm_refuses_are_told_in_its_own_words(tmp_path, monkeypatch, caplog):
     (tmp_path / "sbatch").write_text("#!/bin/sh\necho sbatch: error: Invalid account >&2\nexit 1\n")
     (tmp_path / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    said = "SLURM must take all 2 batch jobs, got 2 refused: sbatch: error: Invalid account$"
+    said = "SLURM must take a batch job, got 2 of 2 refused: sbatch: error: Invalid account$"
     with pytest.raises(OSError, match=said), slurm_cluster(2, {"interface": "lo"}):
         pass
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []  # the story is told once
 
 
+@on_linux
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ("echo sbatch: error: QOSMaxSubmitJobPerUserLimit >&2; exit 1", "sbatch: error: QOSMaxSubmitJobPerUserLimit"),
+        (
+            "echo Submitted",
+            "sbatch must say the job's number, got 'Submitted'; if there is such a job, scancel must end it",
+        ),
+    ],
+    ids=["refused", "without a number"],
+)
+def test_the_jobs_that_slurm_takes_are_kept_beside_those_that_it_refuses(tmp_path, monkeypatch, other, said):
+    sbatch = f"if mkdir {tmp_path / 'taken'} 2> {os.devnull}; then echo Submitted batch job 4711; else {other}; fi"
+    for name, script in (("sbatch", sbatch), ("scancel", f'echo "$@" >> {tmp_path / "cancelled"}')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    notes = []
+    with slurm_cluster(3, {"interface": "lo"}, on_note=notes.append) as cluster:
+        assert notes == [f"SLURM refused 2 of 3 batch jobs: {said}"]
+        kept = list(cluster._created)  # Dask asks of each that is still held whether it has ended
+        assert not (tmp_path / "cancelled").exists()
+    assert (tmp_path / "cancelled").read_text().split() == ["4711"]
+    assert {job.status.name for job in kept} == {"closed"}
+
+
+@on_linux
 def test_batch_jobs_need_slurm_and_what_would_be_submitted_does_not(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     said = "batch jobs need SLURM's sbatch on this computer, got none"
