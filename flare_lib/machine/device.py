@@ -37,8 +37,9 @@ def has_x86_onednn() -> bool:
 
 @contextmanager
 def limits_of(device: torch.device) -> Iterator[None]:
-    """Raise in one line what `device` cannot do in the block: MemoryError if it is full, ValueError for an operation
-    that torch does not have for its kind.
+    """Raise in one line what `device` cannot do in the block.
+
+    MemoryError if it is full, ValueError for an operation that torch does not have for its kind.
     """
     try:
         yield
