@@ -8,7 +8,7 @@ Reference: DICOM PS3.10 (files and media), PS3.3, F (directory records).
 
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from flare_lib.ct.dicom_headers import (
     read_header,
     start_of,
     suffixes_of,
+    taken_out,
 )
 
 ZIP_SUFFIX = ".zip"
@@ -36,13 +37,24 @@ class Unread(NamedTuple):
     reason: str
 
 
+class Listed(NamedTuple):
+    """An image that an index lists: the hash of its study, the UIDs of its series, itself and its class, its file."""
+
+    study: int
+    series: str
+    uid: str
+    sop_class: str
+    is_scout: bool
+    file: str
+
+
 @dataclass(frozen=True)
 class DicomFiles:
-    """What was found: `headers` sorted by folder and name; `unread`; `listed` by an index, {series: {image: file}}."""
+    """What was found: `headers` sorted by folder and name; `unread`; what indexes say that there should be."""
 
     headers: list[Header] = field(default_factory=list)
     unread: list[Unread] = field(default_factory=list)
-    listed: dict[str, dict[str, str]] = field(default_factory=dict)
+    listed: list[Listed] = field(default_factory=list)
 
 
 def may_hold_dicom(path: Path) -> bool:
@@ -142,34 +154,44 @@ def _open_zip(path: FilePath) -> MemberPath:
     return MemberPath(archive)
 
 
-def _add_listed(index: FilePath, listed: dict[str, dict[str, str]]) -> None:
+def _add_listed(index: FilePath, listed: list[Listed]) -> None:
     """Add what an index lists; nothing if it cannot be read, since it is not a slice that would be missing."""
     try:
-        for series, image, name in _directory_records(index):
-            listed.setdefault(series, {})[image] = name
+        listed.extend(_images_in(index))
     except Exception:  # a damaged index can fail anywhere in the parser
         return
 
 
-def _directory_records(index: FilePath) -> Iterator[tuple[str, str, str]]:
-    """Yield the series, the instance and the file of every record below a series: {offset: record} is a tree."""
+def _images_in(index: FilePath) -> Iterator[Listed]:
+    """Yield the images that an index lists; reports, presentation states and the like have records of other types."""
     from pydicom import dcmread
 
     with open_dicom(index) as file:
         elements = dcmread(file, specific_tags=["DirectoryRecordSequence"])
     records: dict[int, Any] = {record.seq_item_tell: record for record in elements.DirectoryRecordSequence}
-    for series in records.values():
-        if series.DirectoryRecordType != "SERIES":
-            continue
-        at, seen = series.OffsetOfReferencedLowerLevelDirectoryEntity, set()
-        while at in records and at not in seen:
-            seen.add(at)
-            record = records[at]
-            if "ReferencedFileID" in record and "ReferencedSOPInstanceUIDInFile" in record:
-                parts = record.ReferencedFileID
-                name = parts if isinstance(parts, str) else "/".join(parts)
-                yield str(series.SeriesInstanceUID), str(record.ReferencedSOPInstanceUIDInFile), name
-            at = record.OffsetOfTheNextDirectoryRecord
+    for study in _of_type("STUDY", records.values()):
+        study_hash = taken_out(study, "StudyInstanceUID")
+        for series in _of_type("SERIES", _below(study, records)):
+            for image in _of_type("IMAGE", _below(series, records)):
+                uid, sop_class = image.ReferencedSOPInstanceUIDInFile, image.get("ReferencedSOPClassUIDInFile", "")
+                is_scout = "LOCALIZER" in image.get("ImageType", ())
+                parts = image.ReferencedFileID
+                path = Path(str(index)).parent.joinpath(*([parts] if isinstance(parts, str) else parts))
+                yield Listed(study_hash, str(series.SeriesInstanceUID), str(uid), str(sop_class), is_scout, str(path))
+
+
+def _of_type(kind: str, records: Iterable[Any]) -> Iterator[Any]:
+    """Yield the records of a type that are in use: those of deleted files may be left as inactive ones."""
+    return (record for record in records if record.DirectoryRecordType == kind and record.get("RecordInUseFlag") != 0)
+
+
+def _below(record: Any, records: dict[int, Any]) -> Iterator[Any]:
+    """Yield the records one level below another in an index: {offset: record} is a tree."""
+    at, seen = record.OffsetOfReferencedLowerLevelDirectoryEntity, set()
+    while at in records and at not in seen:
+        seen.add(at)
+        yield records[at]
+        at = records[at].OffsetOfTheNextDirectoryRecord
 
 
 def _is_called_like_one(path: FilePath, names: set[str]) -> bool:

@@ -151,7 +151,7 @@ def read_header(path: FilePath) -> Header | None:
             known = marked or "SOPClassUID" in elements or "Modality" in elements
             syntax = str(elements.file_meta.get("TransferSyntaxUID") or _guessed_syntax(elements))
             pixels_at = file.tell()
-            shows = tuple(_taken_out(elements, keyword) for keyword in _WHO)
+            shows = tuple(taken_out(elements, keyword) for keyword in _WHO)
             return Header(path, elements, syntax, pixels_at, shows=shows) if known else None
     except OSError as error:
         raise ValueError(f"{path} must be a file that can be read, got: {error.strerror or error}") from error
@@ -166,7 +166,7 @@ def is_index(path: FilePath, header: Header | None = None) -> bool:
     return header is not None and header.value("MediaStorageSOPClassUID", header.elements.file_meta) == _DICOMDIR
 
 
-def _taken_out(elements: "Dataset", keyword: str) -> int:
+def taken_out(elements: "Dataset", keyword: str) -> int:
     """Take what names a patient or a study out of a header; return a hash of its bytes, 0 for none."""
     if keyword not in elements:
         return 0

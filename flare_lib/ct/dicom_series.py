@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from flare_lib.ct.dicom_folder import Unread, folder_of, read_files
+from flare_lib.ct.dicom_folder import Listed, Unread, folder_of, read_files
 from flare_lib.ct.dicom_frames import ENHANCED_CT, check_parts, frames_of
 from flare_lib.ct.dicom_headers import Header, plain_text, quiet
 from flare_lib.ct.dicom_stack import CT_IMAGE, Stack, check_is_ct_slice, is_localizer, is_stack, place_slices
@@ -183,17 +183,25 @@ def _is_lost(header: Header, uid: str) -> bool:
     return False
 
 
-def _missing(headers: list[Header], listed: dict[str, dict[str, str]], found: Set[str]) -> list[str]:
+def _missing(headers: list[Header], listed: list[Listed], found: Set[str]) -> list[str]:
     """Name an image that a DICOMDIR lists for this series and that was not found.
 
     `found`: the series of all files. If these slices each name one of their own, a listed series without any file may
-    be that of another such slice.
+    be that of another such slice, unless it is of another study. Whatever else a disc holds may have been left there:
+    scouts, reports, other CTs. A file that lies where one is listed is that one: its UID may have been drawn anew.
     """
+    there = {name for header in headers for name in (str(header.value("SOPInstanceUID")), str(header.path))}
+    classes = {"", CT_IMAGE, *(str(header.value("SOPClassUID")) for header in headers if not _is_no_ct(header))}
     uids = {str(header.value("SeriesInstanceUID") or "") for header in headers}
-    if len(uids) > 1:
-        uids |= listed.keys() - found
-    there = {str(header.value("SOPInstanceUID")) for header in headers}
-    gone = [name for uid in sorted(uids) for image, name in listed.get(uid, {}).items() if image not in there]
+    studies = {header.shows[2] for header in headers}  # 0 is one that is not known
+
+    def may_be_of_these(image: Listed) -> bool:
+        if image.series in uids or len(uids) == 1 or image.series in found:
+            return image.series in uids
+        return len(studies) > 1 or image.study in studies or 0 in (image.study, *studies)
+
+    wanted = (image for image in listed if image.sop_class in classes and not image.is_scout and may_be_of_these(image))
+    gone = [image.file for image in wanted if there.isdisjoint((image.uid, image.file))]
     return [f"all files that a DICOMDIR lists for a series must be there, got none for {gone[0]}"] if gone else []
 
 

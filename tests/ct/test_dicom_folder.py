@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pydicom.data
 import pytest
-from dicoms import HU, N, a_slice, headers_in, write, write_series, zipped
+from dicoms import HU, SERIES, N, a_slice, disc, headers_in, set_elements, write, write_series, zipped
+from pydicom import Dataset, dcmread, uid
+from series import CAPTURE, REPORT, SCOUT
 
 from flare_lib.ct.dicom_folder import read_files
 from flare_lib.ct.dicom_series import find_series
@@ -117,14 +119,54 @@ def test_a_disc_is_listed_by_its_folder_or_its_index(tmp_path):
 
 
 def test_a_slice_that_an_index_lists_and_that_is_not_there_is_missed(tmp_path):
-    disc = tmp_path / "disc"
-    shutil.copytree(DISC, disc)
-    assert not [s for s in find_series(disc) if "DICOMDIR" in (s.against or "")]
-    gone = sorted(path for path in (disc / "77654033" / "CT2").iterdir())[-1]
+    copy = tmp_path / "disc"
+    shutil.copytree(DISC, copy)
+    assert not [s for s in find_series(copy) if "DICOMDIR" in (s.against or "")]
+    gone = sorted(path for path in (copy / "77654033" / "CT2").iterdir())[-1]
     gone.unlink()
-    missed = [s for s in find_series(disc) if "DICOMDIR" in (s.against or "")]
+    missed = [s for s in find_series(copy) if "DICOMDIR" in (s.against or "")]
     assert len(missed) == 1
-    assert missed[0].against.endswith(f"got none for 77654033/CT2/{gone.name}")
+    assert missed[0].against.endswith(f"got none for {gone}")
+
+
+STATE = {"SOPClassUID": uid.GrayscaleSoftcopyPresentationStateStorage, "Modality": "PR", "ContentLabel": "A"}
+STATE |= {"PresentationCreationDate": "20200229", "PresentationCreationTime": "12", "ReferencedSeriesSequence": []}
+VERIFIED = {"CompletionFlag": "COMPLETE", "VerificationFlag": "VERIFIED", "ConceptNameCodeSequence": [Dataset()]}
+OTHER_CT = {"StudyInstanceUID": f"{SERIES}.97", "SeriesInstanceUID": f"{SERIES}.97.1"}
+
+
+@pytest.mark.parametrize("own_series", [False, True], ids=["one series", "a series for each slice"])
+def test_of_what_an_index_lists_only_slices_are_missed(tmp_path, own_series):
+    """Six slices, of which five are enough for a CT, and files of all kinds that nobody need copy from a disc."""
+    page, report = CAPTURE | {"Modality": "OT"}, REPORT | VERIFIED | {"ContentDate": "20200229", "ContentTime": "12"}
+    others = [STATE, report, page, SCOUT, OTHER_CT, OTHER_CT | {"PatientID": "4712"}]
+    (tmp_path / "files").mkdir()
+    for k, elements in enumerate([{}] * (N + 1) + others):
+        ds = a_slice(k % N)
+        series = f"{SERIES}.{k}" if own_series else SERIES
+        set_elements(ds, SOPInstanceUID=f"{SERIES}.7.{k}", SeriesInstanceUID=series, InstanceNumber=k)
+        set_elements(ds, **({"ImagePositionPatient": [-31, 42, 7.5 + 3 * k]} | elements))
+        write(ds, tmp_path / "files" / f"{k:02}.dcm")
+    copy = disc(tmp_path / "copy", tmp_path / "files")
+    paths = {str(header.value("SOPInstanceUID")): header.path for header in headers_in(copy)}
+    for k in range(N + 1, len(paths)):
+        paths[f"{SERIES}.7.{k}"].unlink()
+    np.testing.assert_array_equal(hu_of(copy), [*HU, HU[0]])
+    for end in (0, N):
+        gone = paths[f"{SERIES}.7.{end}"]
+        gone.rename(tmp_path / "gone")
+        with pytest.raises(ValueError, match=f"DICOMDIR lists for a series must be there, got none for {gone}$"):
+            load_ct(copy)
+        (tmp_path / "gone").rename(gone)
+
+
+def test_files_that_were_given_new_uids_where_an_index_lists_them_are_not_missed(tmp_path):
+    copy = disc(tmp_path / "copy", write_series(tmp_path / "files"))
+    for k, header in enumerate(headers_in(copy)):
+        ds = dcmread(header.path)
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"{SERIES}.8.{k}"
+        write(ds, header.path)
+    np.testing.assert_array_equal(hu_of(copy), HU)
 
 
 def test_a_folder_that_cannot_be_read_is_told(tmp_path):

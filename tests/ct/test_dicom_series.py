@@ -4,7 +4,22 @@ import re
 
 import numpy as np
 import pytest
-from dicoms import HU, SERIES, N, a_slice, enhanced, every, only, other_series, set_elements, store, write, write_series
+from dicoms import (
+    HU,
+    SERIES,
+    N,
+    a_slice,
+    disc,
+    enhanced,
+    every,
+    headers_in,
+    only,
+    other_series,
+    set_elements,
+    store,
+    write,
+    write_series,
+)
 from series import CONTOURS, REPORT, SCOUT, hu_of, refusal_of
 
 from flare_lib.ct.dicom_series import find_series
@@ -200,24 +215,19 @@ def test_single_slices_beside_a_ct_of_several_are_no_second_ct(tmp_path, multi_f
 
 
 @pytest.mark.parametrize("gone", [0, N])
-def test_a_slice_with_a_series_of_its_own_that_an_index_lists_is_missed(tmp_path, monkeypatch, gone):
+def test_a_slice_with_a_study_and_a_series_of_its_own_that_an_index_lists_is_missed(tmp_path, gone):
     """An end of six slices: the others are enough for a CT."""
-
-    def change(ds, k):
-        _own_uids(ds, k, range(N + 1))
-        set_elements(ds, SOPInstanceUID=f"1.2.4.{k}")
-
-    write_series(tmp_path, change, range(N))
+    write_series(tmp_path / "files", _own_uids)
     last = a_slice(0)
-    change(last, N)
-    write(last, tmp_path / f"{N:03}.dcm")
-    (tmp_path / "DICOMDIR").touch()
-    listed = [(f"1.2.3.{N - k}", f"1.2.4.{k}", f"{k:03}.dcm") for k in range(N + 1)]
-    monkeypatch.setattr("flare_lib.ct.dicom_folder._directory_records", lambda index: listed)
-    np.testing.assert_array_equal(hu_of(tmp_path), [*HU, HU[0]])
-    (tmp_path / f"{gone:03}.dcm").unlink()
-    said = f"all files that a DICOMDIR lists for a series must be there, got none for {gone:03}.dcm"
-    assert refusal_of(tmp_path) == said
+    _own_uids(last, N, range(N + 1))
+    set_elements(last, SOPInstanceUID=f"{SERIES}.{N + 1}")
+    write(last, tmp_path / "files" / f"{N:03}.dcm")
+    copy = disc(tmp_path / "copy", tmp_path / "files")
+    np.testing.assert_array_equal(hu_of(copy), [*HU, HU[0]])
+    [path] = [h.path for h in headers_in(copy) if h.value("SOPInstanceUID") == f"{SERIES}.{gone + 1}"]
+    path.unlink()
+    said = f"all files that a DICOMDIR lists for a series must be there, got none for {path}"
+    assert refusal_of(copy) == said.replace(str(copy), "FOLDER")
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,11 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import imagecodecs
 import numpy as np
-from pydicom import Dataset, config, uid
+from pydicom import Dataset, config, dcmread, fileset, uid
 from pydicom.dataset import FileMetaDataset
 from pydicom.encaps import encapsulate
 
@@ -142,6 +143,26 @@ def zipped(folder: Path, archive: Path) -> Path:
         for path in sorted(folder.rglob("*")):
             packed.write(path, path.relative_to(folder))
     return archive
+
+
+def disc(folder: Path, of: Path) -> Path:
+    """Burn a disc of the files in a folder: they and a DICOMDIR that lists them; return it."""
+
+    def image_record(ds: Dataset) -> Dataset:
+        record = Dataset()
+        record.InstanceNumber, record.ImageType = ds.InstanceNumber, ds.ImageType
+        return record
+
+    files = fileset.FileSet()
+    with unchecked(), patch.dict(fileset.DIRECTORY_RECORDERS, IMAGE=image_record):
+        for path in sorted(of.iterdir()):
+            ds = dcmread(path)
+            ds.StudyInstanceUID = ds.get("StudyInstanceUID", f"{SERIES}.98")
+            ds.StudyTime, ds.StudyID, ds.SeriesNumber = "120000", "1", 1
+            files.add(ds)
+        files.write(folder)
+    files._stage["t"].cleanup()  # otherwise a warning comes later
+    return folder
 
 
 def enhanced(path: Path, hu: np.ndarray = HU, change: Change = lambda ds, k: None) -> Path:
