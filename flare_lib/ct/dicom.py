@@ -25,10 +25,10 @@ def load_dicom(path: Path, series: str | None = None) -> Volume:
     """Load a CT from a folder or a .zip archive, on its series' own grid, converted from LPS to RAS.
 
     The only CT series that can be loaded is taken, or the one that `series` names. The array is int16 or float32, as in
-    `load_ct`; each slice has its own slope and intercept. Identical copies of a slice count once. Slices of a tilted
-    gantry are shifted to lie straight above one another; the notes say so, and name what was passed over. `path` may
-    also be a DICOMDIR, which stands for its folder, or a single multi-frame file. Raises ValueError, in one line, for
-    anything but a complete CT series.
+    `load_ct`; each slice has its own slope and intercept, and padding that its header declares is dark. Identical
+    copies of a slice count once. Slices of a tilted gantry are shifted to lie straight above one another; the notes say
+    so, and name what was passed over. `path` may also be a DICOMDIR, which stands for its folder, or a single
+    multi-frame file. Raises ValueError, in one line, for anything but a complete CT series.
     """
     with quiet():
         chosen, notes = choose_series(find_series(path), path, series)

@@ -2,11 +2,12 @@
 
 What makes a file DICOM is its content, not its name. A file that is named like DICOM but is not (damaged, empty,
 packed, not yet downloaded) may be a slice that would go missing, so it is kept with a reason and rules out the series
-beside it. All other files are skipped. An index (DICOMDIR) says which files there should be.
+beside it. All other files are skipped; archives are named. An index (DICOMDIR) says which files there should be.
 Reference: DICOM PS3.10 (files and media), PS3.3, F (directory records).
 """
 
 import os
+import re
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ from flare_lib.ct.dicom_headers import (
 )
 
 ZIP_SUFFIX = ".zip"
+# archives of other kinds, by their names
+_NOT_READ = re.compile(r"(?<!\.nii)\.(tar(\.\w+)?|t[bgx]z2?|7z|rar|gz|bz2|xz|zst|iso)$", re.IGNORECASE)
 _MOST_BYTES, _MOST_PER_BYTE = 64 * 2**20, 200  # of a member: one that is larger and packed tighter is not a CT
 
 
@@ -50,10 +53,14 @@ class Listed(NamedTuple):
 
 @dataclass(frozen=True)
 class DicomFiles:
-    """What was found: `headers` sorted by folder and name; `unread`; what indexes say that there should be."""
+    """What was found: `headers` sorted by folder and name; `unread`; what indexes say that there should be.
+
+    `skipped`: archives that may hold DICOM, of other kinds than .zip.
+    """
 
     headers: list[Header] = field(default_factory=list)
     unread: list[Unread] = field(default_factory=list)
+    skipped: list[FilePath] = field(default_factory=list)
     listed: list[Listed] = field(default_factory=list)
 
 
@@ -127,6 +134,8 @@ def _read_entries(folder: FilePath, entries: list[FilePath], found: DicomFiles) 
             if _is_called_like_one(path, names):
                 reason = f"{path} must be a complete DICOM file, as its name says, got {_contents(path)}"
                 found.unread.append(Unread(str(folder), reason))
+            elif _NOT_READ.search(path.name) and not path.name.startswith("."):
+                found.skipped.append(path)
         except Exception:  # a damaged archive fails where its member is read
             found.unread.append(Unread(str(folder), f"{path} must be a file that can be read, got a damaged one"))
     found.headers.extend(headers)

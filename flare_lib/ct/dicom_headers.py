@@ -42,6 +42,7 @@ _TAGS = (
     *("Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
+    *("PixelPaddingValue", "PixelPaddingRangeLimit"),
 )
 _WHO = ("PatientID", "PatientName", "StudyInstanceUID")
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flare_lib.ct.dicom_headers import Header, open_dicom
+from flare_lib.ct.dicom_padding import darken_padding
 from flare_lib.ct.rescale import stack_slices
 
 _BIG_ENDIAN, _RLE = "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5"
@@ -42,9 +43,9 @@ class _Layout(NamedTuple):
 
 
 def hu_of(header: Header, frame: memoryview) -> np.ndarray:
-    """Return a slice in HU (rows, columns): int16 if that loses nothing, float32 otherwise."""
+    """Return a slice in HU (rows, columns): int16 if that loses nothing, float32 otherwise; its padding is dark."""
     slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept")
-    stored = stored_values(header, frame)
+    stored = darken_padding(stored_values(header, frame), header, slope, intercept)
     return stack_slices(
         [stored], lambda dtype: np.empty((*stored.shape, 1), dtype), (slope, intercept), (np.int16, np.float32), header
     )[..., 0]

@@ -105,7 +105,9 @@ def _find_series(path: Path) -> list[Series]:
     for uid, headers in sorted(groups.items()):
         inside = {folder_of(header) for header in headers}
         damage = [reason for folder, reason in unread if folder in inside or folder not in folders]
-        found += _series(path, uid, headers, damage + _missing(headers, files.listed, by_uid.keys()))
+        damage += _missing(headers, files.listed, by_uid.keys())
+        skipped = [file.name for file in files.skipped if str(file.parent) in inside or str(file.parent) not in folders]
+        found += _series(path, uid, headers, damage, skipped)
     return found
 
 
@@ -205,8 +207,8 @@ def _missing(headers: list[Header], listed: list[Listed], found: Set[str]) -> li
     return [f"all files that a DICOMDIR lists for a series must be there, got none for {gone[0]}"] if gone else []
 
 
-def _series(path: Path, uid: str, headers: list[Header], damage: list[str]) -> list[Series]:
-    """Return the volumes of one series; `damage` rules out each of them."""
+def _series(path: Path, uid: str, headers: list[Header], damage: list[str], skipped: list[str]) -> list[Series]:
+    """Return the volumes of one series; `damage` rules out each of them, `skipped` names archives beside them."""
     try:
         check_parts(headers)
         slices, beside = _apart([frame for header in headers for frame in frames_of(header)])
@@ -216,6 +218,8 @@ def _series(path: Path, uid: str, headers: list[Header], damage: list[str]) -> l
     except ValueError as error:
         return [Series(uid, tuple(headers), against=damage[0] if damage else str(error))]
     notes = tuple(f"passed over among the slices: {what}" for what in _what(beside))
+    if skipped:
+        notes += (f"passed over beside the slices: {some_of(skipped, most=_NAMED)} (of archives, only .zip is read)",)
     if len({str(header.value("SeriesInstanceUID")) for header in slices}) > 1:
         notes += ("every slice names a series of its own; they lie as those of one CT",)
     if len(people) > 1 and is_stack(slices, path):

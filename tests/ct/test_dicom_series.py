@@ -54,6 +54,13 @@ def test_what_lies_among_the_slices_of_a_series_is_passed_over_by_name(tmp_path,
     assert load_ct(tmp_path).notes == (f"passed over among the slices: 7_000.dcm, {what}",)
 
 
+@pytest.mark.parametrize("name", ["all.tar", "all.TGZ", "all.tar.xz", "all.7z", "all.rar", "005.gz", "disc.iso"])
+def test_an_archive_that_is_not_read_is_passed_over_by_name(tmp_path, name):
+    for beside in (name, f".{name}", "labels.nii.gz"):
+        (write_series(tmp_path) / beside).write_bytes(bytes(range(256)))
+    assert load_ct(tmp_path).notes == (f"passed over beside the slices: {name} (of archives, only .zip is read)",)
+
+
 def test_a_slice_that_calls_itself_a_scout_is_not_passed_over(tmp_path):
     write_series(tmp_path, only(2, ImageType=SCOUT["ImageType"]))  # it lies as the others do: without it there is a gap
     assert "FOLDER/002.dcm must be a slice of a CT, got a localizer (scout)" in refusal_of(tmp_path)
