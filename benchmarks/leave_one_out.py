@@ -1,20 +1,22 @@
 """What nets that learn from painted people alone know of a person they have never seen: leave one out, organ by organ.
 
     python benchmarks/leave_one_out.py people                           # days on two cores; resumes if stopped
-    python benchmarks/leave_one_out.py people --phantom-steps 2 --coarse-steps 2 --fine-steps 2   # a quick look
+    python benchmarks/leave_one_out.py people --leave-out s0001 s0004   # only these; another process does the others
+    python benchmarks/leave_one_out.py people --steps 2 2 2 --last-steps 2 2   # a quick look
 
-`people`: a folder of label maps to paint, as for `flare train --label-maps`. A first coarse net learns from phantoms
-alone, in whom there is nobody. From it, for each person, a coarse net learns from all others, people between them and
-phantoms, and from that one a fine net (preset `release`, with smaller patches for the fine nets). Both segment CTs
-painted over the person left out: half of all these CTs without contrast agent, a third 18 cm wide round the spine,
-slices of 1.5, 2.5 and 5 mm. Organs are scored that are whole, cut neither by the CT nor by the person's label map.
-Beside it, the packaged nets on the same CTs: they have learnt from these people, so theirs is the score of people who
-are known.
+`people`: a folder of label maps to paint, as for `flare train --label-maps`. They are two groups, and much of the
+learning is shared: a first coarse net learns from phantoms alone, in whom there is nobody; from it, for each group, a
+coarse and then a fine net learn from this group; and from these, for each person of the other group, a coarse and a
+fine net learn from all but that person, people between them and phantoms (preset `release`, with smaller patches for
+the fine nets). Both segment CTs painted over the person left out: half of all these CTs without contrast agent, a third
+18 cm wide round the spine, slices of 1.5, 2.5 and 5 mm. Organs are scored that are whole, cut neither by the CT nor by
+the person's label map. Beside it, the packaged nets on the same CTs: they have learnt from these people, so theirs is
+the score of people who are known.
 Results go to `benchmarks/results/leave_one_out.json` after every person.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -29,6 +31,7 @@ from flare_lib.ct.border import cut_labels
 from flare_lib.ct.labels import ORGANS
 from flare_lib.inference.coarse_to_fine import segment
 from flare_lib.inference.stages import NetStage, load_stages
+from flare_lib.machine.json_file import read_json_object
 from flare_lib.network.unet import UNet
 from flare_lib.network.weights import load_trained, save_trained
 from flare_lib.synthetic.morphing import people_between
@@ -43,17 +46,16 @@ from flare_lib.training.training_set import Source, moments_of_sources
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "leave_one_out.json"
 CTS_PER_PERSON = 5
+NEVER_SEEN, KNOWN = "never seen", "the packaged nets, which know them"
 BODIES_PER_PERSON, N_PHANTOMS = 2, 24
 
 Sources = dict[str, Sequence[Source]]
 
 
-def recipes_of(options: argparse.Namespace) -> tuple[Recipe, Recipe, Recipe]:
-    """Return the recipes of the first net, which sees phantoms alone, and of each person's coarse and fine nets."""
-    coarse = preset("release", "coarse", n_steps=options.coarse_steps)
-    fine = preset("release", "fine", n_steps=options.fine_steps, patch_size=(48, 64, 64))
-    first = replace(coarse, n_steps=options.phantom_steps, sources={"phantoms": 1.0})
-    return first, coarse, fine
+def recipes_of(coarse_steps: int, fine_steps: int) -> tuple[Recipe, Recipe]:
+    """Return the recipes of a coarse and of a fine net."""
+    coarse = preset("release", "coarse", n_steps=coarse_steps)
+    return coarse, preset("release", "fine", n_steps=fine_steps, patch_size=(48, 64, 64))
 
 
 def learn(recipe: Recipe, sources: Sources, folder: Path, *, init: Path | None = None) -> Path:
@@ -72,6 +74,14 @@ def learn(recipe: Recipe, sources: Sources, folder: Path, *, init: Path | None =
     return stem
 
 
+def learn_both(steps: Sequence[int], sources: Sources, folder: Path, beginning: Path) -> None:
+    """Train a coarse and a fine net from those in the folder `beginning`; without one, a fine net begins as coarse."""
+    coarse, fine = recipes_of(*steps)
+    own_coarse = learn(coarse, sources, folder, init=beginning / "coarse")
+    earlier = beginning / "fine"
+    learn(fine, sources, folder, init=earlier if earlier.with_suffix(".json").exists() else own_coarse)
+
+
 def bodies_of(people: dict[str, Structures], cache: Path) -> dict[tuple[str, ...], list[Structures]]:
     """Return everybody to paint by the names of those they come from: each person, and one between every two."""
     bodies: dict[tuple[str, ...], list[Structures]] = {}
@@ -83,9 +93,9 @@ def bodies_of(people: dict[str, Structures], cache: Path) -> dict[tuple[str, ...
     return bodies
 
 
-def without(name: str, bodies: dict[tuple[str, ...], list[Structures]]) -> list[Structures]:
-    """Return the bodies of all who have nothing of one person."""
-    return [body for names, them in bodies.items() if name not in names for body in them]
+def of_these(names: Collection[str], bodies: dict[tuple[str, ...], list[Structures]]) -> list[Structures]:
+    """Return the bodies that come from these people alone."""
+    return [body for parents, them in bodies.items() if set(parents) <= set(names) for body in them]
 
 
 def scores_of(stages: tuple[NetStage, NetStage], person: Structures, numbers: range) -> Iterator[tuple[str, list]]:
@@ -101,42 +111,46 @@ def scores_of(stages: tuple[NetStage, NetStage], person: Structures, numbers: ra
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("people", type=Path)
-    parser.add_argument("--phantom-steps", type=int, default=500)
-    parser.add_argument("--coarse-steps", type=int, default=2500)
-    parser.add_argument("--fine-steps", type=int, default=6500)
+    parser.add_argument("--group", nargs="+", help="the names of one of the two groups; default: the first half")
+    parser.add_argument("--leave-out", nargs="+", help="the names of those to leave out; default: everybody")
+    parser.add_argument("--steps", type=int, nargs=3, default=(500, 2500, 6500), metavar=("PHANTOMS", "COARSE", "FINE"))
+    parser.add_argument("--last-steps", type=int, nargs=2, default=(500, 2000), metavar=("COARSE", "FINE"))
     parser.add_argument("--work", type=Path, default=HERE.parent / "out" / "leave_one_out", help="nets and logs")
     parser.add_argument("-o", "--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    first, coarse, fine = recipes_of(options)
-    phantoms = [make_phantom(seed) for seed in range(N_PHANTOMS)]
-    beginning = learn(first, {"phantoms": phantoms}, options.work / "phantoms alone")
     people = {path.name.split("_")[0]: load_subject(path) for path in find_subjects(options.people)}
+    group = options.group or list(people)[: len(people) // 2]
+    others = [name for name in people if name not in group]
+    phantoms = [make_phantom(seed) for seed in range(N_PHANTOMS)]
+    alone = options.work / "phantoms alone"
+    first = replace(recipes_of(*options.steps[:2])[0], n_steps=options.steps[0], sources={"phantoms": 1.0})
+    learn(first, {"phantoms": phantoms}, alone)
     bodies = bodies_of(people, options.work / "between")
-    arms: dict[str, Scores] = {"never seen": {}, "the packaged nets, which know them": {}}
-    for k, (name, person) in enumerate(people.items()):
-        folder = options.work / name
-        sources: Sources = {"label_maps": without(name, bodies), "phantoms": phantoms}
-        learn(fine, sources, folder, init=learn(coarse, sources, folder, init=beginning))
-        numbers = range(k * CTS_PER_PERSON, (k + 1) * CTS_PER_PERSON)
-        for rows, stages in zip(arms.values(), (load_stages(folder), load_stages()), strict=True):
-            rows |= {f"{name}, {case}": dice for case, dice in scores_of(stages, person, numbers)}
-        store(options.out, result_of(arms, options))
+    for name in options.leave_out or people:
+        scores = options.work / name / "scores.json"
+        if not scores.exists():
+            strangers = others if name in group else group
+            known, beginning = [other for other in people if other != name], options.work / " ".join(strangers)
+            for names, steps, folder, start in (
+                (strangers, options.steps[1:], beginning, alone),
+                (known, options.last_steps, options.work / name, beginning),
+            ):
+                learn_both(steps, {"label_maps": of_these(names, bodies), "phantoms": phantoms}, folder, start)
+            numbers = range(CTS_PER_PERSON * list(people).index(name), CTS_PER_PERSON * (list(people).index(name) + 1))
+            nets = {NEVER_SEEN: load_stages(options.work / name), KNOWN: load_stages()}
+            store(scores, {arm: dict(scores_of(stages, people[name], numbers)) for arm, stages in nets.items()})
+        store(options.out, result_of(options))
 
 
-def result_of(arms: dict[str, Scores], options: argparse.Namespace) -> dict:
-    """Return what is stored, printed organ by organ as far as it is known."""
-    steps = {"phantoms": options.phantom_steps, "coarse": options.coarse_steps, "fine": options.fine_steps}
-    result = {
-        "machine": machine(),
-        "steps": steps,
-        "organs": [o.name for o in ORGANS],
-    }
-    people = sorted({case.split(",")[0] for case in arms["never seen"]})
-    for arm, rows in arms.items():
-        of_person = {p: means([dice for case, dice in rows.items() if case.startswith(f"{p},")]) for p in people}
-        known = {p: [d for d in dice if d is not None] for p, dice in of_person.items()}
+def result_of(options: argparse.Namespace) -> dict:
+    """Return what is stored of everybody who is scored, printed organ by organ."""
+    scored = {path.parent.name: read_json_object(path) for path in sorted(options.work.glob("*/scores.json"))}
+    result = {"machine": machine(), "steps": [*options.steps, *options.last_steps], "organs": [o.name for o in ORGANS]}
+    for arm in (NEVER_SEEN, KNOWN):
+        rows: Scores = {f"{p}, {case}": dice for p, arms in scored.items() for case, dice in arms[arm].items()}
+        of_person = {p: [d for d in means(list(arms[arm].values())) if d is not None] for p, arms in scored.items()}
         result[arm] = summary(arm, rows) | {
-            "mean_of_person": {p: round(float(np.mean(d)), 4) for p, d in known.items()}
+            "mean_of_person": {p: round(float(np.mean(d)), 4) for p, d in of_person.items()}
         }
     return result
 
