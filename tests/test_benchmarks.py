@@ -210,10 +210,10 @@ def test_the_first_picture_shows_a_slice_both_sides_and_the_legend():
     assert [text.get_text() for text in figure.legends[0].texts] == ["Liv  liver", "Spl  spleen"]
 
 
-def test_who_is_left_out_is_in_nobody_who_is_learnt_from():
+def test_nets_learn_from_these_people_and_from_those_between_them_alone():
     bodies = {("a",): ["a1", "a2"], ("b",): ["b1"], ("c",): [], ("a", "b"): ["ab"], ("b", "c"): ["bc"]}
-    assert leave_one_out.without("a", bodies) == ["b1", "bc"]
-    assert leave_one_out.without("b", bodies) == ["a1", "a2"]
+    assert leave_one_out.of_these(["b", "c"], bodies) == ["b1", "bc"]
+    assert leave_one_out.of_these(["a", "c"], bodies) == ["a1", "a2"]
 
 
 def test_only_organs_that_are_whole_are_scored(monkeypatch):
