@@ -19,10 +19,10 @@ from flare_lib.ct.resample import place_resampled
 from flare_lib.ct.roi import Box, bounding_box, check_margin, crop_volume, paste
 from flare_lib.ct.volume import Triple, Volume, check_volume
 from flare_lib.inference.plausibility import anatomy_doubts
-from flare_lib.inference.postprocess import MAX_DISTANCE_MM, MIN_SHARE, Report, check_rules, postprocess
-from flare_lib.inference.slice_interpolation import resize_argmax
+from flare_lib.inference.postprocess import MAX_DISTANCE_MM, MIN_SHARE, Report, check_rules, postprocess, without_specks
+from flare_lib.inference.slice_interpolation import mean_slabs, resize_argmax
 from flare_lib.inference.sliding_window import Slab, Weights, fitted_patch, sliding_window
-from flare_lib.inference.stages import PatchPredictor, ResizablePredictor, Stage, patch_mm_of, scale_of
+from flare_lib.inference.stages import PatchPredictor, ResizablePredictor, Stage, patch_mm_of, scale_of, views_of
 from flare_lib.inference.thin_scans import lowered_if_thin
 from flare_lib.machine.progress import StageProgress, of_stage
 
@@ -78,7 +78,7 @@ def segment(
     """
     check_margin(margin_mm)
     check_volume(ct, "ct")
-    run = Run(_rules(max_distance_mm, min_share) if clean_up else None, progress)
+    run = Run(_rules(max_distance_mm, min_share) if clean_up else None, progress, specks=not clean_up)
     foreground = find_foreground(ct.array_zyx)
     body = crop_volume(ct, foreground)
     run.lap("foreground")
@@ -106,7 +106,7 @@ def segment_in_one_stage(
     Arguments and errors as in `segment`; the region of interest is the foreground.
     """
     check_volume(ct, "ct")
-    run = Run(_rules(max_distance_mm, min_share) if clean_up else None, progress)
+    run = Run(_rules(max_distance_mm, min_share) if clean_up else None, progress, specks=not clean_up)
     foreground = find_foreground(ct.array_zyx)
     body = crop_volume(ct, foreground)
     run.lap("foreground")
@@ -122,10 +122,13 @@ def _rules(max_distance_mm: float, min_share: float) -> CleanUp:
 
 
 class Run:
-    """One case in progress: what its steps share, and what they note along the way."""
+    """One case in progress: what its steps share, and what they note along the way.
 
-    def __init__(self, rules: CleanUp | None, progress: StageProgress | None) -> None:
-        self.rules, self.progress = rules, progress
+    `rules`: the clean-up after each stage; `specks`: whether the result may hold what `without_specks` removes.
+    """
+
+    def __init__(self, rules: CleanUp | None, progress: StageProgress | None, *, specks: bool = True) -> None:
+        self.rules, self.progress, self.specks = rules, progress, specks
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
         self.removed: dict[str, Report] = {}
@@ -191,10 +194,15 @@ class Run:
 
     def segment_region(self, region: Volume, stage: Stage, tile_step: float, name: str, fit_tiles: float) -> np.ndarray:
         """Return the labels of a region on its own grid, cleaned up."""
-        image = stage.prepare(region)
+        views = views_of(stage)
+        images = [view.prepare(region) for view in views]
         self.lap(f"{name} preprocessing")
-        slabs = self.slide(image, stage, tile_step, name, fit_tiles=fit_tiles)
-        labels = resize_argmax(slabs, region.shape_zyx, in_shape_zyx=image.shape[1:])
+        names = [name, *(f"{name}, view {k}" for k in range(2, len(views) + 1))]
+        (slabs, shape), *others = [
+            (self.slide(image, view, tile_step, its_name, fit_tiles=fit_tiles), image.shape[1:])
+            for image, view, its_name in zip(images, views, names, strict=True)
+        ]
+        labels = resize_argmax(mean_slabs(slabs, shape, others), region.shape_zyx, in_shape_zyx=shape)
         self.lap(f"{name} net, resize + argmax")
         labels = self.clean_up(labels, region.spacing_zyx_mm, name)
         self.lap(f"{name} clean-up")
@@ -224,6 +232,12 @@ class Run:
         """
         label_map = paste(labels_zyx, roi, ct.shape_zyx)
         self.lap("paste")
+        if not self.specks:
+            label_map, removed_ml = without_specks(label_map, ct)
+            self.notes += [
+                f"the {ml:.2g} mL found of the {name} were removed: this scan shows all of it, and nobody's is as small"
+                for name, ml in removed_ml.items()
+            ]
         self.notes += [
             *ct.notes,
             *hu_doubts(ct.array_zyx),

@@ -47,7 +47,8 @@ class Settings:
     packaged ones. `nnunet`: a results folder of nnU-Net whose nets give the labels; `folds`: which of them, or
     every one if empty; `roi`: only within the coarse net's box. `margin_mm`: how far beyond the organs the last net
     looks. `tile_step`: how far apart its tiles lie, in patches; `fit_tiles`: how many patches a tile fitted to the
-    CT may hold. `scale`: how much larger than it is the two nets see the body. `device`, `precision`, `engine`: see
+    CT may hold. `scale`: how much larger than it is the two nets see the body; `fast`: whether the fine one sees it
+    once, even if its weights ask for several `scales`. `device`, `precision`, `engine`: see
     `load_stages`. `ensemble`: make pseudo-labels with these nets instead, whose tiles are patches.
     """
 
@@ -62,6 +63,7 @@ class Settings:
     tile_step: float = 0.5
     fit_tiles: float = 1.0
     scale: float = 1.0
+    fast: bool = False
     ensemble: Ensemble | None = None
 
 
@@ -93,6 +95,8 @@ def open_method(settings: Settings, stamp: str = "") -> Method:
 
 def _two_nets(settings: Settings, numbers: Mapping[str, Any]) -> Method:
     coarse, fine = stages.load_stages(settings.weights_dir, **numbers)
+    if settings.fast:
+        fine = fine.with_scales(1.0)
     if settings.scale != 1:
         coarse, fine = coarse.scaled(settings.scale), fine.scaled(settings.scale)
     both = partial(
@@ -173,6 +177,8 @@ def clean_up_rules(settings: Settings) -> dict[str, Any]:
         "max_distance_mm": postprocess.MAX_DISTANCE_MM,
         "min_share": postprocess.MIN_SHARE,
         "organs_in_pieces": [organ.name for organ in postprocess.ORGANS_IN_PIECES],
+        "least_ml": postprocess.LEAST_ML,
+        "never_specks": [organ.name for organ in postprocess.NEVER_SPECKS],
     }
     return rules if settings.ensemble is None else rules | pseudo_labels.RULES
 

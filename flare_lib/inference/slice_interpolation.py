@@ -120,6 +120,23 @@ def resized_slices(
         del window  # before the stream makes the next one
 
 
+def mean_slabs(
+    slabs: Iterable[Slab], in_shape_zyx: Sequence[int], others: Sequence[tuple[Iterable[Slab], Sequence[int]]]
+) -> Iterator[Slab]:
+    """Yield the mean of several streams of slabs on the first one's grid, as its slabs come.
+
+    `others`: (slabs, shape) of streams on grids of their own, all of the first one's extent; they are interpolated
+    slice by slice, so that no stream is ever held as a whole. Raises the errors of `resized_slices`.
+    """
+    slices = [resized_slices(stream, shape, in_shape_zyx) for stream, shape in others]
+    for slab in slabs:
+        for k in range(slab.scores.shape[1]):
+            for stream in slices:
+                slab.scores[:, k] += next(stream)[1]
+        yield Slab(slab.start_z, slab.scores.div_(1 + len(others)))
+        del slab  # before the streams make their next ones
+
+
 def _engine(method: str, device: torch.device) -> Callable[..., bool]:
     """Return the function that paints a few slices; raises MissingExtra or what `check_once_on` raises for "triton"."""
     if method == "triton":

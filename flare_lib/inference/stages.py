@@ -4,6 +4,7 @@
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -29,7 +30,8 @@ class PatchPredictor(Protocol):
 
     If it also has a `precision`, as `NetStage` does, the result reports it; if it has a `device`, it is given patches
     there; if it has a `patch_mm`, the extent of a patch (z, y, x) in mm, a region is never smaller where the CT has
-    more to show; if it has a `scale`, how much larger than it is the body looks, a body that looks small is noted.
+    more to show; if it has a `scale`, how much larger than it is the body looks, a body that looks small is noted; if
+    it has `views`, the fine stage's answer is the mean of theirs.
     """
 
     patch_size: Shape
@@ -70,13 +72,19 @@ def scale_of(stage: Stage) -> float | None:
     return getattr(stage, "scale", None)
 
 
+def views_of(stage: Stage) -> Sequence[Stage]:
+    """Return the stages whose answers are averaged where this one looks closely; itself alone for most."""
+    return getattr(stage, "views", (stage,))
+
+
 class NetStage(ResizablePredictor):
     """A trained UNet as a stage: loaded once, used for many cases. It works on a copy, so the net stays unchanged.
 
     `thin`: the net as it went on learning from scans of a few centimetres; it computes patches with fewer slices than
-    `trained` was taught with. `scale`: how much larger than it is the net sees the body (`scaled`). `precision` and
-    `engine`: see `choose_precision` and `check_engine`, whose errors it raises. ValueError if the two nets would not
-    see a CT alike or do not give the same classes.
+    `trained` was taught with. `scale`: how much larger than it is the net sees the body (`scaled`); `scales`: times
+    that, the sizes at which its `views` do (`TrainedNet`). `precision` and `engine`: see `choose_precision` and
+    `check_engine`, whose errors it raises. ValueError if the two nets would not see a CT alike or do not give the same
+    classes.
     """
 
     def __init__(
@@ -88,7 +96,7 @@ class NetStage(ResizablePredictor):
         precision: str | Precision = "auto",
         engine: str = "torch",
     ) -> None:
-        self.scale = 1.0
+        self.scale, self.scales = 1.0, trained.scales
         self.preprocessing, self.patch_size = trained.preprocessing, trained.patch_size
         self.device = torch.device(device)
         self.precision = choose_precision(precision, device=self.device)
@@ -109,6 +117,17 @@ class NetStage(ResizablePredictor):
     def size_multiple(self) -> Shape:
         """What each side (z, y, x) of a patch must be a multiple of: the net's strides together."""
         return self.net.size_multiple_zyx
+
+    @property
+    def views(self) -> "Sequence[NetStage]":
+        """The same stage at each of the `scales` at which its net should see a CT."""
+        return [self if scale == 1 else self.scaled(scale) for scale in self.scales]
+
+    def with_scales(self, *scales: float) -> Self:
+        """Return the same stage with other `scales`: one is faster than several."""
+        other = copy.copy(self)
+        other.scales = scales
+        return other
 
     def scaled(self, scale: float) -> "NetStage":
         """Return a stage whose net is shown bodies `scale` times as large as now; ValueError unless above 0."""

@@ -13,6 +13,7 @@ import numpy as np
 from flare_lib.ct.volume import SPACINGS_MM, Shape, Triple, triple
 
 MOST_FEATURES, MOST_STAGES, MOST_LAYERS, WIDEST_KERNEL, LARGEST_STRIDE = 4096, 16, 64, 15, 16
+SCALES, MOST_SCALES = (0.5, 2.0), 8
 _LONGEST_EDGE, _MOST_VOXELS = 2048, 2**27  # of a patch
 _LARGEST = float(np.finfo(np.float32).max)  # nets compute in no larger numbers
 _SHOWN = 60  # characters of what came
@@ -75,6 +76,19 @@ def planned_spacing(values: Any, name: str) -> Triple:
     if listed is None or len(listed) != 3 or not all(_is_number(mm) and low <= mm <= high for mm in listed):
         raise ValueError(f"{name} must be 3 numbers from {low:g} to {high:g} mm, got {_shown(values)}")
     return triple(map(float, listed))
+
+
+def planned_scales(values: Any) -> tuple[float, ...]:
+    """Return at which sizes a net sees a CT, at least one; ValueError unless each is from half to twice its own."""
+    low, high = SCALES
+    listed = _listed(values)
+    if (
+        not listed
+        or len(listed) > MOST_SCALES
+        or not all(_is_number(scale) and low <= scale <= high for scale in listed)
+    ):
+        raise ValueError(f"scales must be 1 to {MOST_SCALES} numbers from {low:g} to {high:g}, got {_shown(values)}")
+    return tuple(map(float, listed))
 
 
 def planned_patch(values: Any, configuration: str) -> Shape:

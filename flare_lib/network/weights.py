@@ -31,6 +31,7 @@ from flare_lib.network.plan_numbers import (
     finite,
     net_patch,
     of_stages_and_axes,
+    planned_scales,
     planned_spacing,
     whole,
     wholes,
@@ -44,12 +45,16 @@ _NAMED_AT_MOST = 6  # tensors, in the line that refuses them
 
 @dataclass(frozen=True)
 class TrainedNet:
-    """A net, the preprocessing a CT needs before the net sees it, and the patch size (z, y, x) it was trained on."""
+    """A net, the preprocessing a CT needs before the net sees it, and the patch size (z, y, x) it was trained on.
+
+    `scales`: at which sizes the net should see a CT, 1 being the body's own; what it says of each is averaged.
+    """
 
     net: UNet
     preprocessing: Preprocessing
     patch_size: tuple[int, int, int]
     card: dict[str, Any]
+    scales: tuple[float, ...] = (1.0,)
 
 
 def packaged_weights(name: str) -> Path:
@@ -76,9 +81,10 @@ def stage_weights(folder: str | Path | None = None) -> dict[str, Path]:
 def save_trained(path_stem: str | Path, net: UNet, card: Mapping[str, Any], *, half: bool = True) -> None:
     """Write `path_stem`.safetensors and `path_stem`.json, making the folder; if that fails, an earlier pair stays.
 
-    `card` must hold "preprocessing" (`Preprocessing.to_dict()`) and "patch_size" (z, y, x) and may hold anything else
-    that JSON can; "architecture" and "weights_sha256" are added to it. `half` stores float16: half the size, three
-    significant digits. Raises ValueError for a card or weights that could not be used again.
+    `card` must hold "preprocessing" (`Preprocessing.to_dict()`) and "patch_size" (z, y, x), may hold "scales" (see
+    `TrainedNet`) and anything else that JSON can; "architecture" and "weights_sha256" are added to it. `half` stores
+    float16: half the size, three significant digits. Raises ValueError for a card or weights that could not be used
+    again.
     """
     _requirements(card, net)
     tensors = {name: _storable(name, tensor, half) for name, tensor in net.state_dict().items()}
@@ -134,12 +140,13 @@ def load_trained(
     load_strict(net, tensors, source=str(weights_path))
     net.to(device=device, dtype=dtype)
     try:
-        preprocessing, patch_size = _requirements(card, net)
+        requirements = _requirements(card, net)
     except (TypeError, AttributeError) as error:  # a list for a number, text for a list, ...
         raise ValueError(f"{card_path} must hold a preprocessing and a patch_size of numbers, got {error}") from error
     except ValueError as error:
         raise ValueError(f"{card_path}: {error}") from error
-    return TrainedNet(net.eval(), preprocessing, patch_size, card)
+    preprocessing, patch_size, scales = requirements
+    return TrainedNet(net.eval(), preprocessing, patch_size, card, scales)
 
 
 def load_strict(net: nn.Module, tensors: Mapping[str, torch.Tensor], *, source: str) -> None:
@@ -199,8 +206,8 @@ def _architecture(stated: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def _requirements(card: Mapping[str, Any], net: UNet) -> tuple[Preprocessing, tuple[int, int, int]]:
-    """Return the card's preprocessing and patch size, checked against the net."""
+def _requirements(card: Mapping[str, Any], net: UNet) -> tuple[Preprocessing, tuple[int, int, int], tuple[float, ...]]:
+    """Return the card's preprocessing, patch size and scales, checked against the net."""
     missing = [key for key in ("preprocessing", "patch_size") if key not in card]
     if missing:
         raise ValueError(f"the card must hold {', '.join(missing)}, got the keys {', '.join(card)}")
@@ -215,4 +222,4 @@ def _requirements(card: Mapping[str, Any], net: UNet) -> tuple[Preprocessing, tu
         stated["window_hu"] = tuple(finite(end, "window_hu") for end in stated["window_hu"])
     if "spacing_zyx_mm" in stated:
         stated["spacing_zyx_mm"] = planned_spacing(stated["spacing_zyx_mm"], "spacing_zyx_mm")
-    return Preprocessing.from_dict(stated), patch_size
+    return Preprocessing.from_dict(stated), patch_size, planned_scales(card.get("scales", [1.0]))

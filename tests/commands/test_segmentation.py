@@ -189,6 +189,7 @@ def test_an_nnunet_can_look_where_the_coarse_net_finds_the_organs(flare, monkeyp
     [
         (("--fold", "0"), "--fold needs --nnunet, got none"),
         (("--roi",), "--roi needs --nnunet, got none"),
+        (("--nnunet", "r", "--fast"), "--fast is for the packaged nets or your own in --weights-dir, not for --nnunet"),
         (("--nnunet", "r", "--weights-dir", "w"), "--weights-dir with --nnunet is for the coarse net and needs --roi"),
         (("--nnunet", "nowhere"), "a results folder of nnU-Net must be a folder, got nowhere"),
         (("--engine", "tensorrt"), "engine must be torch or openvino, got tensorrt"),

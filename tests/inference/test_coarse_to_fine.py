@@ -1,5 +1,6 @@
 """The whole way with oracle networks: when the nets say the truth, the geometry must give the truth back."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -325,6 +326,58 @@ def test_one_stage_over_the_whole_foreground_gives_the_reference_back_too():
     assert result.roi.start_zyx == tuple(inside.min(axis=0))
     assert result.roi.stop_zyx == tuple(inside.max(axis=0) + 1)
     assert next(iter(result.seconds)) == "foreground"
+
+
+class Views(Oracle):
+    """A stage that looks several times."""
+
+    def __init__(self, *views):
+        super().__init__(views[0].spacing_zyx_mm, views[0].patch_size)
+        self.views = views
+
+
+def test_the_fine_stages_answer_is_the_mean_of_its_views_which_may_lie_on_any_grid():
+    ct = abdomen((60, 110, 150), (3.0, 2.0, 1.9))
+    other = Oracle((2.9, 3.1, 2.2), (28, 30, 34))
+    for views in ((FINE, other), (other, FINE)):
+        assert dice_scores(segment(ct, COARSE, Views(*views)).label_map_zyx, labels_of(ct)).min() >= 0.97
+    blind = Blind(FINE.spacing_zyx_mm, FINE.patch_size)
+    seen_by_two = segment(ct, COARSE, Views(FINE, other, blind)).label_map_zyx  # from three quarters of an organ on
+    assert 0.85 <= dice_scores(seen_by_two, labels_of(ct)).min() <= 0.95
+    assert not segment(ct, COARSE, Views(blind, FINE, blind)).label_map_zyx.any()  # 2 of 3 see nothing
+    told = []
+    segment(ct, COARSE, Views(FINE, other), progress=lambda *what: told.append(what))
+    ends = {stage: (done, total) for stage, done, total in told}
+    assert list(ends) == ["coarse", "fine", "fine, view 2"]
+    assert all(done == total for done, total in ends.values())
+
+
+def with_a_speck(size_zyx, *, at_the_border=False):
+    """An abdomen in which all that there is of a spleen is a block of so many voxels of 11.4 mm3."""
+    ct = abdomen((60, 110, 150), (3.0, 2.0, 1.9))
+    ct.array_zyx[ct.array_zyx == 30] = 0
+    z, y, x = size_zyx
+    start = 0 if at_the_border else 30
+    ct.array_zyx[start : start + z, 50 : 50 + y, 70 : 70 + x] = 30
+    return ct
+
+
+def test_so_little_of_an_organ_that_the_scan_shows_whole_is_removed_and_noted():
+    small, large = with_a_speck((6, 7, 8)), with_a_speck((8, 9, 10))  # 3.8 and 8.2 mL
+    result = segment(small, COARSE, FINE)
+    assert not (result.label_map_zyx == 3).any()
+    others = labels_of(small) * (labels_of(small) != 3)
+    assert dice_scores(result.label_map_zyx, others).min() >= 0.97
+    [note] = [note for note in result.notes if "were removed" in note]
+    assert re.fullmatch(
+        r"the 3\.\d mL found of the spleen were removed: this scan shows all of it, and nobody's is as small", note
+    )
+    assert (segment(small, COARSE, FINE, clean_up=False).label_map_zyx == 3).any()
+    assert not (segment_in_one_stage(small, FINE).label_map_zyx == 3).any()
+    for kept in (large, with_a_speck((6, 7, 8), at_the_border=True)):
+        result = segment(kept, COARSE, FINE)
+        assert (result.label_map_zyx == 3).any()
+        assert not any("were removed" in note for note in result.notes)
 
 
 def test_without_clean_up_what_lies_far_away_stays():

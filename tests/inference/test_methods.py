@@ -25,7 +25,7 @@ from flare_lib.inference.methods import (
     weights_stamp,
 )
 from flare_lib.network.nnunet_plans import Plans
-from flare_lib.network.weights import packaged_weights
+from flare_lib.network.weights import load_trained, packaged_weights
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +51,18 @@ def test_the_nets_are_shown_a_small_body_larger():
     shown = open_method(Settings(device="cpu", precision="float32", scale=2.0)).segment.keywords
     spacings = [shown[name].preprocessing.spacing_zyx_mm for name in ("coarse", "fine")]
     assert spacings == [(2.5, 2.5, 2.5), (1.5, 1.5, 1.5)]
+
+
+def test_the_fine_net_looks_as_its_card_says_or_once_if_that_is_to_be_fast():
+    numbers = {"device": "cpu", "precision": "float32"}
+    card = load_trained(packaged_weights("fine")).card
+    for settings, scales in (
+        (Settings(**numbers), card["scales"]),
+        (Settings(**numbers, fast=True), [1.0]),
+        (Settings(**numbers, fast=True, scale=1.5), [1.5]),
+    ):
+        fine = open_method(settings).segment.keywords["fine"]
+        assert [view.scale for view in fine.views] == scales
 
 
 def test_a_stamp_changes_with_the_files_of_the_weights_and_is_empty_where_one_is_missing(tmp_path):
@@ -123,6 +135,8 @@ def test_an_nnunets_labels_of_a_whole_ct_follow_no_rules_of_ours(tmp_path):
     rules = clean_up_rules(Settings())
     assert (rules["max_distance_mm"], rules["min_share"]) == (170.0, 0.2)
     assert rules["organs_in_pieces"] == ["pancreas", "inferior vena cava", "esophagus", "stomach", "duodenum"]
+    assert rules["least_ml"] == 5.0
+    assert rules["never_specks"] == ["liver", "right kidney", "spleen", "stomach", "left kidney"]
     assert clean_up_rules(Settings(nnunet=tmp_path, roi=True)) == rules
     assert clean_up_rules(Settings(nnunet=tmp_path)) == {}
     of_ensemble = clean_up_rules(Settings(ensemble=Ensemble((tmp_path,))))

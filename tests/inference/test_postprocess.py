@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from flare_lib.ct.labels import organ
+from flare_lib.ct.volume import Volume
 from flare_lib.inference.postprocess import (
     ORGANS_IN_PIECES,
     Report,
@@ -17,6 +18,7 @@ from flare_lib.inference.postprocess import (
     reference_point,
     region_distances,
     remove_far_components,
+    without_specks,
 )
 
 LIVER, RIGHT_KIDNEY, SPLEEN, AORTA, VENA_CAVA = 1, 2, 3, 5, 6
@@ -283,6 +285,32 @@ def test_the_rules_follow_each_other_and_what_was_there_is_kept_or_reported(labe
         name = organ(label).name
         removed = report.smaller_components_ml.get(name, 0) + report.far_components_ml.get(name, 0)
         assert removed == pytest.approx(0.01 * (np.sum(labels == label) - np.sum(cleaned == label)))
+
+
+# --- specks
+
+
+@pytest.mark.parametrize(
+    ("name", "mm", "border", "stays"),
+    [
+        ("spleen", 16, False, False),  # 4.1 mL
+        ("spleen", 18, False, True),  # 5.8 mL
+        ("spleen", 16, True, True),
+        ("left adrenal gland", 16, False, True),
+        ("pancreas", 4, False, True),
+    ],
+)
+def test_a_speck_is_less_than_5_ml_of_a_large_organ_that_the_scan_does_not_cut(name, mm, border, stays):
+    labels, ct = np.zeros((24, 26, 28), np.uint8), np.zeros((24, 26, 28), np.int16)
+    start = 0 if border else 2
+    labels[2 : 2 + mm, 3 : 3 + mm, start : start + mm] = organ(name).id
+    labels[23, 25] = organ("liver").id  # 0.03 mL, cut
+    before = labels.copy()
+    cleaned, removed = without_specks(labels, Volume.from_array(ct, (1.0, 1.0, 1.0)))
+    expected = labels if stays else np.where(labels == organ(name).id, 0, labels)
+    np.testing.assert_array_equal(cleaned, expected)
+    np.testing.assert_array_equal(labels, before)
+    assert removed == ({} if stays else {name: pytest.approx(mm**3 / 1000)})
 
 
 # --- edges

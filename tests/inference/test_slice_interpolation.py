@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flare_lib.inference import slice_interpolation
-from flare_lib.inference.slice_interpolation import resize_argmax, resized_slices
+from flare_lib.inference.slice_interpolation import mean_slabs, resize_argmax, resized_slices
 from flare_lib.inference.sliding_window import Slab
 
 METHODS = ("torch", "torch_pruned", "numba_dense", "numba_pruned", "auto")
@@ -246,6 +246,29 @@ def test_slices_on_another_grid_are_those_of_the_whole(shape_zyx, heights):
     numbers, slices = zip(*resized_slices(slabs, scores.shape[1:], shape_zyx), strict=True)
     assert numbers == tuple(range(shape_zyx[0]))
     torch.testing.assert_close(torch.stack(slices, dim=1), whole(scores, shape_zyx, False), atol=1e-5, rtol=0)
+
+
+def cut_into_slabs(scores, heights):
+    return [Slab(int(a), scores[:, a:b].clone()) for a, b in pairwise(np.cumsum([0, *heights]))]
+
+
+@settings(max_examples=20)
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.lists(st.integers(1, 5), max_size=4))
+def test_the_mean_of_streams_is_that_of_their_wholes_on_the_first_ones_grid(heights, others):
+    first = smooth_scores(3, (4, sum(heights), 5, 6))
+    streams = [smooth_scores(k, (4, n + 2, 4 + k, 9 - k)) for k, n in enumerate(others)]
+    slabs = list(
+        mean_slabs(
+            cut_into_slabs(first, heights),
+            first.shape[1:],
+            [(cut_into_slabs(s, [2, s.shape[1] - 2]), s.shape[1:]) for s in streams],
+        )
+    )
+    assert [(slab.start_z, slab.scores.shape[1]) for slab in slabs] == [
+        (sum(heights[:k]), n) for k, n in enumerate(heights)
+    ]
+    expected = torch.stack([first, *(whole(s, first.shape[1:], False) for s in streams)]).mean(dim=0)
+    torch.testing.assert_close(torch.cat([slab.scores for slab in slabs], dim=1), expected, atol=1e-5, rtol=0)
 
 
 def test_slices_on_a_grid_that_is_none_or_of_slabs_that_are_too_few_are_refused():

@@ -73,6 +73,18 @@ def test_a_scaled_stage_shows_the_same_net_larger_bodies(trained):
         stage.scaled(0)
 
 
+def test_a_nets_scales_are_its_stages_views(trained):
+    stage = NetStage(replace(trained, scales=(1.0, 1.25)))
+    own, larger = stage.views
+    assert own is stage
+    assert larger.preprocessing == stage.scaled(1.25).preprocessing
+    assert stage.with_scales(1.0).views != stage.views
+    assert [view.scale for view in stage.with_scales(1.0).views] == [1.0]
+    assert [view.scale for view in stage.scaled(2.0).views] == [2.0, 2.5]
+    [alone] = NetStage(trained).views
+    assert alone.scale == 1.0
+
+
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 def test_a_stage_for_larger_patches_has_the_same_net_and_leaves_the_stage_as_it_is(trained, engine):
     stage = NetStage(trained, precision="float32", engine=engine)

@@ -42,7 +42,7 @@ def test_a_net_comes_back_bit_by_bit_with_its_card(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), trained.net.parameters(), strict=True))
     assert torch.equal(trained.net.finest(image()), net.finest(image()))
     assert trained.preprocessing == FINE
-    assert trained.patch_size == (8, 12, 16)
+    assert (trained.patch_size, trained.scales) == ((8, 12, 16), (1.0,))
     assert {key: trained.card[key] for key in CARD} == CARD
     assert trained.card["architecture"] == net.architecture
     assert not trained.net.training
@@ -150,6 +150,12 @@ def change_card(change):
         (change_card(lambda card: card["architecture"].update(depth=3)), "architecture of a UNet, got .*depth"),
         (change_card(lambda card: card["architecture"].update(n_heads=1)), "unknown: heads.1.weight"),
         (change_card(lambda card: card.update(patch_size=[8, 12, 18])), r"multiples of \(2, 4, 4\), got \(8, 12, 18\)"),
+        (
+            change_card(lambda card: card.update(scales=[])),
+            r"scales must be 1 to 8 numbers from 0.5 to 2, got \[\]",
+        ),
+        (change_card(lambda card: card.update(scales=[1, 3])), r"from 0.5 to 2, got \[1, 3\]"),
+        (change_card(lambda card: card.update(scales="1")), "from 0.5 to 2, got '1'"),
         (change_card(lambda card: card.update(patch_size=8)), r"a\.json: patch_size must be 3 whole numbers, got 8"),
         (change_card(lambda card: card.update(patch_size=["8", "12", "16"])), "from 1 to 2048, got '8'"),
         (change_card(lambda card: card.update(patch_size=[2048] * 3)), "of at most 134,217,728 voxels, got"),
