@@ -29,7 +29,8 @@ _WIDEST_MM, _VOXEL_MM3 = 500.0, 1.5  # of a DICOM series before it is read: a sc
 def expected_memory_mib(case: Case, settings: Settings) -> float:
     """Return roughly how much memory a process needs for a case, in MiB; if it cannot be read, as if it were empty.
 
-    Larger tiles and a larger `scale` take more; the nets that make pseudo-labels hold the scores of the whole CT.
+    Larger tiles, a larger `scale` and several views take more; the nets that make pseudo-labels hold the scores of the
+    whole CT.
     """
     ct = _size_of(case.ct_path)
     mib = _PROCESS_MIB + _PATCH_MIB * (settings.fit_tiles - 1)
@@ -37,11 +38,11 @@ def expected_memory_mib(case: Case, settings: Settings) -> float:
         nets = _nets_of(settings.ensemble, weights_stamp(settings))
         scores = nets.bytes_per_mm3 * ct.across_mm2 * (ct.along_mm + nets.patch_mm)  # the mean, a row of tiles' sums
         return mib + (nets.held_bytes + scores + _BYTES_OF_WHOLE_BODY * ct.n_voxels) / 2**20
-    larger = 0.0
-    if settings.scale > 1:
-        per_mm2, per_mm3 = _bytes_at_own_scale(settings.weights_dir, weights_stamp(settings))
-        larger = ct.across_mm2 * (per_mm2 * (settings.scale**2 - 1) + ct.along_mm * per_mm3 * (settings.scale**3 - 1))
-    return mib + (_BYTES_PER_VOXEL * ct.n_voxels + larger) / 2**20
+    fine = _fine_net_of(settings.weights_dir, weights_stamp(settings))
+    sizes = [settings.scale * scale for scale in ((1.0,) if settings.fast or settings.nnunet else fine.scales)]
+    per_mm2, per_mm3 = (sum(size**power for size in sizes) - 1 for power in (2, 3))  # one view is in the process's
+    views = ct.across_mm2 * (fine.scores_per_mm2 * per_mm2 + ct.along_mm * fine.image_per_mm3 * per_mm3)
+    return mib + (_BYTES_PER_VOXEL * ct.n_voxels + max(0.0, views)) / 2**20
 
 
 class _Size(NamedTuple):
@@ -66,19 +67,22 @@ def _size_of(path: Path) -> _Size:
         return _Size()
 
 
-@functools.lru_cache(maxsize=1)
-def _bytes_at_own_scale(weights_dir: Path | None, _stamp: str) -> tuple[float, float]:
-    """Return what the fine net's scores take per mm2 across the body, and its image per mm3; 0 if it cannot be read.
+class _FineNet(NamedTuple):
+    scores_per_mm2: float = 0.0  # bytes across the body, of one view: the sums of a row of tiles, their averages' slab
+    image_per_mm3: float = 0.0
+    scales: tuple[float, ...] = (1.0,)
 
-    The scores are the sums of a row of tiles and the slab of their averages. Weights with another stamp are read anew.
-    """
+
+@functools.lru_cache(maxsize=1)
+def _fine_net_of(weights_dir: Path | None, _stamp: str) -> _FineNet:
+    """Return what the fine net's views take; nothing if it cannot be read. Weights with another stamp are read anew."""
     try:
         fine = load_trained(stage_weights(weights_dir)["fine"])
     except (OSError, ValueError):  # opening the method will say so
-        return 0.0, 0.0
+        return _FineNet()
     z, y, x = fine.preprocessing.spacing_zyx_mm
     n_scores = fine.net.architecture["n_classes"] * (fine.patch_size[0] + SLAB_SLICES)  # of a column of voxels
-    return 4 * n_scores / (y * x), 4 / (z * y * x)
+    return _FineNet(4 * n_scores / (y * x), 4 / (z * y * x), fine.scales)
 
 
 class _Nets(NamedTuple):

@@ -19,13 +19,13 @@ from flare_lib.network.weights import save_trained
 def test_memory_is_expected_by_the_voxels_of_the_ct_and_of_a_tile(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros((7, 6, 5), np.int16), np.diag([1.5, 2.0, 3.0, 1.0])), tmp_path / "ct.nii.gz")
     case = Case("a", tmp_path / "ct.nii.gz")
-    least = expected_memory_mib(Case("none", tmp_path / "none.nii.gz"), Settings())
-    assert expected_memory_mib(case, Settings()) == pytest.approx(least + 4 * 5 * 6 * 7 / 2**20)
+    least = expected_memory_mib(Case("none", tmp_path / "none.nii.gz"), Settings(fast=True))
+    assert expected_memory_mib(case, Settings(fast=True)) == pytest.approx(least + 4 * 5 * 6 * 7 / 2**20)
     (tmp_path / "series").mkdir()
     (tmp_path / "series" / "IM0").write_bytes(bytes(2**20))
-    assert expected_memory_mib(Case("s", tmp_path / "series"), Settings()) == pytest.approx(least + 4)
-    larger, largest = (expected_memory_mib(case, Settings(fit_tiles=cap)) for cap in (1.5, 2.0))
-    assert expected_memory_mib(case, Settings()) < larger < largest
+    assert expected_memory_mib(Case("s", tmp_path / "series"), Settings(fast=True)) == pytest.approx(least + 4)
+    larger, largest = (expected_memory_mib(case, Settings(fast=True, fit_tiles=cap)) for cap in (1.5, 2.0))
+    assert expected_memory_mib(case, Settings(fast=True)) < larger < largest
 
 
 def test_a_body_shown_larger_takes_the_memory_of_more_scores_and_of_a_larger_image(tmp_path):
@@ -45,6 +45,27 @@ def test_a_body_shown_larger_takes_the_memory_of_more_scores_and_of_a_larger_ima
     assert more(1.5) == pytest.approx(scores * 1.25 + image * 2.375, rel=1e-6)
     assert more(0.5) == more(2.0, tmp_path / "lost") == 0
     assert more(2.0, None) > 0
+
+
+def test_each_view_takes_the_memory_of_its_scores_and_of_its_image(tmp_path):
+    net = UNet(1, 4, (3, 5), ((1, 2, 2),), n_heads=1)
+    preprocessing = {"spacing_zyx_mm": [4.0, 2.0, 1.5], "window_hu": [-325.0, 325.0], "mean_hu": None, "sd_hu": None}
+    card = {"preprocessing": preprocessing, "patch_size": [8, 16, 12], "scales": [1.0, 1.25]}
+    save_trained(tmp_path / "fine", net, card)
+    nib.save(nib.Nifti1Image(np.zeros((40, 50, 30), np.int16), np.diag([3.0, 2.0, 5.0, 1.0])), tmp_path / "ct.nii.gz")
+
+    def more(**settings):
+        both, one = (
+            expected_memory_mib(Case("a", tmp_path / "ct.nii.gz"), Settings(tmp_path, **settings, fast=fast))
+            for fast in (False, True)
+        )
+        return (both - one) * 2**20
+
+    across, along = 40 * 3 * 50 * 2 / (2 * 1.5), 30 * 5 / 4  # voxels of the net
+    scores, image = 4 * 4 * (8 + 16) * across, 4 * across * along
+    assert more() == pytest.approx(scores * 1.25**2 + image * 1.25**3, rel=1e-6)
+    assert more(scale=2.0) == pytest.approx(scores * 2.5**2 + image * 2.5**3, rel=1e-6)
+    assert more(nnunet=tmp_path) == 0
 
 
 def test_memory_of_pseudo_labels_is_that_of_all_their_scores_and_of_the_nets(tmp_path):
