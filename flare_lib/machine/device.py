@@ -28,6 +28,14 @@ def _first_sentence(error: Exception) -> str:
     return str(error).splitlines()[0].partition(". ")[0]
 
 
+def for_float64(device: torch.device) -> torch.device:
+    """Return where numbers of `device` are summed in float64: there, or on the CPU if it may not have that format.
+
+    Apple's GPUs have none, and not all of Intel's do.
+    """
+    return device if device.type in ("cpu", "cuda") else torch.device("cpu")
+
+
 def has_x86_onednn() -> bool:
     """Return whether this is an x86 processor on which torch has oneDNN, a library of fast kernels, and may use it."""
     # those for ARM were not measured

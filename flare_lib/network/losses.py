@@ -20,6 +20,7 @@ from collections.abc import Sequence
 import torch
 
 from flare_lib.ct.labels import IGNORED
+from flare_lib.machine.device import for_float64
 from flare_lib.machine.distributed import all_reduce_sum, rank_and_count
 
 SMOOTHING = 1e-5
@@ -93,11 +94,12 @@ def _losses(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, t
         labels, log_p = labels[counts][:, None, None, None], log_p.movedim(1, -1)[counts][..., None, None, None]
     log_p_target = log_p.gather(1, labels[:, None]).flatten()  # (B Z Y X), for the true class
 
-    labels = labels.flatten()
+    there = for_float64(logits.device)
+    labels = labels.flatten().to(there)
     # added one by one into a few bins, so in float64: float32 would lose values that are small against the sum so far
-    overlap = torch.zeros(n_classes, dtype=torch.float64, device=logits.device)
-    overlap = overlap.index_add(0, labels, log_p_target.double().exp())  # (C), sum(p y)
-    predicted = log_p.exp().sum(dim=(0, 2, 3, 4))  # (C), sum(p)
+    overlap = torch.zeros(n_classes, dtype=torch.float64, device=there)
+    overlap = overlap.index_add(0, labels, log_p_target.to(there).double().exp())  # (C), sum(p y)
+    predicted = log_p.exp().sum(dim=(0, 2, 3, 4)).to(there)  # (C), sum(p)
     true = torch.bincount(labels, minlength=n_classes)  # (C), sum(y)
     overlap, predicted, true = all_reduce_sum(torch.stack([overlap, predicted.double(), true.double()]))
     dice = (2 * overlap + SMOOTHING) / (predicted + true + SMOOTHING)
@@ -107,7 +109,7 @@ def _losses(logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, t
         cross_entropy = -log_p_target.mean()
     else:  # processes may ignore different numbers of voxels: the mean over them is that over all voxels that count
         cross_entropy = -log_p_target.sum() * (n_processes / max(counted, 1.0))
-    return cross_entropy, 1 - dice[1:].mean().float()
+    return cross_entropy, 1 - dice[1:].mean().float().to(logits.device)
 
 
 def _check(logits: torch.Tensor, target: torch.Tensor) -> bool:

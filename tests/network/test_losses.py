@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from monai.losses import DiceCELoss, MaskedDiceLoss
+from without_float64 import DEVICE, WithoutFloat64
 
 from flare_lib.ct.labels import IGNORED
 from flare_lib.ct.resample import resample_nearest
@@ -175,6 +176,21 @@ def test_whatever_a_net_says_of_ignored_voxels_costs_nothing():
     target = partly_ignored(target)
     other = torch.where((target == IGNORED)[:, None], 1e30 * draw(seed=6)[0], logits)
     assert dice_cross_entropy_loss([other], target).item() == dice_cross_entropy_loss([logits], target).item()
+
+
+def test_a_device_without_float64_learns_from_the_same_loss():
+    logits, target = draw(seed=12)
+    for labels in (target, partly_ignored(target)):
+        here = logits.clone().requires_grad_()
+        loss = dice_cross_entropy_loss([here], labels)
+        loss.backward()
+        with WithoutFloat64():
+            there = logits.to(DEVICE).requires_grad_()
+            loss_there = dice_cross_entropy_loss([there], labels.to(DEVICE))
+            loss_there.backward()
+            assert loss_there.device == there.grad.device == DEVICE
+            assert loss_there.item() == loss.item()
+            assert torch.equal(there.grad.cpu(), here.grad)
 
 
 def test_every_head_ignores_what_its_own_voxels_show():
