@@ -5,6 +5,7 @@ all the same, the process that holds the most is ended before the system picks o
 """
 
 import math
+import multiprocessing
 import os
 import queue
 import time
@@ -130,3 +131,12 @@ def n_cores() -> int:
     """Return how many cores this process may use, at least 1: a container or batch job may be bound to some of them."""
     bound_to = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, int(min(bound_to, control_groups.n_cores())))
+
+
+def can_share_locks() -> bool:
+    """Return whether processes here can share a lock, as torch's loaders do: on Linux it lies in /dev/shm."""
+    try:
+        multiprocessing.Lock()
+    except (OSError, ImportError):  # there is no such folder, or no room in it; no system call for it at all
+        return False
+    return True

@@ -123,6 +123,7 @@ def train(
     checkpoint_every: int = 100,
     on_step: Callable[[int, float], None] | None = None,
     on_validation: Callable[[int, float, nn.Module], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> nn.Module:
     """Train `net` for `recipe.n_steps` steps, or resume the run in `folder` where it stopped.
 
@@ -130,8 +131,9 @@ def train(
     learning rate, seconds, and how many of them were spent waiting for patches; every `recipe.validate_every` steps and
     at the end, the Dice on the `validation` batches). `precision`: see `choose_precision`; a run may be resumed in
     another one. `on_step(step, loss)` is called after each step, and `on_validation(steps done, mean Dice, net)` after
-    each validation with a known Dice. With several processes, the first one writes. `net` is trained in place, and
-    returned or, if `recipe.ema_decay` is above 0, the average of its weights, a net of its own; that is validated, too.
+    each validation with a known Dice; `on_note`: see `loader`. With several processes, the first one writes. `net` is
+    trained in place, and returned or, if `recipe.ema_decay` is above 0, the average of its weights, a net of its own;
+    that is validated, too.
     Raises ValueError for a checkpoint that is damaged or of another recipe and for a precision that the device lacks,
     MemoryError if the device is full, and OSError if the folder cannot be written.
     """
@@ -147,7 +149,7 @@ def train(
     state: dict[str, Any] = {"net": net, "average": average, "optimizer": optimizer, "scaler": scaler}
     state["recipe"] = json.loads(json.dumps(recipe.to_dict()))
     start = load_checkpoint(checkpoint, **state) if checkpoint.exists() else 0
-    batches = loader(patches.starting_at(start * recipe.accumulate), n_workers=n_workers)
+    batches = loader(patches.starting_at(start * recipe.accumulate), n_workers=n_workers, on_note=on_note)
     writes = rank_and_count()[0] == 0
     with Log(folder if writes else None, start=start) as log:
         for step in range(start, recipe.n_steps):

@@ -7,7 +7,7 @@ cut, often around a voxel of an organ, then normalised and augmented. Either may
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from flare_lib.data.augment import Augmentation, augment, draw_augmentation, roo
 from flare_lib.data.prepared import PreparedCase
 from flare_lib.machine.distributed import rank_and_count
 from flare_lib.machine.extras import check_extra
+from flare_lib.machine.processes import can_share_locks
 from flare_lib.synthetic.deformation import deform
 from flare_lib.synthetic.painting import paint
 from flare_lib.synthetic.structures import Structures, organ_labels
@@ -222,11 +223,18 @@ class Patches(IterableDataset):
             number += step
 
 
-def loader(patches: Patches, *, n_workers: int = 1) -> Iterator[dict[str, torch.Tensor]]:
+def loader(
+    patches: Patches, *, n_workers: int = 1, on_note: Callable[[str], None] | None = None
+) -> Iterator[dict[str, torch.Tensor]]:
     """Yield batches without end, made in the background by `n_workers` processes; by this one with 0.
 
-    They come through a pipe, as arrays: tensors would take memory that processes share, and a container has little.
+    They come through a pipe, as arrays: tensors would take memory that processes share, and a container has little. If
+    it has no room for the lock of that pipe either, this process makes them, and `on_note` is called with a note.
     """
+    if n_workers and not can_share_locks():
+        n_workers = 0
+        if on_note:
+            on_note("patches are made between the steps: other processes need a /dev/shm to write to")
     ahead = 4 if n_workers else None
     made = DataLoader(
         patches,

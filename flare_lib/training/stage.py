@@ -106,6 +106,7 @@ def train_stage(
             n_workers=n_workers,
             on_step=on_step,
             on_validation=None if best is None else partial(_offer, best, card),
+            on_note=on_note,
         )
         if first:
             if recipe.ema_decay:

@@ -37,7 +37,7 @@ def work(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def patches_made_here(monkeypatch):
     """Make patches in the test's own process, which must not be forked."""
-    monkeypatch.setattr(loop, "loader", lambda patches, n_workers: loader(patches, n_workers=0))
+    monkeypatch.setattr(loop, "loader", lambda patches, **_how: loader(patches, n_workers=0))
 
 
 @pytest.fixture

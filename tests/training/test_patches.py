@@ -60,6 +60,21 @@ def test_a_batch_made_in_the_background_is_the_same(fresh_processes):
         np.testing.assert_array_equal(part, in_the_background[name])
 
 
+@pytest.mark.parametrize("refused", [FileNotFoundError, ImportError])
+def test_where_processes_cannot_share_a_lock_this_one_makes_the_batches(monkeypatch, refused):
+    def lock():
+        raise refused
+
+    monkeypatch.setattr(multiprocessing, "Lock", lock)
+    patches, notes = Patches({"label_maps": [person()]}, recipe()), []
+    made = loader(patches, n_workers=2, on_note=notes.append)
+    for k in range(2):
+        assert torch.equal(next(made)["image"], patches.batch(k)["image"])
+    [note] = notes
+    assert "/dev/shm" in note
+    assert next(loader(patches, n_workers=2)).keys() == {"image", "target"}  # nobody listens
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no forks")
 def test_the_tests_own_process_is_not_forked():
     with pytest.raises(RuntimeError, match="pytest's own process must not be forked"):
