@@ -18,6 +18,7 @@ import hashlib
 import importlib
 import io
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -166,6 +167,7 @@ def run(job: Job, folder: Path, seconds: float | None = None) -> bool:
     child = os.fork()
     if child == 0:
         try:
+            multiprocessing.set_start_method("fork", force=True)  # locks then have no names, which a kill would leave
             silence = os.open(os.devnull, os.O_WRONLY)
             terminal = os.dup(2)
             os.dup2(silence, 1)
