@@ -23,6 +23,7 @@ from flare_lib.machine.extras import MissingExtra
 from flare_lib.machine.failures import reason_of
 from flare_lib.machine.home_folder import at_home
 from flare_lib.machine.huge_pages import ask_for_huge_pages
+from flare_lib.machine.threads import keep_to_quota
 
 
 class _Interruptible(typer.core.TyperGroup):
@@ -89,6 +90,7 @@ def main() -> None:
     """Run the `flare` command and exit with its code (see the top of this module)."""
     write_any_text()
     ask_for_huge_pages()
+    keep_to_quota()
     sys.exit(run(sys.argv[1:]))
 
 

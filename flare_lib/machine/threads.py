@@ -1,15 +1,29 @@
-"""The same work in several threads, for compiled functions that release the GIL (numba's `nogil`).
+"""How many threads there are; and the same work in several, for compiled functions without the GIL (numba's `nogil`).
 
 numba's own threads (`prange`) are OpenMP's, which torch uses too: they change how many threads torch has.
 """
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from flare_lib.machine import control_groups
+from flare_lib.machine.processes import n_cores
+
 Result = TypeVar("Result")
 
 SHARES_PER_THREAD = 4  # some shares are less work than others: a thread that finishes takes the next
+
+
+def keep_to_quota() -> None:
+    """Have libraries that are loaded later start no more threads than a container's share of the cores can keep busy.
+
+    They count the cores that they see. A container that may use the time of two out of 64 would have 64 threads, which
+    wait for one another. It concerns this process and those it starts; OMP_NUM_THREADS stays if the user has set it.
+    """
+    if control_groups.n_cores() < (os.cpu_count() or 1):
+        os.environ.setdefault("OMP_NUM_THREADS", str(n_cores()))
 
 
 def map_shares(work: Callable[[int, int], Result]) -> list[Result]:

@@ -1,5 +1,7 @@
 """Work in threads: every share once, in order, and torch's own number of threads is left as it was."""
 
+import math
+import os
 import threading
 
 import numpy as np
@@ -8,7 +10,8 @@ import torch
 
 from flare_lib.ct.resample import resample_trilinear
 from flare_lib.inference.slice_interpolation import resize_argmax
-from flare_lib.machine.threads import SHARES_PER_THREAD, map_shares
+from flare_lib.machine import control_groups
+from flare_lib.machine.threads import SHARES_PER_THREAD, keep_to_quota, map_shares
 
 
 @pytest.fixture(params=[1, 3])
@@ -57,3 +60,21 @@ def threads_after_loops():
 def test_what_is_compiled_leaves_torchs_number_of_threads_alone(fresh_processes):
     with fresh_processes(1) as pool:  # numba's threads would start once a process
         assert pool.submit(threads_after_loops).result() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("share", "before", "after"),
+    [(2.5, None, "2"), (0.5, None, "1"), (2.5, "7", "7"), (64.0, None, None), (math.inf, None, None)],
+)
+def test_a_containers_share_of_the_cores_is_the_number_of_threads_unless_the_user_says_another(
+    monkeypatch, share, before, after
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", "0")  # so that it is as before after this test
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if before:
+        monkeypatch.setenv("OMP_NUM_THREADS", before)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: range(64), raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(control_groups, "n_cores", lambda: share)
+    keep_to_quota()
+    assert os.environ.get("OMP_NUM_THREADS") == after
