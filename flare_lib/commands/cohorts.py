@@ -33,7 +33,7 @@ def pseudo_label(
     scale: Annotated[
         list[float] | None,
         typer.Option(
-            min=0.5, max=2.0, help="The size at which each net sees the body; repeatable. Default: 1, 0.92, 1.08."
+            min=0.5, max=2.0, help="How large each net sees the body, 1 as it is; repeatable. Default: 1, 0.92, 1.08."
         ),
     ] = None,
     sure: Annotated[
@@ -46,7 +46,8 @@ def pseudo_label(
     precision: Precision = "auto",
     engine: Engine = "torch",
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes side by side; 0: this one. Default: to suit.")
+        int | None,
+        typer.Option(min=0, help="Processes side by side; 0: this one. Default: one per core, or one for a GPU."),
     ] = None,
     scheduler: Scheduler = None,
     slurm: Slurm = False,

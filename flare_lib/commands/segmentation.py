@@ -35,7 +35,8 @@ def segment(
     precision: Precision = "auto",
     margin_mm: Annotated[float, typer.Option(min=0.0, help="How far beyond the organs the fine stage looks.")] = 20.0,
     weights_dir: Annotated[
-        Path | None, typer.Option(help="Folder with your own coarse and fine weights (and thin).")
+        Path | None,
+        typer.Option(help="Folder with your own coarse and fine weights, and thin ones for scans of a few cm."),
     ] = None,
     series: _Series = None,
     nnunet: Annotated[
@@ -64,7 +65,9 @@ def segment(
     engine: Engine = "torch",
     workers: Annotated[
         int | None,
-        typer.Option(min=0, help="For a folder: processes side by side; 0: this one alone. Default: what suits."),
+        typer.Option(
+            min=0, help="For a folder: processes side by side; 0: this one. Default: one per core, or one for a GPU."
+        ),
     ] = None,
     scheduler: Scheduler = None,
     slurm: Slurm = False,

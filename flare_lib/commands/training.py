@@ -15,13 +15,19 @@ from flare_lib.commands.workers import Device, Precision, chosen_pool
 def train(
     stage: Annotated[str, typer.Argument(help="coarse or fine.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the weights, their card and the log.")],
-    preset: Annotated[str, typer.Option(help="The recipe: release, real, paper or course.")] = "release",
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="The recipe: paper; release, for painted CTs; real, to go on from it; or course, a minute long."
+        ),
+    ] = "release",
     label_maps: Annotated[
         Path | None, typer.Option(help="Folder of TotalSegmentator label maps to paint; see data/README.md.")
     ] = None,
     cohort: Annotated[Path | None, typer.Option(help="Folder of labelled CTs; see data/README.md.")] = None,
     unlabelled: Annotated[
-        Path | None, typer.Option(help="Folder of unlabelled CTs, for recipes with n_unlabelled, as paper.")
+        Path | None,
+        typer.Option(help="Folder of unlabelled CTs, for recipes that draw from them (n_unlabelled), such as paper."),
     ] = None,
     pseudo_labelled: Annotated[
         Path | None, typer.Option(help="Folder of CTs (images/) with labels (labels/) that flare pseudo-label made.")
@@ -34,7 +40,10 @@ def train(
     device: Device = "auto",
     precision: Precision = "auto",
     workers: Annotated[
-        int, typer.Option(min=0, help="Number of processes that prepare patches in the background.")
+        int,
+        typer.Option(
+            min=0, help="Processes that make patches in the background, and prepare the cases if more than one."
+        ),
     ] = 1,
     scheduler: Annotated[
         str | None,

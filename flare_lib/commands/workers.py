@@ -11,14 +11,18 @@ from flare_lib.commands.terminal import tell_note
 if TYPE_CHECKING:
     from flare_lib.machine.processes import Pool
 
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
-Precision = Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")]
-Engine = Annotated[str, typer.Option(help="torch, or openvino: faster on CPUs without bfloat16.")]
+Device = Annotated[str, typer.Option(help="Where the nets compute: auto, cpu, cuda, ...")]
+Precision = Annotated[str, typer.Option(help="The nets' number format: auto, bfloat16, float16 or float32.")]
+Engine = Annotated[
+    str, typer.Option(help="What computes the nets: torch, or openvino, faster on CPUs without bfloat16.")
+]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that work side by side; 0: this one, case by case.")]
 Scheduler = Annotated[
     str | None, typer.Option(help="Have a Dask cluster do it instead: its scheduler's address, tcp://HOST:PORT.")
 ]
-Slurm = Annotated[bool, typer.Option("--slurm", help="Submit --workers batch jobs to SLURM instead (dask-jobqueue).")]
+Slurm = Annotated[
+    bool, typer.Option("--slurm", help="Submit --workers batch jobs, or 4, to SLURM instead (dask-jobqueue).")
+]
 Job = Annotated[
     list[str] | None,
     typer.Option(help="Set what a batch job gets: cores=4, memory=8GB, walltime=02:00:00, queue=...; may be repeated."),
