@@ -1,4 +1,4 @@
-"""What the course's exercises are checked by: a right function, a few cases, and the slips that people make.
+"""What the course's exercises are checked by: the right function, a few cases, and the slips that people make.
 
 A reader's function is called on every case. If its values are right, it is right, however it was written. If they are
 those of a known slip, that slip's sentence is returned; otherwise, a sentence about the first case that differs.
@@ -10,7 +10,51 @@ from typing import Any
 
 import numpy as np
 
-from flare_lib.course.slips import CHECKS
+from flare_lib.course import solutions
+from flare_lib.course.slips import SLIPS
+
+
+def _label_map() -> np.ndarray:
+    labels = np.zeros((3, 4, 5), np.uint8)
+    labels[1, 1:3, 1:4], labels[2, 0, :2] = 3, 1
+    return labels
+
+
+_STRIDES = ((2, 2, 2), (2, 2, 2), (1, 2, 2))
+_SQUARE, _SHIFTED = np.pad(np.ones((2, 4)), 2) > 0, np.roll(np.pad(np.ones((2, 4)), 2) > 0, 1, axis=1)
+_EMPTY = np.zeros_like(_SQUARE)
+_INSIDE = np.pad(np.ones((2, 2, 2)), ((1, 1), (0, 1), (1, 0))) > 0  # touches the sides, not the first and last slice
+
+# {the exercise's function: the arguments of each call}; every slip gives other values than the right function
+CASES: dict[str, tuple[tuple, ...]] = {
+    "volume_ml": tuple((_label_map(), organ_id, (5.0, 0.8, 0.9)) for organ_id in (3, 1, 2)),
+    "normalized": (
+        (np.array([-1000.0, -100.0, 40.0, 60.0, 900.0]), -325.0, 325.0),
+        (np.array([[0.0, 50.0], [400.0, 80.0]]), -100.0, 200.0),
+    ),
+    "head_shape": (((24, 32, 40), _STRIDES, 1), ((24, 32, 40), _STRIDES, 3), ((40, 48, 56), _STRIDES, 4)),
+    "consistency": ((np.array([[0.8, 0.2], [0.6, 0.4], [0.1, 0.9]]),), (np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3]]),)),
+    "total_loss": ((2.0, 0.5, 0, 100), (1.5, 0.4, 50, 200), (0.9, 0.3, 100, 100), (0.6, 0.2, 250, 100)),
+    "pooled_mean_sd": (
+        (np.array([100, 300]), np.array([50.0, 90.0]), np.array([10.0, 20.0])),
+        (np.array([5, 5, 90]), np.array([0.0, 10.0, 20.0]), np.array([1.0, 2.0, 3.0])),
+    ),
+    "averaged": (
+        (np.array([[1.0, 2.0, 3.0], [5.0, 6.0, 7.0]]), (0, 2), 5),
+        (np.repeat([[1.0], [3.0], [8.0]], 3, axis=1), (0, 1, 2), 5),  # one voxel is seen three times
+    ),
+    "output_slab": (
+        (np.array([0.0, 1.0, 4.0, 9.0]), 10, 3, 7),
+        (np.array([2.0, 1.0, 5.0]), 6, 0, 3),
+        (np.array([2.0, 1.0, 5.0]), 6, 3, 6),
+    ),
+    "flare_dsc": ((_SQUARE, _SHIFTED), (_SQUARE, _SQUARE), (_SQUARE, _EMPTY), (_EMPTY, _SQUARE), (_EMPTY, _EMPTY)),
+    "paired_difference": (
+        (np.array([0.72, 0.76, 0.68]), np.array([0.70, 0.74, 0.66])),
+        (np.array([0.60, 0.70, 0.50]), np.array([0.50, 0.49, 0.62])),  # one seed says the opposite
+    ),
+    "cut_by_border": ((_INSIDE,), (_INSIDE[1:],), (_INSIDE[:-1],), (np.zeros((3, 4, 5), bool),)),
+}
 
 
 def check(function: Callable[..., Any]) -> str:
@@ -21,12 +65,12 @@ def check(function: Callable[..., Any]) -> str:
     if not callable(function):
         return f"a function must be given, without calling it, got {type(function).__name__}"
     name = getattr(function, "__name__", type(function).__name__)
-    if name not in CHECKS:
-        return f"not yet: the function keeps the name it had in the exercise ({', '.join(CHECKS)}), got {name}"
-    exercise = CHECKS[name]
-    expected = [exercise.right(*case) for case in exercise.cases]
+    if name not in CASES:
+        return f"not yet: the function keeps the name it had in the exercise ({', '.join(CASES)}), got {name}"
+    cases = CASES[name]
+    expected = [getattr(solutions, name)(*case) for case in cases]
     answers: list[Any] = []
-    for case in exercise.cases:
+    for case in cases:
         try:
             with np.errstate(all="ignore"):
                 answers.append(function(*copy.deepcopy(case)))
@@ -36,13 +80,13 @@ def check(function: Callable[..., Any]) -> str:
             return f"not yet: for {_words(case)} it stops with {type(error).__name__}: {error}"
     if all(map(_same, answers, expected)):
         return "right"
-    for sentence, slip in exercise.slips.items():
+    for sentence, slip in SLIPS[name].items():
         with np.errstate(all="ignore"):
-            if all(map(_same, answers, [slip(*case) for case in exercise.cases])):
+            if all(map(_same, answers, [slip(*case) for case in cases])):
                 return f"not yet: {sentence}"
     return next(
         f"not yet: {_difference(case, answer, right)}"
-        for case, answer, right in zip(exercise.cases, answers, expected, strict=True)
+        for case, answer, right in zip(cases, answers, expected, strict=True)
         if not _same(answer, right)
     )
 

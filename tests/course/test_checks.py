@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from flare_lib.course import solutions
-from flare_lib.course.checks import CHECKS, check
+from flare_lib.course.checks import CASES, check
 
-every_exercise = pytest.mark.parametrize("name", CHECKS)
+every_exercise = pytest.mark.parametrize("name", CASES)
 
 
 def named(name, function):
@@ -76,14 +76,14 @@ def test_a_result_in_place_of_a_function_is_named():
 @pytest.mark.parametrize("function", [lambda: 3, np.sin, functools.partial(solutions.volume_ml)])
 def test_a_function_of_another_name_is_named(function):
     name = getattr(function, "__name__", "partial")
-    assert check(function).endswith(f"keeps the name it had in the exercise ({', '.join(CHECKS)}), got {name}")
+    assert check(function).endswith(f"keeps the name it had in the exercise ({', '.join(CASES)}), got {name}")
 
 
 def test_true_or_false_is_asked_for_by_these_words():
     assert check(named("cut_by_border", lambda mask: None)).endswith(
         "must return True or False, and returns nothing: is `return` missing?"
     )
-    n = int(CHECKS["cut_by_border"].cases[0][0].sum())
+    n = int(CASES["cut_by_border"][0][0].sum())
     assert check(named("cut_by_border", lambda mask: mask.sum())) == (
         f"not yet: for a mask of {n} voxels in 4 x 3 x 3 it must return False, got {n}"
     )
