@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from flare_lib.machine.precision import Precision
-from flare_lib.network.replaced_functions import AUTOCAST, Replaced, all_in, along_zyx, replacing
+from flare_lib.network.replaced_functions import AUTOCAST, Replaced, all_in, convolution, replacing
 
 PIECE_BYTES = 8 * 2**20  # read or written: oneDNN computes on copies in its own order, which are as large
 
@@ -46,33 +46,24 @@ def plain_float32(logits: torch.Tensor) -> torch.Tensor:
     return logits.to(torch.float32, memory_format=torch.contiguous_format)
 
 
-def _conv3d(
-    input: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> torch.Tensor | None:
+def _conv3d(*arguments: Any, **named: Any) -> torch.Tensor | None:
     """Return oneDNN's convolution of a batch (B, C, Z, Y, X), a few slices at a time; None for what torch decides."""
-    stride, padding, dilation = along_zyx(stride, 1), along_zyx(padding, 0), along_zyx(dilation, 1)
-    if not (stride and padding and dilation) or input.ndim != 5 or weight.ndim != 5:
+    asked = convolution(*arguments, **named)
+    if asked is None or not asked.input.numel() or min(asked.n_places) < 1:
         return None
-    reach = [d * (n - 1) for d, n in zip(dilation, weight.shape[2:], strict=True)]  # of a window, from its first voxel
-    starts = [n + 2 * pad - r for n, pad, r in zip(input.shape[2:], padding, reach, strict=True)]  # where it may begin
-    if not input.numel() or min(starts) < 1 or not all_in([torch.float32], input, weight, bias):
+    if not all_in([torch.float32], asked.input, asked.weight, asked.bias):
         return None
-    n_out, *in_slice = ((n - 1) // step + 1 for n, step in zip(starts, stride, strict=True))
+    (input, weight, bias, stride, padding, dilation, groups), reach = asked, asked.reach[0]
+    n_out, *in_slice = ((n - 1) // step + 1 for n, step in zip(asked.n_places, stride, strict=True))
     read, written = stride[0] * input.nbytes // input.shape[2], 4 * len(input) * len(weight) * math.prod(in_slice)
     n_slices = slices_at_a_time(max(read, written))
-    if n_slices >= n_out or padding[0] > reach[0]:  # it is one piece, or there are windows that see no slice at all
+    if n_slices >= n_out or padding[0] > reach:  # it is one piece, or there are windows that see no slice at all
         return torch.mkldnn_convolution(input, weight, bias, padding, stride, dilation, groups)
     answer = input.new_empty((len(input), len(weight), n_out, *in_slice))
     for start in range(0, n_out, n_slices):
         stop = min(start + n_slices, n_out)
         first, last = (k * stride[0] - padding[0] for k in (start, stop - 1))  # slices at which a window begins
-        last += reach[0]
+        last += reach
         above, below = max(-first, 0), max(last + 1 - input.shape[2], 0)
         seen = input[:, :, max(first, 0) : last + 1]
         seen = F.pad(seen, (0, 0, 0, 0, above, below)) if above or below else seen

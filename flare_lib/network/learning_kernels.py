@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from flare_lib.machine.precision import Precision
 from flare_lib.network.kernels import instance_norm
-from flare_lib.network.replaced_functions import AUTOCAST, Replaced, all_in, along_zyx, replacing
+from flare_lib.network.replaced_functions import AUTOCAST, Replaced, all_in, convolution, replacing
 
 LEAST_VOXELS = 1000  # of a batch: below, copying the weights takes longer than summing up their gradients
 _LEFT_ASIDE = 20480  # channels x slices x rows up to which torch leaves oneDNN aside for a batch of one
@@ -41,36 +41,28 @@ def learning(device: torch.device, precision: Precision) -> Iterator[None]:
         yield
 
 
-def _learnt_conv3d(
-    input: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> torch.Tensor | None:
+def _learnt_conv3d(*arguments: Any, **named: Any) -> torch.Tensor | None:
     """Return torch's convolution of a batch (B, C, Z, Y, X), and the weights' gradient channels last.
 
     Of a batch of one that torch does not give to oneDNN, it is oneDNN's. None where that would not be faster: for
     strides, kernels of one voxel, a single channel, little data in a larger batch, and weights that do not learn; and
     for what torch may refuse.
     """
-    padding_zyx = along_zyx(padding, 0)
-    if padding_zyx is None or input.ndim != 5 or weight.ndim != 5 or not all_in([torch.float32], input, weight, bias):
+    asked = convolution(*arguments, **named)
+    if asked is None or (asked.stride, asked.dilation, asked.groups) != ([1, 1, 1], [1, 1, 1], 1):
         return None
-    if (along_zyx(stride, 1), along_zyx(dilation, 1), groups) != ([1, 1, 1], [1, 1, 1], 1):
+    input, weight, bias, padding = asked.input, asked.weight, asked.bias, asked.padding
+    if not all_in([torch.float32], input, weight, bias) or not (weight.requires_grad and torch.is_grad_enabled()):
         return None
-    if weight.shape[1] == 1 or weight.shape[2:].numel() == 1 or not (weight.requires_grad and torch.is_grad_enabled()):
+    if weight.shape[1] == 1 or weight.shape[2:].numel() == 1:
         return None
-    answers = [n + 2 * pad - k + 1 for n, pad, k in zip(input.shape[2:], padding_zyx, weight.shape[2:], strict=True)]
-    if min(answers) < 1 or input.shape[1] != weight.shape[1]:
+    if min(asked.n_places) < 1 or input.shape[1] != weight.shape[1]:
         return None
     if len(input) == 1 and input.shape[1:4].numel() <= _LEFT_ASIDE:
-        return _LoneConvolution.apply(input, weight, bias, padding_zyx)
-    if len(input) * math.prod(answers) < LEAST_VOXELS:
+        return _LoneConvolution.apply(input, weight, bias, padding)
+    if len(input) * math.prod(asked.n_places) < LEAST_VOXELS:
         return None
-    return _Convolution.apply(input, weight, bias, padding_zyx)
+    return _Convolution.apply(input, weight, bias, padding)
 
 
 class _Convolution(torch.autograd.Function):

@@ -7,7 +7,7 @@ What the other cannot do, or torch would refuse, is left to torch.
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -46,7 +46,46 @@ class _Replacing(TorchFunctionMode):
         return func(*args, **(kwargs or {})) if answer is None else answer
 
 
-def along_zyx(setting: Any, least: int) -> list[int] | None:
+class Convolution(NamedTuple):
+    """What `conv3d` is asked for: a batch (B, C, Z, Y, X), its weights, and settings along z, y and x."""
+
+    input: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    groups: int
+
+    @property
+    def reach(self) -> list[int]:
+        """How many voxels a window reaches beyond its first, along z, y and x."""
+        return [d * (n - 1) for d, n in zip(self.dilation, self.weight.shape[2:], strict=True)]
+
+    @property
+    def n_places(self) -> list[int]:
+        """At how many voxels of the padded image a window may begin; below 1 where it does not fit in."""
+        axes = zip(self.input.shape[2:], self.padding, self.reach, strict=True)
+        return [n + 2 * pad - reach for n, pad, reach in axes]
+
+
+def convolution(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Convolution | None:
+    """Return what these arguments of `conv3d` ask for; None for what is no batch, or what torch may refuse."""
+    stride, padding, dilation = _along_zyx(stride, 1), _along_zyx(padding, 0), _along_zyx(dilation, 1)
+    if not (stride and padding and dilation) or input.ndim != 5 or weight.ndim != 5:
+        return None
+    return Convolution(input, weight, bias, stride, padding, dilation, groups)
+
+
+def _along_zyx(setting: Any, least: int) -> list[int] | None:
     """Return a convolution's setting for three axes, given for each or for all; None for what torch may refuse."""
     try:
         along = [operator.index(n) for n in (setting if isinstance(setting, Sequence) else [setting])]
