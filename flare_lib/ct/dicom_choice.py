@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from flare_lib.ct.dicom_series import CT_CLASSES, Series
-from flare_lib.ct.dicom_stack import is_localizer
+from flare_lib.ct.dicom_series import Series
+from flare_lib.ct.dicom_stack import CT_CLASSES, is_localizer
 from flare_lib.machine.counted import some_of
 
 _MOST_LISTED = 12

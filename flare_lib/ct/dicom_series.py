@@ -19,11 +19,18 @@ import numpy as np
 from flare_lib.ct.dicom_folder import Listed, Unread, folder_of, read_files
 from flare_lib.ct.dicom_frames import ENHANCED_CT, check_parts, frames_of
 from flare_lib.ct.dicom_headers import Header, plain_text, quiet
-from flare_lib.ct.dicom_stack import CT_IMAGE, Stack, check_is_ct_slice, is_localizer, is_stack, place_slices
+from flare_lib.ct.dicom_stack import (
+    CT_CLASSES,
+    CT_IMAGE,
+    Stack,
+    check_is_ct_slice,
+    is_localizer,
+    is_stack,
+    place_slices,
+)
 from flare_lib.ct.dicom_volumes import by_person, by_volume
 from flare_lib.machine.counted import counted, some_of
 
-CT_CLASSES = {"", CT_IMAGE, *ENHANCED_CT}
 _OF_SEVERAL = "one series UID for several patients or studies: if it is one, its headers must be made to agree"
 _NAMED = 3  # how many files of a kind are named in a note
 _BY_NO_CHANCE = 5  # so many images do not lie evenly above one another unless they are one CT

@@ -19,9 +19,9 @@ from flare_lib.ct.dicom_headers import Header, plain_text
 from flare_lib.ct.dicom_pixels import hu_of, read_frames
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
-SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-# The classes a file with modality CT may have: some writers know no better one than secondary capture.
-_CLASSES = {"", CT_IMAGE, *ENHANCED_CT, SECONDARY_CAPTURE}
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+CT_CLASSES = {"", CT_IMAGE, *ENHANCED_CT}
+_CLASSES = CT_CLASSES | {_SECONDARY_CAPTURE}  # of a file with modality CT: some writers know no better one
 _HOUNSFIELD = {"HU", "HU_MOD", "US"}  # US is "unspecified"
 # What an image of several energies may show in place of HU, whatever unit it states (PS3.3, C.8.2.1.1.1).
 _NO_HU = {"MAT_SPECIFIC", "MAT_FRACTIONAL", "MAT_VALUE_BASED", "EFF_ATOMIC_NUM", "ELECTRON_DENSITY"}
