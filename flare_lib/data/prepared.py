@@ -112,13 +112,7 @@ def prepare_cases(
         raise ValueError(f"around must be one of {', '.join(AROUND)}, got {around!r}")
     if twice := [name for name, n in Counter(case.name for case in cases).items() if n > 1]:
         raise ValueError(f"every case must have a name of its own, got {twice[0]} twice")
-    recipe = {"format": _FORMAT, "spacing_zyx_mm": preprocessing.spacing_zyx_mm, "window_hu": preprocessing.window_hu}
-    recipe |= {"around": around, "margin_mm": margin_mm if around == "organs" else None}
-    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
-    folder = Path(folder) / key
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(folder / "recipe.json") as unfinished:
-        unfinished.write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+    folder = _folder_of_recipe(Path(folder), preprocessing, around, margin_mm)
     missing = [case for case in cases if _load_if_there(case, folder, on_note) is None]
     done = len(cases) - len(missing)
     if progress:
@@ -146,6 +140,17 @@ def prepare_cases(
             f"{len(empty)} of {len(cases)} cases have no organ in their labels and are passed over: {some_of(empty)}"
         )
     return [_load(folder / case.name) for case in cases if case.name not in empty]
+
+
+def _folder_of_recipe(folder: Path, preprocessing: Preprocessing, around: str, margin_mm: float) -> Path:
+    """Return the folder in `folder` that is named after what decides how cases are prepared, made if need be."""
+    recipe = {"format": _FORMAT, "spacing_zyx_mm": preprocessing.spacing_zyx_mm, "window_hu": preprocessing.window_hu}
+    recipe |= {"around": around, "margin_mm": margin_mm if around == "organs" else None}
+    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+    (folder / key).mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder / key / "recipe.json") as unfinished:
+        unfinished.write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+    return folder / key
 
 
 def _prepare(
