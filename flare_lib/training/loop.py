@@ -29,6 +29,7 @@ from flare_lib.training.recipes import Recipe
 from flare_lib.training.validation import validation_dice
 
 Batch = dict[str, torch.Tensor]
+_LONGEST_GRADIENT = 12.0  # nnU-Net's: a longer one is shortened to this norm
 
 
 def learning_rate_factor(step: int, recipe: Recipe) -> float:
@@ -104,7 +105,7 @@ def train_step(
             means[name] = means.get(name, 0.0) + float(value.detach()) / len(batches)
     average_gradients(net)  # if one process finds infinity, all do, so they skip the same steps
     scaler.unscale_(optimizer)
-    nn.utils.clip_grad_norm_(net.parameters(), 12.0)
+    nn.utils.clip_grad_norm_(net.parameters(), _LONGEST_GRADIENT)
     scaler.step(optimizer)
     scaler.update()
     return means
