@@ -98,7 +98,11 @@ class Volume:
 
     @classmethod
     def from_array(cls, array_zyx: np.ndarray, spacing_zyx_mm: Triple) -> "Volume":
-        """Return a volume made in memory, its axes along the world's and its first voxel's centre at (0, 0, 0) mm."""
+        """Return a volume made in memory, its axes along the world's and its first voxel's centre at (0, 0, 0) mm.
+
+        `array_zyx`: real numbers (Z, Y, X), in whatever NumPy takes for an array. Raises the errors of `Volume` and of
+        `check_spacing`.
+        """
         check_spacing(spacing_zyx_mm)
         spacing = triple(float(s) for s in spacing_zyx_mm)
         check_unmasked(array_zyx, "array_zyx")

@@ -96,7 +96,7 @@ def phantom_case(
 ) -> tuple[Volume, Volume]:
     """Return a painted CT (int16 HU) of one person and its labels (uint8, 0 to 13).
 
-    Arguments as in `make_phantom`; `appearance` as in `painting.paint` (noise, contrast phases, lesions).
+    Arguments and errors as in `make_phantom`; `appearance` as in `painting.paint` (noise, contrast phases, lesions).
     """
     structures = make_phantom(seed, shape_zyx=shape_zyx, spacing_zyx_mm=spacing_zyx_mm, field_of_view=field_of_view)
     hu = paint(structures, np.random.default_rng([seed, 0xCD]), **appearance)
