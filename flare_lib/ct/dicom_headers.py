@@ -156,6 +156,8 @@ def read_header(path: FilePath) -> Header | None:
             return Header(path, elements, syntax, pixels_at, shows=shows) if known else None
     except OSError as error:
         raise ValueError(f"{path} must be a file that can be read, got: {error.strerror or error}") from error
+    except NotImplementedError as error:  # Windows packs large archives by Deflate64
+        raise ValueError(f"{path} must be packed by deflate, as most .zip archives are, got: {error}") from error
     except Exception as error:  # a damaged header can fail anywhere in the parser
         raise ValueError(f"{path} must be a complete DICOM file, got a damaged header") from error
 

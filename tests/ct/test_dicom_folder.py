@@ -1,5 +1,6 @@
 """Where DICOM files lie: below folders, in archives, on discs with an index."""
 
+import re
 import shutil
 import tracemalloc
 import zipfile
@@ -85,6 +86,10 @@ def test_a_damaged_member_of_an_archive_is_refused_by_name(tmp_path):
         (lambda whole: whole[:-300], "must be a complete .zip archive"),
         (lambda whole: b"", "must be a complete .zip archive"),
         (lambda whole: whole.replace(b"PK\1\2\x14\3\x14\0\0\0", b"PK\1\2\x14\3\x14\0\1\0"), "without a password"),
+        (
+            lambda whole: re.sub(rb"(PK(\x01\x02..|\x03\x04)..\0\0)\x08", rb"\1\t", whole, flags=re.DOTALL),
+            "must be packed by deflate",
+        ),
     ],
 )
 def test_an_archive_that_cannot_be_read_is_refused(tmp_path, spoil, said):
