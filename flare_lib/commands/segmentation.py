@@ -209,6 +209,7 @@ def measure(
         raise ValueError(f"--workers and --scheduler are for a folder of label maps, got {labels}")
 
     from flare_lib.ct.files import load_ct, load_labels_on
+    from flare_lib.ct.hu import hu_doubts
     from flare_lib.evaluation.measurements import measure_organs, measurement_table, write_measurements
 
     scan = load_ct(ct, series=series)
@@ -221,6 +222,8 @@ def measure(
         write_measurements(output, measured)
     if sr is not None:
         write_report(sr, measured, scan)
+    for doubt in (*scan.notes, *hu_doubts(scan.array_zyx)):
+        tell_note(doubt)
     typer.echo(measurement_table(measured))  # last: whoever reads it may have gone (| head)
     typer.echo(f"{counted(len(measured), 'organ')} measured{f'; {wrote(output, sr)}' if output or sr else ''}")
 

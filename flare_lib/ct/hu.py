@@ -15,6 +15,8 @@ AIR_HU, FAT_HU, SOFT_HU = (-1100.0, -910.0), (-150.0, -50.0), (-20.0, 200.0)
 _DENSE_HU = 600.0  # only cortical bone and metal lie above
 _BRIGHT_HU = 2000.0  # a single value above this that fills a part of the image is the end of a number format
 PADDING_HU = -1100.0  # values below this that keep recurring were never measured
+# 50 to 65 without contrast, 100 to 150 with it, below 0 with much fat; outside, labels and CT are not one patient's.
+SANE_LIVER_HU = (-30.0, 200.0)
 _SAMPLE = 50_000  # voxels examined: takes a few milliseconds, however large the CT
 _WIDEST_HU = 2.0**17  # twice what 16 bits hold: no shift makes a wider range a CT, and its histogram would fill memory
 _HIGHEST_HU = 2.0**15  # no metal is brighter in any scanner's format

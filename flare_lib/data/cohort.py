@@ -20,7 +20,7 @@ import numpy as np
 
 from flare_lib.ct.files import load_ct, load_label_map
 from flare_lib.ct.folders import find_cts, find_images, holds_dicom, tell_not_read
-from flare_lib.ct.hu import hu_doubts
+from flare_lib.ct.hu import SANE_LIVER_HU, hu_doubts
 from flare_lib.ct.labels import IGNORED, N_ORGANS, left_right_problems, organ, without_ignored
 from flare_lib.ct.nifti_file import SUFFIXES, is_label_map
 from flare_lib.ct.volume import Volume, grid_difference
@@ -34,8 +34,6 @@ from flare_lib.synthetic.subjects import join_masks
 
 FOLDERS = (("images", "labels"), ("imagesTr", "labelsTr"))  # of CTs and their labels; the first that is there counts
 SANE_SPACING_MM = (0.2, 10.0)
-# 50 to 65 without contrast, 100 to 150 with it, below 0 with much fat; outside, labels and CT are not one patient's.
-SANE_LIVER_HU = (-30.0, 200.0)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What a label map says about a patient: volume, extent and density of each organ, and what to doubt.
 
 A number from a segmentation is only as good as the segmentation, so an organ that the scan cuts off or that is in
-several pieces is marked as such.
+several pieces is marked as such, and so is a liver with grey values that no liver has.
 """
 
 import csv
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from flare_lib.ct.border import cut_labels
+from flare_lib.ct.hu import SANE_LIVER_HU
 from flare_lib.ct.labels import N_ORGANS, ORGAN_NAMES, ORGANS, Organ, as_label_map, label_counts
 from flare_lib.ct.volume import Volume
 from flare_lib.evaluation.metrics import dice_scores
@@ -74,6 +75,8 @@ def measurement_table(measured: Sequence[Measurement]) -> str:
     for m in measured:
         extent = " x ".join(f"{mm:.0f}" for mm in m.extent_zyx_mm)
         doubts = [CUT] * m.cut_off + [f"{m.pieces} pieces"] * (m.pieces > 1)
+        if m.organ.name == "liver" and not SANE_LIVER_HU[0] <= m.mean_hu <= SANE_LIVER_HU[1]:
+            doubts.append("no liver's HU: labels of another CT?")
         line = f"{m.organ.name:22}{_volume(m.volume_ml, m.cut_off):>10}{extent:>18}{m.mean_hu:z7.0f} ± {m.sd_hu:<4.0f}"
         lines.append(f"{line}  {', '.join(doubts)}".rstrip())
     if absent := [o.name for o in ORGANS if o not in [m.organ for m in measured]]:

@@ -244,6 +244,9 @@ def test_measurements_of_a_dicom_series_become_a_report(flare, tmp_path):
     code, out, err = flare("measure", folder, labels, "--sr", report)
     assert (code, out[-1], err) == (0, f"2 organs measured; wrote {report}", [])
     assert dcmread(report).Modality == "SR"
+    (folder / "all.tar").touch()
+    *_, err = flare("measure", folder, labels)
+    assert err == ["note: passed over beside the slices: all.tar (of archives, only .zip is read)"]
     assert_refused(flare("measure", folder, labels, "--sr", tmp_path / "r.pdf"), "the report must be a .dcm file, got")
     assert_refused(
         flare("measure", report, labels, "--sr", report), "every output must be a separate file, neither an i"

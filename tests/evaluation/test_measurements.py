@@ -60,6 +60,13 @@ def test_the_table_names_what_to_doubt(patient):
     assert absent.count(",") == 10
 
 
+def test_a_liver_in_fat_or_air_is_doubted(patient):
+    liver, _ = measure_organs(*patient)
+    for hu, doubted in ((-83, True), (-30, False), (200, False), (210, True)):
+        line = measurement_table([replace(liver, mean_hu=hu)]).splitlines()[1]
+        assert line.endswith("  no liver's HU: labels of another CT?") == doubted
+
+
 def test_the_table_of_volumes_says_of_every_organ_what_to_doubt(patient):
     rows = volume_table(*patient).splitlines()
     assert rows[0].split() == ["organ", "mL"]
