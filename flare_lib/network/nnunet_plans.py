@@ -30,6 +30,7 @@ from flare_lib.network.plan_numbers import (
     check_layer,
     check_strides,
     finite,
+    in_one_line,
     of_stages,
     of_stages_and_axes,
     planned_order,
@@ -150,11 +151,8 @@ def read_plans(plans: Mapping[str, Any], dataset: Mapping[str, Any], configurati
 
     Raises ValueError, in one line, for what is missing or impossible and for what flare-lib does not support.
     """
-    try:
+    with in_one_line("plans.json and dataset.json must be those of nnU-Net v2"):
         return _read_plans(plans, dataset, configuration)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        said = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"plans.json and dataset.json must be those of nnU-Net v2, got {said}") from error
 
 
 def _read_plans(plans: Mapping[str, Any], dataset: Mapping[str, Any], name: str) -> Plans:

@@ -34,6 +34,7 @@ from flare_lib.network.plan_numbers import (
     LARGEST_STRIDE,
     MOST_STAGES,
     check_strides,
+    in_one_line,
     of_stages_and_axes,
     planned_order,
     planned_patch,
@@ -64,13 +65,8 @@ def read_v1(checkpoint: Path, names: Mapping[str, Any] | None = None) -> Plans:
     """
     path = checkpoint.with_name(f"{checkpoint.name}.pkl")
     information = read_pickle(path)
-    try:
+    with in_one_line(f"{path} must be that of a trainer of nnU-Net v1", about=path):
         return _read(information, names)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        said = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{path} must be that of a trainer of nnU-Net v1, got {said}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def _read(information: Mapping[str, Any], names: Mapping[str, Any] | None) -> Plans:

@@ -4,7 +4,8 @@ Both come from strangers, as JSON or as a pickle, and may hold anything in a num
 infinity, or a number so large that a net with it would fill the memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Real
 from typing import Any
 
@@ -17,6 +18,23 @@ SCALES, MOST_SCALES = (0.5, 2.0), 8
 _LONGEST_EDGE, _MOST_VOXELS = 2048, 2**27  # of a patch
 _LARGEST = float(np.finfo(np.float32).max)  # nets compute in no larger numbers
 _SHOWN = 60  # characters of what came
+
+
+@contextmanager
+def in_one_line(must: str, *, about: object = "") -> Iterator[None]:
+    """Raise ValueError, "`must`, got ...", if the block fails because something is missing or of another kind.
+
+    A ValueError in the block keeps its words, after what they are `about`.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if not about:
+            raise
+        raise ValueError(f"{about}: {error}") from error
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        said = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{must}, got {said}") from error
 
 
 def finite(value: Any, name: str, *, negative: bool = True) -> float:

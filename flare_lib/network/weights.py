@@ -29,6 +29,7 @@ from flare_lib.network.plan_numbers import (
     MOST_FEATURES,
     MOST_STAGES,
     finite,
+    in_one_line,
     net_patch,
     of_stages_and_axes,
     planned_scales,
@@ -129,23 +130,14 @@ def load_trained(
         tensors = load(weights)
     except SafetensorError as error:
         raise ValueError(f"{weights_path} must be a safetensors file, got {error}") from error
-    try:
+    with in_one_line(f"{card_path} must hold the architecture of a UNet", about=card_path):
         architecture = _architecture(card["architecture"])
         with torch.device("meta"):  # no initial weights: they would be overwritten anyway
             net = UNet(**architecture)
-    except TypeError as error:
-        raise ValueError(f"{card_path} must hold the architecture of a UNet, got {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{card_path}: {error}") from error
     load_strict(net, tensors, source=str(weights_path))
     net.to(device=device, dtype=dtype)
-    try:
-        requirements = _requirements(card, net)
-    except (TypeError, AttributeError) as error:  # a list for a number, text for a list, ...
-        raise ValueError(f"{card_path} must hold a preprocessing and a patch_size of numbers, got {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{card_path}: {error}") from error
-    preprocessing, patch_size, scales = requirements
+    with in_one_line(f"{card_path} must hold a preprocessing and a patch_size of numbers", about=card_path):
+        preprocessing, patch_size, scales = _requirements(card, net)
     return TrainedNet(net.eval(), preprocessing, patch_size, card, scales)
 
 
