@@ -1,6 +1,7 @@
 """Where a net runs: the requested device, or the best available; and the errors when it cannot do what it is asked."""
 
 import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,12 +9,12 @@ import torch
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """Return a device that torch can use here; "auto" is the GPU (CUDA) if there is one, otherwise the CPU.
+    """Return a device that torch can use here; "auto" is the GPU (CUDA) if torch was built for it, otherwise the CPU.
 
     Raises ValueError for a device that is unknown, not available or unable to compute, such as torch's "meta".
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() and _has_kernels() else "cpu")
     try:
         computed = torch.zeros(1, device=device)
         computed.item()
@@ -21,6 +22,15 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
         reason = _first_sentence(error)
         raise ValueError(f"device must be auto or one that torch can use here, got {device} ({reason})") from error
     return computed.device
+
+
+def _has_kernels() -> bool:
+    """Return whether torch was built for GPUs as old as the one here: it leaves out the oldest."""
+    built_for = [int(number) for number in re.findall(r"\bsm_(\d+)", " ".join(torch.cuda.get_arch_list()))]
+    if not built_for:  # for AMD's, which have names
+        return True
+    major, minor = torch.cuda.get_device_capability()
+    return 10 * major + minor >= min(built_for)
 
 
 def _first_sentence(error: Exception) -> str:

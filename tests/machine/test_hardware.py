@@ -41,6 +41,7 @@ def test_a_gpu_is_told_by_name_with_its_memory(monkeypatch):
         name, total_memory = "Tesla T4", 15 * 2**30
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: [])
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     rows = describe_machine()
