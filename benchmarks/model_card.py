@@ -79,6 +79,7 @@ def nets_table(cards: dict[str, dict]) -> str:
     rows: list[tuple[str, list[str]]] = [
         ("grid (z, y, x)", [_times(c["preprocessing"]["spacing_zyx_mm"]) + " mm" for c in cards.values()]),
         ("patch (z, y, x)", [_times(c["patch_size"]) + " voxels" for c in cards.values()]),
+        ("shown bodies at a size of", [" and ".join(f"{s:g}" for s in c.get("scales", [1])) for c in cards.values()]),
         ("features", [", ".join(map(str, c["architecture"]["features_per_stage"])) for c in cards.values()]),
         ("supervised outputs", [str(c["architecture"]["n_heads"]) for c in cards.values()]),
         ("normalisation", [_normalisation(c["preprocessing"]) for c in cards.values()]),
