@@ -33,7 +33,7 @@ from flare_lib.inference.coarse_to_fine import segment
 from flare_lib.inference.stages import NetStage, load_stages
 from flare_lib.machine.json_file import read_json_object
 from flare_lib.network.unet import UNet
-from flare_lib.network.weights import load_trained, save_trained
+from flare_lib.network.weights import load_trained, packaged_weights, save_trained
 from flare_lib.synthetic.morphing import people_between
 from flare_lib.synthetic.phantom import make_phantom
 from flare_lib.synthetic.structures import Structures, organ_labels
@@ -70,7 +70,8 @@ def learn(recipe: Recipe, sources: Sources, folder: Path, *, init: Path | None =
     with tqdm(total=recipe.n_steps, desc=f"{folder.name}, {recipe.stage}") as bar:
         trained = train(net, Patches(sources, recipe), recipe, folder=stem, on_step=lambda *_: bar.update())
     card = {"preprocessing": recipe.preprocessing.to_dict(), "patch_size": list(recipe.patch_size)}
-    save_trained(stem, cast(UNet, trained).eval(), card | {"recipe": recipe.to_dict()})
+    looks = {"scales": list(load_trained(packaged_weights(recipe.stage)).scales)}  # as the packaged net does
+    save_trained(stem, cast(UNet, trained).eval(), card | looks | {"recipe": recipe.to_dict()})
     return stem
 
 
