@@ -27,6 +27,7 @@ from flare_lib.machine.processes import KILLED, Processes
 
 if TYPE_CHECKING:
     from dask_jobqueue.core import JobQueueCluster
+    from dask_jobqueue.slurm import SLURMJob
     from distributed import Client, Future
     from distributed.deploy import Cluster
 
@@ -194,9 +195,34 @@ def slurm_cluster(
     with extra("cluster"), _ctrl_c_as_before():
         import dask
         from dask_jobqueue import SLURMCluster
-        from dask_jobqueue.core import Job, JobQueueCluster
         from dask_jobqueue.slurm import SLURMJob
-        from distributed import Status
+
+    given, n_cores = _job(settings)
+    if n_jobs and shutil.which(SLURMJob.submit_command) is None:
+        raise FileNotFoundError(f"batch jobs need SLURM's {SLURMJob.submit_command} on this computer, got none")
+    answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # why a job was refused; None for one that was not
+    given["job_cls"] = _answering(answers)
+    # Dask does not repeat a piece of work whose worker died: it comes back, and the runner tries it once more, alone
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        SLURMCluster(cores=1, processes=1, job_cpu=n_cores, **given) as cluster,
+    ):
+        if n_jobs:
+            cluster.scale(jobs=n_jobs)
+            refused = [why for _ in range(n_jobs) if (why := answers.get()) is not None]
+            reasons = some_of(list(dict.fromkeys(refused)))
+            if len(refused) == n_jobs:
+                raise OSError(f"SLURM must take a batch job, got {n_jobs} of {n_jobs} refused: {reasons}")
+            if refused and on_note:
+                on_note(f"SLURM refused {len(refused)} of {n_jobs} batch jobs: {reasons}")
+        yield cluster
+
+
+def _job(settings: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    """Return what SLURMCluster is given for these settings of a job, and the job's cores; errors: `slurm_cluster`."""
+    import dask
+    from dask_jobqueue.core import Job, JobQueueCluster
+    from dask_jobqueue.slurm import SLURMJob
 
     given: dict[str, Any] = {"cores": 4, "memory": "8GB", "job_script_prologue": []}
     # otherwise Dask writes this interpreter's path into the script as it is, be there a space in it or not
@@ -210,12 +236,16 @@ def slurm_cluster(
     known = {name for kind in (Job, SLURMJob, JobQueueCluster) for name in signature(kind).parameters}
     if unknown := sorted(given.keys() - known):
         raise ValueError(f"the settings of a job must be among {', '.join(sorted(known))}, got {unknown[0]}")
-    if n_jobs and shutil.which(SLURMJob.submit_command) is None:
-        raise FileNotFoundError(f"batch jobs need SLURM's {SLURMJob.submit_command} on this computer, got none")
-    answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # why a job was refused; None for one that was not
+    return given, n_cores
+
+
+def _answering(answers: "queue.SimpleQueue[str | None]") -> "type[SLURMJob]":
+    """Return a kind of job that says whether SLURM took it: Dask itself would log a refusal, and wait for ever."""
+    from dask_jobqueue.slurm import SLURMJob
+    from distributed import Status
 
     class Submitted(SLURMJob):
-        """A job that says whether SLURM took it: Dask itself would log a refusal, and wait for the job for ever."""
+        """Puts into `answers` why it was refused, or None."""
 
         async def start(self) -> None:
             try:
@@ -236,18 +266,4 @@ def slurm_cluster(
             await super().close()
             self.status = Status.closed  # Dask asks for it, and dask-jobqueue does not say so
 
-    given["job_cls"] = Submitted
-    # Dask does not repeat a piece of work whose worker died: it comes back, and the runner tries it once more, alone
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
-        SLURMCluster(cores=1, processes=1, job_cpu=n_cores, **given) as cluster,
-    ):
-        if n_jobs:
-            cluster.scale(jobs=n_jobs)
-            refused = [why for _ in range(n_jobs) if (why := answers.get()) is not None]
-            reasons = some_of(list(dict.fromkeys(refused)))
-            if len(refused) == n_jobs:
-                raise OSError(f"SLURM must take a batch job, got {n_jobs} of {n_jobs} refused: {reasons}")
-            if refused and on_note:
-                on_note(f"SLURM refused {len(refused)} of {n_jobs} batch jobs: {reasons}")
-        yield cluster
+    return Submitted
