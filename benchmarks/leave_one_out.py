@@ -1,7 +1,7 @@
 """What nets that learn from painted people alone know of a person they have never seen: leave one out, organ by organ.
 
     python benchmarks/leave_one_out.py people                           # days on two cores; resumes if stopped
-    python benchmarks/leave_one_out.py people --leave-out s0001 s0004   # only these; another process does the others
+    python benchmarks/leave_one_out.py people --leave-out s0001 s0004   # only these: another process does the rest
     python benchmarks/leave_one_out.py people --steps 2 2 2 --last-steps 2 2   # a quick look
 
 `people`: a folder of label maps to paint, as for `flare train --label-maps`. They are two groups, and much of the
@@ -70,8 +70,8 @@ def learn(recipe: Recipe, sources: Sources, folder: Path, *, init: Path | None =
     with tqdm(total=recipe.n_steps, desc=f"{folder.name}, {recipe.stage}") as bar:
         trained = train(net, Patches(sources, recipe), recipe, folder=stem, on_step=lambda *_: bar.update())
     card = {"preprocessing": recipe.preprocessing.to_dict(), "patch_size": list(recipe.patch_size)}
-    looks = {"scales": list(load_trained(packaged_weights(recipe.stage)).scales)}  # as the packaged net does
-    save_trained(stem, cast(UNet, trained).eval(), card | looks | {"recipe": recipe.to_dict()})
+    views = {"scales": list(load_trained(packaged_weights(recipe.stage)).scales)}  # as the packaged net does
+    save_trained(stem, cast(UNet, trained).eval(), card | views | {"recipe": recipe.to_dict()})
     return stem
 
 
@@ -121,6 +121,8 @@ def main() -> None:
     options = parser.parse_args()
     people = {path.name.split("_")[0]: load_subject(path) for path in find_subjects(options.people)}
     group = options.group or list(people)[: len(people) // 2]
+    if unknown := {*group, *(options.leave_out or ())} - set(people):
+        parser.error(f"people must be among {', '.join(people)}, got {', '.join(sorted(unknown))}")
     others = [name for name in people if name not in group]
     phantoms = [make_phantom(seed) for seed in range(N_PHANTOMS)]
     alone = options.work / "phantoms alone"

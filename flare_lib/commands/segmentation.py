@@ -60,7 +60,7 @@ def segment(
     ] = 1.0,
     fast: Annotated[
         bool,
-        typer.Option("--fast", help="Show the fine net the CT at one size, not two: faster, a little less accurate."),
+        typer.Option("--fast", help="Show the packaged fine net the CT at one size, not two: faster, less accurate."),
     ] = False,
     engine: Engine = "torch",
     workers: Annotated[

@@ -41,7 +41,10 @@ class Unread(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """An image that an index lists: the hash of its study, the UIDs of its series, itself and its class, its file."""
+    """An image that an index lists: its study's hash, its series' UID, its own and its class's, whether it is a scout.
+
+    `path` is the file that should be there.
+    """
 
     study: int
     series: str
@@ -182,9 +185,11 @@ def _images_in(index: FilePath) -> Iterator[Listed]:
         study_hash = taken_out(study, "StudyInstanceUID")
         for series in _of_type("SERIES", _below(study, records)):
             for image in _of_type("IMAGE", _below(series, records)):
-                uid, sop_class = image.ReferencedSOPInstanceUIDInFile, image.get("ReferencedSOPClassUIDInFile", "")
+                uid, parts = image.get("ReferencedSOPInstanceUIDInFile"), image.get("ReferencedFileID")
+                if not (uid and parts):
+                    continue
+                sop_class = image.get("ReferencedSOPClassUIDInFile", "")
                 is_scout = "LOCALIZER" in image.get("ImageType", ())
-                parts = image.ReferencedFileID
                 path = Path(str(index)).parent.joinpath(*([parts] if isinstance(parts, str) else parts))
                 yield Listed(study_hash, str(series.SeriesInstanceUID), str(uid), str(sop_class), is_scout, str(path))
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from flare_lib.inference.stages import PatchPredictor, ResizablePredictor, Stage
 from flare_lib.inference.thin_scans import lowered_if_thin
 from flare_lib.machine.progress import StageProgress, of_stage
 
+Predictor = TypeVar("Predictor", bound=PatchPredictor)
 # what `postprocess` does once its settings are chosen
 CleanUp = Callable[[np.ndarray, Triple], tuple[np.ndarray, Report]]
 
@@ -78,14 +80,14 @@ def segment(
     """
     check_margin(margin_mm)
     check_volume(ct, "ct")
-    run = Run(_rules(max_distance_mm, min_share) if clean_up else None, progress, specks=not clean_up)
+    run = Run(_rules(max_distance_mm, min_share) if clean_up else None, progress, no_specks=clean_up)
     foreground = find_foreground(ct.array_zyx)
     body = crop_volume(ct, foreground)
     run.lap("foreground")
     coarse, fine = lowered_if_thin(body, coarse, fine)
     seen, roi = run.find_region(body, coarse, tile_steps[0], margin_mm)
     # a patch that reaches beyond a small region shows what lies there, not air: a neck is known by its jaw
-    roi = roi.grow(patch_mm_of(fine), body.spacing_zyx_mm, body.shape_zyx)
+    roi = roi.grow(np.max([patch_mm_of(view) for view in views_of(fine)], axis=0), body.spacing_zyx_mm, body.shape_zyx)
     fine_labels = run.segment_region(crop_volume(body, roi), fine, tile_steps[1], "fine", fit_tiles)
     return run.result(ct, fine_labels, roi.shift(foreground.start_zyx), seen, scale=scale_of(fine))
 
@@ -106,7 +108,7 @@ def segment_in_one_stage(
     Arguments and errors as in `segment`; the region of interest is the foreground.
     """
     check_volume(ct, "ct")
-    run = Run(_rules(max_distance_mm, min_share) if clean_up else None, progress, specks=not clean_up)
+    run = Run(_rules(max_distance_mm, min_share) if clean_up else None, progress, no_specks=clean_up)
     foreground = find_foreground(ct.array_zyx)
     body = crop_volume(ct, foreground)
     run.lap("foreground")
@@ -121,14 +123,24 @@ def _rules(max_distance_mm: float, min_share: float) -> CleanUp:
     return partial(postprocess, max_distance_mm=max_distance_mm, min_share=min_share)
 
 
+def fitted(stage: Predictor, image: torch.Tensor, tile_step: float, fit_tiles: float) -> Predictor:
+    """Return the stage with tiles fitted to an image (C, Z, Y, X), as `segment` says; itself if it cannot change."""
+    if fit_tiles == 1 or not isinstance(stage, ResizablePredictor):
+        return stage
+    multiple = stage.size_multiple
+    return stage.with_patch(
+        fitted_patch(image.shape[1:], stage.patch_size, tile_step, multiple_of=multiple, cap=fit_tiles)
+    )
+
+
 class Run:
     """One case in progress: what its steps share, and what they note along the way.
 
-    `rules`: the clean-up after each stage; `specks`: whether the result may hold what `without_specks` removes.
+    `rules`: the clean-up after each stage; `no_specks`: whether the result goes `without_specks`.
     """
 
-    def __init__(self, rules: CleanUp | None, progress: StageProgress | None, *, specks: bool = True) -> None:
-        self.rules, self.progress, self.specks = rules, progress, specks
+    def __init__(self, rules: CleanUp | None, progress: StageProgress | None, *, no_specks: bool = False) -> None:
+        self.rules, self.progress, self.no_specks = rules, progress, no_specks
         self.seconds: dict[str, float] = {}
         self.notes: list[str] = []
         self.removed: dict[str, Report] = {}
@@ -148,20 +160,13 @@ class Run:
         tile_step: float,
         name: str,
         *,
-        fit_tiles: float = 1.0,
         weights: Weights = "uniform",
         pad_value: float | None = None,
     ) -> Iterator[Slab]:
         """Slide the stage's net over the image and return averaged scores in finished slabs.
 
-        `fit_tiles` as in `segment`. `pad_value`: what fills a patch beyond the image; None is the image's lowest value,
-        air.
+        `pad_value`: what fills a patch beyond the image; None is the image's lowest value, air.
         """
-        if fit_tiles != 1 and isinstance(stage, ResizablePredictor):
-            size = fitted_patch(
-                image.shape[1:], stage.patch_size, tile_step, multiple_of=stage.size_multiple, cap=fit_tiles
-            )
-            stage = stage.with_patch(size)
         if precision := getattr(stage, "precision", None):
             self.precision[name] = precision.name
         return sliding_window(
@@ -194,12 +199,12 @@ class Run:
 
     def segment_region(self, region: Volume, stage: Stage, tile_step: float, name: str, fit_tiles: float) -> np.ndarray:
         """Return the labels of a region on its own grid, cleaned up."""
-        views = views_of(stage)
-        images = [view.prepare(region) for view in views]
+        images = [view.prepare(region) for view in views_of(stage)]
+        views = views_of(fitted(stage, images[0], tile_step, fit_tiles))  # of one patch: views share a compiled net
         self.lap(f"{name} preprocessing")
         names = [name, *(f"{name}, view {k}" for k in range(2, len(views) + 1))]
         (slabs, shape), *others = [
-            (self.slide(image, view, tile_step, its_name, fit_tiles=fit_tiles), image.shape[1:])
+            (self.slide(image, view, tile_step, its_name), image.shape[1:])
             for image, view, its_name in zip(images, views, names, strict=True)
         ]
         labels = resize_argmax(mean_slabs(slabs, shape, others), region.shape_zyx, in_shape_zyx=shape)
@@ -232,10 +237,10 @@ class Run:
         """
         label_map = paste(labels_zyx, roi, ct.shape_zyx)
         self.lap("paste")
-        if not self.specks:
+        if self.no_specks:
             label_map, removed_ml = without_specks(label_map, ct)
             self.notes += [
-                f"the {ml:.2g} mL found of the {name} were removed: this scan shows all of it, and nobody's is as small"
+                f"the {ml:.1f} mL labelled {name} were removed: the scan does not cut them, and a newborn's is larger"
                 for name, ml in removed_ml.items()
             ]
         self.notes += [

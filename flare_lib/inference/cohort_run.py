@@ -95,6 +95,8 @@ def _what_decides(settings: Settings) -> Entry:
         asked |= {"scales": list(settings.ensemble.scales), "sure": settings.ensemble.sure}
     if settings.scale != 1:
         asked["scale"] = settings.scale
+    if settings.fast:
+        asked["fast"] = True
     return {
         "weights_sha256": weights_sha256(settings),
         "settings": asked | {"tile_step": settings.tile_step, "fit_tiles": settings.fit_tiles},

@@ -38,8 +38,10 @@ def expected_memory_mib(case: Case, settings: Settings) -> float:
         nets = _nets_of(settings.ensemble, weights_stamp(settings))
         scores = nets.bytes_per_mm3 * ct.across_mm2 * (ct.along_mm + nets.patch_mm)  # the mean, a row of tiles' sums
         return mib + (nets.held_bytes + scores + _BYTES_OF_WHOLE_BODY * ct.n_voxels) / 2**20
+    if settings.nnunet is not None:
+        return mib + _BYTES_PER_VOXEL * ct.n_voxels / 2**20
     fine = _fine_net_of(settings.weights_dir, weights_stamp(settings))
-    sizes = [settings.scale * scale for scale in ((1.0,) if settings.fast or settings.nnunet else fine.scales)]
+    sizes = [settings.scale * scale for scale in (fine.scales[:1] if settings.fast else fine.scales)]
     per_mm2, per_mm3 = (sum(size**power for size in sizes) - 1 for power in (2, 3))  # one view is in the process's
     views = ct.across_mm2 * (fine.scores_per_mm2 * per_mm2 + ct.along_mm * fine.image_per_mm3 * per_mm3)
     return mib + (_BYTES_PER_VOXEL * ct.n_voxels + max(0.0, views)) / 2**20

@@ -48,7 +48,7 @@ class Settings:
     every one if empty; `roi`: only within the coarse net's box. `margin_mm`: how far beyond the organs the last net
     looks. `tile_step`: how far apart its tiles lie, in patches; `fit_tiles`: how many patches a tile fitted to the
     CT may hold. `scale`: how much larger than it is the two nets see the body; `fast`: whether the fine one sees it
-    once, even if its weights ask for several `scales`. `device`, `precision`, `engine`: see
+    at the first of its `scales` only. `device`, `precision`, `engine`: see
     `load_stages`. `ensemble`: make pseudo-labels with these nets instead, whose tiles are patches.
     """
 
@@ -96,7 +96,7 @@ def open_method(settings: Settings, stamp: str = "") -> Method:
 def _two_nets(settings: Settings, numbers: Mapping[str, Any]) -> Method:
     coarse, fine = stages.load_stages(settings.weights_dir, **numbers)
     if settings.fast:
-        fine = fine.with_scales(1.0)
+        fine = fine.with_scales(fine.scales[0])
     if settings.scale != 1:
         coarse, fine = coarse.scaled(settings.scale), fine.scaled(settings.scale)
     both = partial(
@@ -177,10 +177,11 @@ def clean_up_rules(settings: Settings) -> dict[str, Any]:
         "max_distance_mm": postprocess.MAX_DISTANCE_MM,
         "min_share": postprocess.MIN_SHARE,
         "organs_in_pieces": [organ.name for organ in postprocess.ORGANS_IN_PIECES],
-        "least_ml": postprocess.LEAST_ML,
-        "never_specks": [organ.name for organ in postprocess.NEVER_SPECKS],
     }
-    return rules if settings.ensemble is None else rules | pseudo_labels.RULES
+    if settings.ensemble is not None:
+        return rules | pseudo_labels.RULES
+    specks = {"least_ml": postprocess.LEAST_ML, "never_specks": [organ.name for organ in postprocess.NEVER_SPECKS]}
+    return rules if settings.nnunet is not None else rules | specks
 
 
 def _weight_files(settings: Settings) -> dict[str, Path]:

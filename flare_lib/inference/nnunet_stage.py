@@ -22,7 +22,7 @@ from flare_lib.ct.resample import resample_nearest, resampled_shape
 from flare_lib.ct.roi import Box, bounding_box, check_margin, crop, crop_volume
 from flare_lib.ct.spline import resample_spline, thick_axis
 from flare_lib.ct.volume import Shape, Triple, Volume, extent_mm, triple
-from flare_lib.inference.coarse_to_fine import Run, Segmentation
+from flare_lib.inference.coarse_to_fine import Run, Segmentation, fitted
 from flare_lib.inference.components import keep_largest_piece
 from flare_lib.inference.postprocess import MIN_SHARE, postprocess
 from flare_lib.inference.slice_interpolation import resize_argmax
@@ -180,7 +180,8 @@ def _segment_region(
     array, spacing_mm = axes.turn(region.array_zyx), axes.turn_spacing(region.spacing_zyx_mm)
     image = stage.prepare(array, spacing_mm, scaling)
     run.lap(f"{NAME} preprocessing")
-    slabs = run.slide(image, stage, tile_step, NAME, fit_tiles=fit_tiles, weights="gaussian", pad_value=0.0)
+    stage = fitted(stage, image, tile_step, fit_tiles)
+    slabs = run.slide(image, stage, tile_step, NAME, weights="gaussian", pad_value=0.0)
     small = triple(image.shape[1:])
     thick = _thick_on_the_way_back(stage.plans, spacing_mm)
     # between thick slices nothing is interpolated: every new slice gets the labels of the nearest one

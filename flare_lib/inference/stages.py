@@ -169,6 +169,7 @@ def _check_alike(trained: TrainedNet, thin: TrainedNet) -> None:
     """Raise ValueError unless the net of thin scans can compute what the other would."""
     for what, of in (
         ("preprocessing", lambda t: t.preprocessing),
+        ("scales", lambda t: t.scales),
         ("strides", lambda t: t.net.size_multiple_zyx),
         ("number of classes", lambda t: t.net.architecture["n_classes"]),
     ):

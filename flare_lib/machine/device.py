@@ -1,7 +1,6 @@
 """Where a net runs: the requested device, or the best available; and the errors when it cannot do what it is asked."""
 
 import platform
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,23 +13,28 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
     Raises ValueError for a device that is unknown, not available or unable to compute, such as torch's "meta".
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() and _has_kernels() else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() and _computes_on_cuda() else "cpu")
     try:
-        computed = torch.zeros(1, device=device)
-        computed.item()
+        return _computed_on(device)
     except (RuntimeError, AssertionError, ImportError) as error:  # the last two for what torch was not built with
         reason = _first_sentence(error)
         raise ValueError(f"device must be auto or one that torch can use here, got {device} ({reason})") from error
+
+
+def _computed_on(device: str | torch.device) -> torch.device:
+    """Return the device with its number, once it has computed something; raises torch's errors if it cannot."""
+    computed = torch.zeros(1, device=device)
+    computed.item()
     return computed.device
 
 
-def _has_kernels() -> bool:
-    """Return whether torch was built for GPUs as old as the one here: it leaves out the oldest."""
-    built_for = [int(number) for number in re.findall(r"\bsm_(\d+)", " ".join(torch.cuda.get_arch_list()))]
-    if not built_for:  # for AMD's, which have names
-        return True
-    major, minor = torch.cuda.get_device_capability()
-    return 10 * major + minor >= min(built_for)
+def _computes_on_cuda() -> bool:
+    """Return whether the GPU computes: torch is not built for the oldest ones, nor for those newer than itself."""
+    try:
+        _computed_on("cuda")
+    except RuntimeError:
+        return False
+    return True
 
 
 def _first_sentence(error: Exception) -> str:

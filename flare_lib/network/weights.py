@@ -48,7 +48,7 @@ _NAMED_AT_MOST = 6  # tensors, in the line that refuses them
 class TrainedNet:
     """A net, the preprocessing a CT needs before the net sees it, and the patch size (z, y, x) it was trained on.
 
-    `scales`: at which sizes the net should see a CT, 1 being the body's own; what it says of each is averaged.
+    `scales`: at which sizes a fine net should see a CT, 1 being the body's own; what it says of each is averaged.
     """
 
     net: UNet

@@ -370,7 +370,8 @@ def test_so_little_of_an_organ_that_the_scan_shows_whole_is_removed_and_noted():
     assert dice_scores(result.label_map_zyx, others).min() >= 0.97
     [note] = [note for note in result.notes if "were removed" in note]
     assert re.fullmatch(
-        r"the 3\.\d mL found of the spleen were removed: this scan shows all of it, and nobody's is as small", note
+        r"the 3\.\d mL labelled spleen were removed: the scan does not cut them, and a newborn's is larger",
+        note,
     )
     assert (segment(small, COARSE, FINE, clean_up=False).label_map_zyx == 3).any()
     assert not (segment_in_one_stage(small, FINE).label_map_zyx == 3).any()
@@ -378,6 +379,38 @@ def test_so_little_of_an_organ_that_the_scan_shows_whole_is_removed_and_noted():
         result = segment(kept, COARSE, FINE)
         assert (result.label_map_zyx == 3).any()
         assert not any("were removed" in note for note in result.notes)
+
+
+class ResizableViews(Resizable):
+    """A stage that is shown a CT at its own size and a fifth larger, by one net that knows one patch at a time."""
+
+    @property
+    def views(self):
+        larger = tuple(mm / 1.2 for mm in self.spacing_zyx_mm)
+        return [self, Resizable(larger, self.patch_size, self.shown)]
+
+    def with_patch(self, patch_size):
+        return ResizableViews(self.spacing_zyx_mm, patch_size, self.shown)
+
+
+def test_tiles_fitted_to_a_region_are_of_one_size_for_all_views():
+    ct = abdomen((36, 72, 100), (5.0, 3.0, 2.9))
+    fine = ResizableViews((4.0, 3.5, 3.2), (24, 20, 22), [])
+    result = segment(ct, COARSE, fine, fit_tiles=2.0)
+    assert dice_scores(result.label_map_zyx, labels_of(ct)).min() >= 0.9
+    [size] = set(fine.shown)
+    assert size != fine.patch_size
+
+
+def test_a_region_is_as_large_as_the_largest_patch_that_a_view_shows():
+    ct = abdomen((60, 110, 150), (3.0, 2.0, 1.9))
+    patch_mm = (70.0, 180.0, 290.0)
+    small, large = (
+        Resizable(tuple(mm / n / k for mm, n in zip(patch_mm, (16, 20, 24), strict=True)), (16, 20, 24), [])
+        for k in (2, 1)
+    )
+    alone, both = (segment(ct, COARSE, stage, margin_mm=0.0).roi for stage in (small, Views(small, large)))
+    assert both.shape_zyx[2] * 1.9 >= 250.0 > alone.shape_zyx[2] * 1.9
 
 
 def test_without_clean_up_what_lies_far_away_stays():

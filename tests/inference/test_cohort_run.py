@@ -89,6 +89,8 @@ def test_what_is_done_is_not_done_again_unless_something_changed(segmented, case
     assert (entry["settings"]["tile_step"], entry["settings"]["fit_tiles"]) == (0.75, 1.5)
     segment_cohort(cases[:1], out, Settings(margin_mm=5.0, tile_step=0.75, fit_tiles=2.0))
     assert (segmented.pop(), len(segmented)) == (40, 6)
+    segment_cohort(cases[:1], out, Settings(margin_mm=5.0, tile_step=0.75, fit_tiles=2.0, fast=True))
+    assert (segmented.pop(), len(segmented)) == (40, 6)
     monkeypatch.setattr(cohort_run, "weights_sha256", lambda _: {"coarse": "other", "fine": "other"})
     entries = segment_cohort(cases, out)
     assert segmented[6:] == [40, 50, 42]

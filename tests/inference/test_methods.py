@@ -137,10 +137,12 @@ def test_an_nnunets_labels_of_a_whole_ct_follow_no_rules_of_ours(tmp_path):
     assert rules["organs_in_pieces"] == ["pancreas", "inferior vena cava", "esophagus", "stomach", "duodenum"]
     assert rules["least_ml"] == 5.0
     assert rules["never_specks"] == ["liver", "right kidney", "spleen", "stomach", "left kidney"]
-    assert clean_up_rules(Settings(nnunet=tmp_path, roi=True)) == rules
+    behind = clean_up_rules(Settings(nnunet=tmp_path, roi=True))
+    assert rules.keys() - behind.keys() == {"least_ml", "never_specks"}
+    assert behind.items() <= rules.items()
     assert clean_up_rules(Settings(nnunet=tmp_path)) == {}
     of_ensemble = clean_up_rules(Settings(ensemble=Ensemble((tmp_path,))))
-    assert of_ensemble == rules | pseudo_labels.RULES
+    assert of_ensemble == behind | pseudo_labels.RULES
 
 
 def bright_is_liver(patch):

@@ -123,6 +123,7 @@ def test_patches_lower_than_the_nets_own_are_computed_by_the_net_of_thin_scans(t
 @pytest.mark.parametrize(
     ("what", "changed"),
     [
+        ("scales", {"scales": (1.0, 1.25)}),
         ("preprocessing", {"preprocessing": Preprocessing((6.0, 5.0, 4.5))}),
         ("strides", {"net": UNet(features_per_stage=(4, 6), strides=((2, 2, 2),), n_heads=1)}),
         (

@@ -3,33 +3,29 @@
 import pytest
 import torch
 
+from flare_lib.machine import device
 from flare_lib.machine.device import choose_device, limits_of
 
 
-def test_auto_is_the_gpu_where_there_is_one(monkeypatch):
+def test_auto_is_the_gpu_where_there_is_one_that_computes(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: [])
+    monkeypatch.setattr(device, "_computed_on", lambda _: torch.device("cuda:0"))
     assert choose_device() == torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == torch.device("cpu")
 
 
-@pytest.mark.parametrize(
-    ("capability", "built_for", "chosen"),
-    [
-        ((7, 0), ["sm_75", "sm_80", "sm_90a", "sm_120", "compute_120"], "cpu"),
-        ((7, 5), ["sm_120", "sm_75"], "cuda"),
-        ((10, 0), ["sm_75", "sm_120"], "cuda"),
-        ((9, 0), ["gfx90a", "gfx1100"], "cuda"),
-    ],
-)
-def test_auto_leaves_a_gpu_alone_that_is_older_than_those_torch_was_built_for(
-    monkeypatch, capability, built_for, chosen
-):
+def test_auto_leaves_a_gpu_alone_that_torch_was_not_built_for(monkeypatch):
+    def fail(_):
+        raise torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device")
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built_for)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    assert choose_device("auto") == torch.device(chosen)
+    monkeypatch.setattr(device, "_computed_on", fail)
+    assert choose_device("auto") == torch.device("cpu")
+    with pytest.raises(
+        ValueError, match=r"that torch can use here, got cuda \(CUDA error: no kernel image is available"
+    ):
+        choose_device("cuda")
 
 
 def test_a_device_that_can_be_used_is_taken_as_it_is():
