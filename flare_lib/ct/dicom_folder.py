@@ -43,7 +43,7 @@ class Unread(NamedTuple):
 class Listed(NamedTuple):
     """An image that an index lists: its study's hash, its series' UID, its own and its class's, whether it is a scout.
 
-    `path` is the file that should be there.
+    `file` is where it should be.
     """
 
     study: int
