@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,7 +34,8 @@ def segmented(monkeypatch):
         labels[1:3, 2:4, 2:5] = organ("liver").id
         return Segmentation(labels, ct, Box((0, 0, 0), ct.shape_zyx), {"net": 0.25}, ("looked",))
 
-    monkeypatch.setattr(stages, "load_stages", lambda folder, **_: ("coarse", "fine"))
+    fine = SimpleNamespace(scales=(1.0, 1.5), with_scales=lambda *_: "fine, once")
+    monkeypatch.setattr(stages, "load_stages", lambda folder, **_: ("coarse", fine))
     monkeypatch.setattr(coarse_to_fine, "segment", segment)
     methods.open_method.cache_clear()
     yield seen
