@@ -2,6 +2,7 @@
 
     python benchmarks/whole_way.py                      # a 512 x 512 x 400 and a 512 x 512 x 900 phantom, packaged nets
     python benchmarks/whole_way.py --ct a.nii.gz ...    # CTs of your own instead
+    python benchmarks/whole_way.py --fast               # the fine net with one view of the CT instead of two
     python benchmarks/whole_way.py --paper-grid         # the paper's spacings and patch, a stub in place of its net
 
 Each CT runs in a process of its own. Peak memory is the process's largest resident set, minus what it held with the CT
@@ -23,11 +24,12 @@ from flare_lib.ct.preprocess import COARSE, FINE, Preprocessing
 from flare_lib.ct.resample import resample_nearest
 from flare_lib.ct.volume import Volume
 from flare_lib.inference.coarse_to_fine import segment
-from flare_lib.inference.stages import load_stages
+from flare_lib.inference.stages import Stage, load_stages
 from flare_lib.synthetic.phantom import phantom_case
 
 RESULTS = Path(__file__).parent / "results" / "whole_way.json"
 PAPER_PATCH = (96, 128, 160)
+PACKAGED, FAST, PAPER_GRID = "packaged", "packaged, --fast", "stub, paper's grids"
 
 
 @dataclass
@@ -53,16 +55,24 @@ def big_phantom(n_slices: int) -> Volume:
     return Volume.from_array(resample_nearest(ct.array_zyx, (n_slices, 512, 512)), (1.5, 0.9, 0.9))
 
 
-def measure(case: str, paper_grid: bool) -> dict:
+def stages_of(nets: str) -> tuple[Stage, Stage]:
+    """Return the coarse and the fine stage that a row of the table calls so."""
+    if nets == PAPER_GRID:
+        return Stub(COARSE), Stub(FINE)
+    coarse, fine = load_stages(device="cpu")
+    return coarse, fine.with_scales(fine.scales[0]) if nets == FAST else fine
+
+
+def measure(case: str, nets: str) -> dict:
     """Segment one CT in this process and return time, memory and the steps' times."""
     ct = big_phantom(int(case)) if case.isdigit() else load_ct(case)
-    stages = (Stub(COARSE), Stub(FINE)) if paper_grid else load_stages(device="cpu")
+    stages = stages_of(nets)
     results = []
     extra, (seconds,) = timed(lambda: extra_mib_of(lambda: results.append(segment(ct, *stages))))
     (result,) = results
     return {
         "case": case if not case.isdigit() else f"phantom 512 x 512 x {case}",
-        "nets": "stub, paper's grids" if paper_grid else "packaged",
+        "nets": nets,
         "shape_zyx": list(ct.shape_zyx),
         "roi_shape_zyx": list(result.roi.shape_zyx),
         "seconds": round(seconds, 1),
@@ -79,10 +89,12 @@ def main() -> None:
     parser.add_argument("--ct", nargs="+", help="CTs to segment instead of the phantoms")
     parser.add_argument("--slices", nargs="+", default=["400", "900"], help="heights of the phantoms")
     parser.add_argument("--paper-grid", action="store_true", help="the paper's spacings and patch, no net")
+    parser.add_argument("--fast", action="store_true", help="one view of the CT instead of two")
     arguments = parser.parse_args()
+    nets = PAPER_GRID if arguments.paper_grid else FAST if arguments.fast else PACKAGED
     rows = []
     for case in arguments.ct or arguments.slices:
-        rows.append(in_a_process(measure, case, arguments.paper_grid))
+        rows.append(in_a_process(measure, case, nets))
         row = rows[-1]
         memory = f"CT {row['ct_mib']} MiB, extra {row['extra_mib']} MiB"
         print(f"{row['case']:<28} {row['nets']:<20} {row['seconds']:7.1f} s  {memory}")
