@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from flare_lib.machine import device
 from flare_lib.machine.hardware import describe_machine
 
 
@@ -41,7 +42,7 @@ def test_a_gpu_is_told_by_name_with_its_memory(monkeypatch):
         name, total_memory = "Tesla T4", 15 * 2**30
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: [])
+    monkeypatch.setattr(device, "_computed_on", lambda _: torch.device("cuda:0"))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Properties)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     rows = describe_machine()
