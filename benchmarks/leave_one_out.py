@@ -1,7 +1,7 @@
 """What nets that learn from painted people alone know of a person they have never seen: leave one out, organ by organ.
 
     python benchmarks/leave_one_out.py people                           # days on two cores; resumes if stopped
-    python benchmarks/leave_one_out.py people --leave-out s0001 s0004   # only these: another process does the rest
+    python benchmarks/leave_one_out.py people --leave-out s0001 s0004   # only these
     python benchmarks/leave_one_out.py people --steps 2 2 2 --last-steps 2 2   # a quick look
 
 `people`: a folder of label maps to paint, as for `flare train --label-maps`. They are two groups, and much of the
@@ -12,6 +12,7 @@ the fine nets). Both segment CTs painted over the person left out: half of all t
 18 cm wide round the spine, slices of 1.5, 2.5 and 5 mm. Organs are scored that are whole, cut neither by the CT nor by
 the person's label map. Beside it, the packaged nets on the same CTs: they have learnt from these people, so theirs is
 the score of people who are known.
+Once what is shared is learnt, several processes may leave out different people side by side (`--work` the same).
 Results go to `benchmarks/results/leave_one_out.json` after every person.
 """
 
