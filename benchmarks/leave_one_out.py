@@ -42,7 +42,7 @@ from flare_lib.synthetic.subjects import embody, find_subjects, load_subject
 from flare_lib.training.loop import train
 from flare_lib.training.patches import Patches
 from flare_lib.training.recipes import Recipe, preset
-from flare_lib.training.training_set import Source, moments_of_sources
+from flare_lib.training.training_set import Source, with_moments_of
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "leave_one_out.json"
@@ -65,8 +65,7 @@ def learn(recipe: Recipe, sources: Sources, folder: Path, *, init: Path | None =
     if stem.with_suffix(".json").exists():
         return stem
     if recipe.stage == "fine":
-        shared = moments_of_sources(sources, recipe)
-        recipe = replace(recipe, mean_hu=round(shared.mean, 2), sd_hu=round(shared.sd, 2))
+        recipe = with_moments_of(sources, recipe)
     net = recipe.new_net() if init is None else load_trained(init).net
     with tqdm(total=recipe.n_steps, desc=f"{folder.name}, {recipe.stage}") as bar:
         trained = train(net, Patches(sources, recipe), recipe, folder=stem, on_step=lambda *_: bar.update())
@@ -135,12 +134,13 @@ def main() -> None:
         if not scores.exists():
             strangers = others if name in group else group
             known, beginning = [other for other in people if other != name], options.work / " ".join(strangers)
-            for names, steps, folder, start in (
+            for names, steps, folder, init in (
                 (strangers, options.steps[1:], beginning, alone),
                 (known, options.last_steps, options.work / name, beginning),
             ):
-                learn_both(steps, {"label_maps": of_these(names, bodies), "phantoms": phantoms}, folder, start)
-            numbers = range(CTS_PER_PERSON * list(people).index(name), CTS_PER_PERSON * (list(people).index(name) + 1))
+                learn_both(steps, {"label_maps": of_these(names, bodies), "phantoms": phantoms}, folder, init)
+            start = CTS_PER_PERSON * list(people).index(name)
+            numbers = range(start, start + CTS_PER_PERSON)
             nets = {NEVER_SEEN: load_stages(options.work / name), KNOWN: load_stages()}
             store(scores, {arm: dict(scores_of(stages, people[name], numbers)) for arm, stages in nets.items()})
         store(options.out, result_of(options))

@@ -238,7 +238,7 @@ class Run:
         label_map = paste(labels_zyx, roi, ct.shape_zyx)
         self.lap("paste")
         if self.no_specks:
-            label_map, removed_ml = without_specks(label_map, ct)
+            label_map, removed_ml = without_specks(label_map, ct, box=roi)
             self.notes += [
                 f"the {ml:.1f} mL labelled {name} were removed: the scan does not cut them, and a newborn's is larger"
                 for name, ml in removed_ml.items()

@@ -125,14 +125,17 @@ def remove_far_components(
     return _remove_far(label_map_zyx, spacing_zyx_mm, max_distance_mm, reference)[0]
 
 
-def without_specks(label_map_zyx: np.ndarray, ct: Volume) -> tuple[np.ndarray, dict[str, float]]:
+def without_specks(
+    label_map_zyx: np.ndarray, ct: Volume, *, box: Box | None = None
+) -> tuple[np.ndarray, dict[str, float]]:
     """Remove each of `NEVER_SPECKS` of which there is less than `LEAST_ML`, unless the scan's border cuts it.
 
-    `label_map_zyx`: integers 0..13 (Z, Y, X), of the CT's shape. Returns a label map, the same one if nothing is
-    removed, and what was: {organ name: mL}. Raises the errors of `as_label_map`.
+    `label_map_zyx`: integers 0..13 (Z, Y, X), of the CT's shape. `box`: where all labels lie, if that is known; no
+    other voxels are counted. Returns a label map, the same one if nothing is removed, and what was: {organ name: mL}.
+    Raises the errors of `as_label_map`.
     """
     label_map_zyx = as_label_map(label_map_zyx, "label_map_zyx", shape=ct.shape_zyx)
-    counts = label_counts(label_map_zyx)
+    counts = label_counts(label_map_zyx if box is None else crop(label_map_zyx, box))
     small = [organ for organ in NEVER_SPECKS if 0 < counts[organ.id] * ct.voxel_ml < LEAST_ML]
     cut = cut_labels(label_map_zyx, ct.array_zyx) if small else ()
     specks = [organ for organ in small if organ.id not in cut]

@@ -126,8 +126,12 @@ def mean_slabs(
     """Yield the mean of several streams of slabs on the first one's grid, as its slabs come.
 
     `others`: (slabs, shape) of streams on grids of their own, all of the first one's extent; they are interpolated
-    slice by slice, so that no stream is ever held as a whole. Raises the errors of `resized_slices`.
+    slice by slice, so that no stream is ever held as a whole; without any, the slabs are those that came. Raises the
+    errors of `resized_slices`.
     """
+    if not others:
+        yield from slabs
+        return
     slices = [resized_slices(stream, shape, in_shape_zyx) for stream, shape in others]
     for slab in slabs:
         for k in range(slab.scores.shape[1]):

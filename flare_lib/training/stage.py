@@ -29,7 +29,7 @@ from flare_lib.training.best import Best
 from flare_lib.training.loop import train
 from flare_lib.training.patches import Patches
 from flare_lib.training.recipes import Recipe
-from flare_lib.training.training_set import TrainingSet, gather, moments_of_sources, validation_batches
+from flare_lib.training.training_set import TrainingSet, gather, validation_batches, with_moments_of
 
 
 def train_stage(
@@ -131,8 +131,7 @@ def _with_mean_and_sd(recipe: Recipe, start: TrainedNet | None, training_set: Tr
     """
     if start is not None and start.preprocessing.mean_hu is not None:
         return replace(recipe, mean_hu=start.preprocessing.mean_hu, sd_hu=start.preprocessing.sd_hu)
-    own = moments_of_sources(training_set.sources, recipe)
-    return replace(recipe, mean_hu=round(own.mean, 2), sd_hu=round(own.sd, 2))
+    return with_moments_of(training_set.sources, recipe)
 
 
 def _offer(best: Best, card: Callable[[], dict[str, object]], step: int, dice: float, validated: nn.Module) -> None:

@@ -262,6 +262,12 @@ def moments_of_sources(sources: dict[str, Sequence[Source]], recipe: Recipe, *, 
     return sum(map(Moments.of, painted), Moments())
 
 
+def with_moments_of(sources: dict[str, Sequence[Source]], recipe: Recipe) -> Recipe:
+    """Return the recipe with the mean and SD of its sources, as `moments_of_sources` takes them, to 0.01 HU."""
+    own = moments_of_sources(sources, recipe)
+    return replace(recipe, mean_hu=round(own.mean, 2), sd_hu=round(own.sd, 2))
+
+
 def validation_batches(held_out: dict[str, Sequence[Source]], recipe: Recipe) -> list[dict[str, torch.Tensor]]:
     """Return the patches to validate a run on, one per batch, always the same for a recipe; none without cases."""
     there = {kind: 1.0 for kind, them in held_out.items() if them}
